@@ -1,0 +1,2 @@
+//! hvrun
+fn main() {}

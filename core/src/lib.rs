@@ -1,0 +1,2 @@
+//! What a RISC-V virtual machine is.
+#![no_std]
