@@ -1,2 +1,30 @@
-//! What a RISC-V virtual machine is.
+//! What a RISC-V virtual machine *is*: its memory map, its device tree, its platform-level interrupt controller and
+//! its SBI, as pure state machines. Nothing here makes a system call, reads a clock, touches a CSR or keeps a global:
+//! the same code serves a KVM process and a bare-metal hypervisor, and its tests run on any host.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`addr`] | guest-physical addresses as a type |
+//! | [`layout`] | where everything is: one constant per region, the map drawn above them |
+//! | [`isa`] | the ISA extensions of a hart, in canonical order |
+//! | [`machine`] | one machine, described once |
+//! | [`devicetree`] | that description as a flattened device tree |
+//! | [`plic`] | the platform-level interrupt controller |
+//! | [`sbi`] | the SBI calls that reach the hypervisor |
+
 #![no_std]
+// Guests choose offsets, lengths and identifiers, so every access to a slice has to say what happens when it misses.
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
+
+extern crate alloc;
+
+pub mod addr;
+pub mod devicetree;
+pub mod isa;
+pub mod layout;
+pub mod machine;
+pub mod plic;
+pub mod sbi;
