@@ -1,1 +1,22 @@
-//! placeholder
+//! The devices that a hvrun guest sees, as values: the MMIO [`bus`], the 16550A [`uart`], and [`virtio`] devices on the
+//! virtio-mmio transport.
+//!
+//! This crate knows guest memory and host files, and nothing of KVM: a device raises an [`interrupt::IrqLine`], and
+//! whoever builds the machine decides what stands behind it. Nothing a guest writes ends the process; a guest that
+//! breaks the rules of a device gets the answer the specification gives, or that one device stops until it is reset.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+pub mod bus;
+pub mod console;
+pub mod interrupt;
+pub mod uart;
+pub mod virtio;
+
+/// Locks `mutex` also after a panic elsewhere poisoned it. The state behind every lock of this crate is valid between
+/// any two statements, so a second panic would only hide the first one.
+fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,329 @@
+//! Where a guest's console bytes go: a bounded buffer that one thread empties into a file, a pipe or a terminal.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::lock;
+
+/// A sink for what a guest prints.
+pub trait ConsoleOutput: Send + Sync {
+    /// Takes all of `bytes`, in order. May block the calling vCPU while the reader of the output is slow: a guest must
+    /// not lose output because the terminal cannot keep up.
+    fn write(&self, bytes: &[u8]);
+}
+
+/// How much output may wait for a slow reader before the writing vCPU blocks, in bytes.
+const CAPACITY: usize = 64 * 1024;
+
+/// How long the thread lets output gather after the first byte. A UART hands over one byte at a time: waking a thread
+/// and calling write(2) for each would cost more than the rest of the byte's path together. A reader at a terminal
+/// does not notice a millisecond.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// How many bytes end the gathering early.
+const GATHER_LIMIT: usize = CAPACITY / 4;
+
+/// Console output through a thread of its own, named `console-out`.
+///
+/// - [`ConsoleOutput::write`] stores into a bounded buffer and returns; it blocks only while the buffer is full.
+/// - The thread writes what has gathered with one system call. A non-blocking descriptor that takes nothing is waited
+///   for with poll(2). Any other error means that the reader has gone: from then on output is dropped and the guest
+///   runs on.
+/// - [`close`](Self::close) lets blocked writers go and never waits longer than it is told to.
+///
+/// Dropping it closes it without waiting for output that is still in the buffer.
+pub struct OutputThread {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// The thread waits here for bytes, or for a reason not to wait for more.
+    work: Condvar,
+    /// Writers wait here for room, and flush for the end of the output.
+    progress: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes that the thread has not taken yet, at most `CAPACITY`.
+    pending: Vec<u8>,
+    /// The thread is writing bytes that it took.
+    writing: bool,
+    /// The thread sleeps until someone notifies `work`.
+    idle: bool,
+    /// How many callers of flush wait: no gathering then.
+    flushing: usize,
+    /// The reader has gone: output is dropped.
+    dead: bool,
+    /// No more bytes are accepted; what is pending still goes out.
+    closed: bool,
+}
+
+impl OutputThread {
+    /// Starts the thread, which owns `output` from here on. The descriptor may be blocking or not; its flags are left
+    /// as they are, because a terminal shares them with other processes.
+    ///
+    /// # Errors
+    /// If the host cannot start a thread.
+    pub fn spawn(output: impl Into<File>) -> io::Result<Self> {
+        let mut output = output.into();
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+        });
+        let thread = std::thread::Builder::new()
+            .name("console-out".into())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.drain(&mut output)
+            })?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Waits until everything written so far has gone out, at most for `timeout`. Returns whether nothing is left,
+    /// which is also so when the reader has gone.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.shared.flush(timeout)
+    }
+
+    /// Ends the output: from now on bytes are dropped and no writer blocks, those that are blocked included. Waits at
+    /// most for `timeout` until what was written before has gone out, and returns whether it has. A thread that is
+    /// stuck behind a reader who does not read is left behind; it ends with the process.
+    pub fn close(&self, timeout: Duration) -> bool {
+        lock(&self.shared.state).closed = true;
+        self.shared.work.notify_one();
+        self.shared.progress.notify_all();
+        let flushed = self.shared.flush(timeout);
+        if flushed && let Some(thread) = lock(&self.thread).take() {
+            // The buffer is empty and no write(2) is under way, so the thread is about to return.
+            let _ = thread.join();
+        }
+        flushed
+    }
+}
+
+impl Drop for OutputThread {
+    fn drop(&mut self) {
+        self.close(Duration::ZERO);
+    }
+}
+
+impl ConsoleOutput for OutputThread {
+    fn write(&self, bytes: &[u8]) {
+        self.shared.write(bytes);
+    }
+}
+
+impl State {
+    fn drained(&self) -> bool {
+        self.pending.is_empty() && !self.writing
+    }
+}
+
+impl Shared {
+    fn write(&self, mut bytes: &[u8]) {
+        let mut state = lock(&self.state);
+        while !bytes.is_empty() {
+            if state.dead || state.closed {
+                return;
+            }
+            let room = CAPACITY.saturating_sub(state.pending.len());
+            if room == 0 {
+                state = wait(&self.progress, state);
+                continue;
+            }
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            let before = state.pending.len();
+            state.pending.extend_from_slice(now);
+            bytes = later;
+            let reached_limit = before < GATHER_LIMIT && state.pending.len() >= GATHER_LIMIT;
+            if std::mem::take(&mut state.idle) || reached_limit {
+                self.work.notify_one();
+            }
+        }
+    }
+
+    fn flush(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut state = lock(&self.state);
+        state.flushing = state.flushing.saturating_add(1);
+        self.work.notify_one();
+        while !state.drained() {
+            let left =
+                deadline.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                break;
+            }
+            state = wait_timeout(&self.progress, state, left);
+        }
+        state.flushing = state.flushing.saturating_sub(1);
+        state.drained()
+    }
+
+    /// The thread's body: until closed and empty.
+    fn drain(&self, output: &mut File) {
+        // The two buffers swap places, so a steady stream allocates nothing.
+        let mut batch = Vec::new();
+        let mut state = lock(&self.state);
+        loop {
+            if state.pending.is_empty() {
+                if state.closed {
+                    return;
+                }
+                state.idle = true;
+                state = wait(&self.work, state);
+                state.idle = false;
+                continue;
+            }
+            if !state.closed && state.flushing == 0 && state.pending.len() < GATHER_LIMIT {
+                // A wake-up before its time only makes this batch smaller.
+                state = wait_timeout(&self.work, state, GATHER);
+            }
+            std::mem::swap(&mut batch, &mut state.pending);
+            state.writing = true;
+            self.progress.notify_all();
+            drop(state);
+
+            let result = write_all(output, &batch);
+            batch.clear();
+
+            state = lock(&self.state);
+            state.writing = false;
+            if let Err(error) = result {
+                // Not worth more than a debug line: `hvrun | head` ends like this.
+                log::debug!("console output ends: {error}");
+                state.dead = true;
+                state.pending.clear();
+            }
+            self.progress.notify_all();
+        }
+    }
+}
+
+/// Writes all of `bytes`; waits where the descriptor is non-blocking and full.
+fn write_all(output: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match output.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+                match poll(&mut fds, PollTimeout::NONE) {
+                    // A hang-up ends the wait too; the next write then says so.
+                    Ok(_) | Err(nix::Error::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn wait<'a>(condvar: &Condvar, guard: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wait_timeout<'a>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, State>,
+    timeout: Duration,
+) -> MutexGuard<'a, State> {
+    condvar
+        .wait_timeout(guard, timeout)
+        .unwrap_or_else(PoisonError::into_inner)
+        .0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, Read, pipe};
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    /// Far longer than anything here takes; reaching it is a failure.
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn piped() -> (PipeReader, OutputThread) {
+        let (reader, writer) = pipe().unwrap();
+        (reader, OutputThread::spawn(OwnedFd::from(writer)).unwrap())
+    }
+
+    #[test]
+    fn everything_comes_out_in_order() {
+        let (mut reader, output) = piped();
+        let expected: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let read = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all
+        });
+        for (n, chunk) in expected.chunks(997).enumerate() {
+            if n % 2 == 0 {
+                output.write(chunk);
+            } else {
+                chunk.iter().for_each(|byte| output.write(&[*byte]));
+            }
+        }
+        assert!(output.flush(LONG));
+        assert!(output.close(LONG));
+        output.write(b"dropped after close");
+        assert_eq!(read.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_non_blocking_descriptor_loses_nothing() {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let (mut reader, writer) = pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let output = OutputThread::spawn(OwnedFd::from(writer)).unwrap();
+        let read = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all
+        });
+        let expected = vec![b'x'; 1 << 20];
+        output.write(&expected);
+        assert!(output.close(LONG));
+        assert_eq!(read.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_reader_that_went_away_costs_output_not_the_guest() {
+        let (reader, output) = piped();
+        drop(reader);
+        output.write(&vec![b'x'; 4 * CAPACITY]);
+        assert!(output.close(LONG));
+    }
+
+    #[test]
+    fn a_stuck_reader_blocks_the_writer_until_close() {
+        let (reader, output) = piped();
+        let output = Arc::new(output);
+        // More than a pipe holds (64 KiB), less than the pipe, the batch and the buffer together.
+        output.write(&vec![b'x'; 100 << 10]);
+        assert!(!output.flush(Duration::from_millis(10)));
+        let writer = std::thread::spawn({
+            let output = Arc::clone(&output);
+            // More than all three hold, so this cannot return while nobody reads.
+            move || output.write(&vec![b'x'; 4 << 20])
+        });
+        assert!(!output.close(Duration::from_millis(10)));
+        writer.join().unwrap();
+        drop(reader);
+    }
+}

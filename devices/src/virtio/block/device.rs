@@ -1,0 +1,182 @@
+//! The block device's features and configuration space, and its start and stop.
+
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
+};
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+
+use super::disk::Disk;
+use super::request::{
+    Executor, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS,
+    MAX_WRITE_ZEROES_SEGMENTS,
+};
+use super::worker::Worker;
+use crate::virtio::{Activation, VirtioDevice};
+
+/// Descriptors in the request queue, as in QEMU.
+const QUEUE_SIZE: u16 = 256;
+
+/// Data buffers in one request: what a queue's worth of descriptors leaves beside header and status.
+const SEGMENTS_MAX: u32 = QUEUE_SIZE as u32 - 2;
+
+/// Bytes of the configuration space up to the write-zeroes limits, the last feature offered.
+const CONFIG_SIZE: usize = 60;
+
+/// From this sector on a discard helps a file system, which keeps account of blocks of 4 KiB.
+const DISCARD_ALIGNMENT: u32 = 8;
+
+/// What a disk answers to GET_ID: up to 20 printable ASCII characters, or nothing. Linux shows it in
+/// /sys/block/vda/serial and udev makes a link in /dev/disk/by-id of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Serial(pub(super) [u8; VIRTIO_BLK_ID_BYTES as usize]);
+
+/// A text that cannot be a disk's serial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SerialError {
+    /// It does not fit.
+    #[error("disk serial is {0} characters long: give at most 20")]
+    TooLong(usize),
+    /// It holds something else than printable ASCII characters.
+    #[error(
+        "disk serial has a character other than letters, digits and ASCII punctuation: leave it out"
+    )]
+    NotAscii,
+}
+
+impl FromStr for Serial {
+    type Err = SerialError;
+
+    fn from_str(text: &str) -> Result<Self, SerialError> {
+        if !text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() || byte == b' ')
+        {
+            return Err(SerialError::NotAscii);
+        }
+        let mut serial = Self::default();
+        // Padded with zeros, but not terminated by one (VIRTIO 1.3, section 5.2.6.1).
+        serial
+            .0
+            .get_mut(..text.len())
+            .ok_or(SerialError::TooLong(text.len()))?
+            .copy_from_slice(text.as_bytes());
+        Ok(serial)
+    }
+}
+
+/// A virtio block device with one queue, served by a thread named `virtio-blk-N`.
+pub struct Block {
+    disk: Arc<Disk>,
+    serial: Serial,
+    index: usize,
+    config: [u8; CONFIG_SIZE],
+    worker: Option<Worker>,
+}
+
+impl Block {
+    /// A device on `disk`; `index` only names its thread.
+    #[must_use]
+    pub fn new(disk: Arc<Disk>, serial: Serial, index: usize) -> Self {
+        let config = config_space(&disk);
+        Self {
+            disk,
+            serial,
+            index,
+            config,
+            worker: None,
+        }
+    }
+}
+
+/// `struct virtio_blk_config` (VIRTIO 1.3, section 5.2.4): fields of features that are not offered are zero.
+fn config_space(disk: &Disk) -> [u8; CONFIG_SIZE] {
+    let mut config = [0; CONFIG_SIZE];
+    let mut put = |offset: usize, value: &[u8]| {
+        if let Some(field) = config
+            .get_mut(offset..)
+            .and_then(|rest| rest.get_mut(..value.len()))
+        {
+            field.copy_from_slice(value);
+        }
+    };
+    put(0, &disk.sectors().to_le_bytes()); // capacity
+    put(12, &SEGMENTS_MAX.to_le_bytes()); // seg_max
+    put(20, &512_u32.to_le_bytes()); // blk_size, in bytes
+    if !disk.is_read_only() {
+        put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
+        put(40, &MAX_DISCARD_SEGMENTS.to_le_bytes());
+        put(44, &DISCARD_ALIGNMENT.to_le_bytes()); // discard_sector_alignment
+        put(48, &MAX_WRITE_ZEROES_SECTORS.to_le_bytes());
+        put(52, &MAX_WRITE_ZEROES_SEGMENTS.to_le_bytes());
+        put(56, &[1]); // write_zeroes_may_unmap
+    }
+    config
+}
+
+impl VirtioDevice for Block {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_BLOCK
+    }
+
+    fn features(&self) -> u64 {
+        let common =
+            1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_FLUSH;
+        common
+            | if self.disk.is_read_only() {
+                1 << VIRTIO_BLK_F_RO
+            } else {
+                1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
+            }
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let Some(rest) = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| self.config.get(offset..))
+        else {
+            return;
+        };
+        for (to, from) in data.iter_mut().zip(rest) {
+            *to = *from;
+        }
+    }
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        let Activation {
+            memory,
+            features,
+            queues,
+            interrupt,
+        } = activation;
+        let Some(queue) = queues.into_iter().next() else {
+            // A driver that uses no queue. There is nothing to serve.
+            return Ok(());
+        };
+        let executor = Executor {
+            disk: Arc::clone(&self.disk),
+            serial: self.serial,
+            write_through: features & 1 << VIRTIO_BLK_F_FLUSH == 0,
+            reported: AtomicBool::new(false),
+        };
+        let name = format!("virtio-blk-{}", self.index);
+        self.worker = Some(Worker::spawn(name, memory, queue, interrupt, executor)?);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.worker = None;
+    }
+}
+
+#[cfg(test)]
+mod tests;

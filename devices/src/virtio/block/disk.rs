@@ -1,0 +1,340 @@
+//! A raw disk image: a regular file or a block device of the host.
+
+use std::fs::{File, FileType, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use vm_memory::VolatileSlice;
+
+use super::SECTOR_SIZE;
+use lock::LockError;
+
+mod lock;
+
+/// Why a disk image could not be opened. Each is one line that says what is wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nothing is there.
+    #[error("disk image '{}' does not exist: check the path, or create it, e.g. with 'truncate -s 1G'", .0.display())]
+    NotFound(PathBuf),
+    /// A directory, a pipe, a terminal, …
+    #[error("disk image '{}' is {found}: give a file or a block device", path.display())]
+    NotADisk {
+        /// The image.
+        path: PathBuf,
+        /// What it is instead, with its article.
+        found: &'static str,
+    },
+    /// The user may not read it, or not write to it.
+    #[error("disk image '{}' is not {}: change its permissions{}", path.display(),
+        if *read_only { "readable" } else { "writable" },
+        if *read_only { "" } else { ", or attach it with readonly=on" })]
+    Permission {
+        /// The image.
+        path: PathBuf,
+        /// Whether it was to be opened for reading only.
+        read_only: bool,
+    },
+    /// The file system or the block device is read-only.
+    #[error("disk image '{}' is on a read-only file system: attach it with readonly=on", .0.display())]
+    ReadOnly(PathBuf),
+    /// Another process, or another disk of this one, has it open in a way that excludes this one.
+    #[error("disk image '{}' is in use by another virtual machine: stop that one first{}", path.display(),
+        if *read_only { "" } else { ", or attach the image with readonly=on to both" })]
+    Locked {
+        /// The image.
+        path: PathBuf,
+        /// Whether it was to be opened for reading only.
+        read_only: bool,
+    },
+    /// The image holds no byte.
+    #[error("disk image '{}' is empty: give it a size, e.g. with 'truncate -s 1G'", .0.display())]
+    Empty(PathBuf),
+    /// The image is a container that has to be unpacked first.
+    #[error("disk image '{}' is in qcow2 format: convert it with 'qemu-img convert -O raw'", .0.display())]
+    Qcow2(PathBuf),
+    /// Anything else.
+    #[error("cannot open disk image '{}': {source}", path.display())]
+    Io {
+        /// The image.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// An open and locked disk image. It stays open and locked as long as this lives, guest reboots included.
+///
+/// A size that is no multiple of 512 bytes is treated as QEMU does: the last sector counts as whole, what lies beyond
+/// the end of the file reads as zeros, and writing there extends the file.
+#[derive(Debug)]
+pub struct Disk {
+    file: File,
+    read_only: bool,
+    sectors: u64,
+}
+
+/// How many buffers go into one system call. The kernel takes up to 1024 (`IOV_MAX`); this many fit on the stack, and a
+/// further call for each further 64 costs little beside moving their bytes.
+const VECTOR_SIZE: usize = 64;
+
+/// How many zeros are written at once where the file system cannot zero a range by itself, in bytes.
+const ZEROS: usize = 64 * 1024;
+
+impl Disk {
+    /// Opens the image and locks it: any number of readers, or one writer. The locks are also those of QEMU.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(path: impl AsRef<Path>, read_only: bool) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        let io_error = |source: io::Error| {
+            let path = path.to_path_buf();
+            match source.kind() {
+                io::ErrorKind::NotFound => OpenError::NotFound(path),
+                io::ErrorKind::PermissionDenied => OpenError::Permission { path, read_only },
+                io::ErrorKind::ReadOnlyFilesystem => OpenError::ReadOnly(path),
+                _ => OpenError::Io { path, source },
+            }
+        };
+        // Looked at before it is opened, because opening a pipe waits for its other end.
+        let kind = path.metadata().map_err(io_error)?.file_type();
+        if let Some(found) = not_a_disk(kind) {
+            return Err(OpenError::NotADisk {
+                path: path.to_path_buf(),
+                found,
+            });
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            .open(path)
+            .map_err(io_error)?;
+        lock::acquire(&file, read_only).map_err(|error| match error {
+            LockError::Held => OpenError::Locked {
+                path: path.to_path_buf(),
+                read_only,
+            },
+            LockError::Io(source) => io_error(source),
+        })?;
+        // The end is where seeking says, for files and block devices alike.
+        let size = file.seek(SeekFrom::End(0)).map_err(io_error)?;
+        if size == 0 {
+            return Err(OpenError::Empty(path.to_path_buf()));
+        }
+        let mut magic = [0; 4];
+        if file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"QFI\xfb" {
+            return Err(OpenError::Qcow2(path.to_path_buf()));
+        }
+        Ok(Self {
+            file,
+            read_only,
+            sectors: size.div_ceil(SECTOR_SIZE),
+        })
+    }
+
+    /// Whether writes are refused.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The size in sectors of 512 bytes, rounded up.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// Fills `buffers` with what is at `offset`, in bytes, and zeros from the end of the file on.
+    pub(super) fn read(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut position = Position::default();
+        transfer(buffers, &mut position, offset, |vector, count, offset| {
+            // SAFETY: `transfer` passes `count` valid vectors; each lies within one guest memory slice, which stays
+            // mapped while `buffers` is borrowed. Only the kernel writes to the memory, as the guest may at the same
+            // time: it is accessed through raw pointers and volatile slices alone, never through a reference.
+            unsafe { libc::preadv(self.file.as_raw_fd(), vector, count, offset) }
+        })?;
+        for slice in position.rest(buffers) {
+            let mut slice = slice;
+            while !slice.is_empty() {
+                let zeros = [0; 512];
+                slice.copy_from(&zeros[..]);
+                slice = slice
+                    .offset(zeros.len().min(slice.len()))
+                    .map_err(io::Error::other)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `buffers` at `offset`, in bytes.
+    pub(super) fn write(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut position = Position::default();
+        transfer(buffers, &mut position, offset, |vector, count, offset| {
+            // SAFETY: as in `read`; here the kernel only reads the memory.
+            unsafe { libc::pwritev(self.file.as_raw_fd(), vector, count, offset) }
+        })?;
+        match position.rest(buffers).any(|slice| !slice.is_empty()) {
+            true => Err(io::ErrorKind::WriteZero.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns when all that was written is on stable storage.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Lets go of the storage behind `length` bytes from `offset` on, if the host can. What is read there afterwards is
+    /// undefined.
+    pub(super) fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        // A discard is a hint, so one that the host does not know is done.
+        self.fallocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, length)
+            .map(|_| ())
+    }
+
+    /// Makes `length` bytes from `offset` on read as zeros; `unmap` allows to let go of their storage.
+    pub(super) fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
+        if unmap && self.fallocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, length)?
+            || self.fallocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, offset, length)?
+        {
+            return Ok(());
+        }
+        let zeros = vec![0; ZEROS];
+        let end = offset
+            .checked_add(length)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let mut offset = offset;
+        while offset < end {
+            let count =
+                usize::try_from(end.saturating_sub(offset)).map_or(ZEROS, |left| left.min(ZEROS));
+            self.file
+                .write_all_at(zeros.get(..count).unwrap_or(&zeros), offset)?;
+            offset = offset.saturating_add(ZEROS as u64);
+        }
+        Ok(())
+    }
+
+    /// Returns `false` if the host cannot do this, with this file or at this alignment.
+    fn fallocate(&self, operation: FallocateFlags, offset: u64, length: u64) -> io::Result<bool> {
+        let out_of_range = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        let offset = i64::try_from(offset).map_err(out_of_range)?;
+        let length = i64::try_from(length).map_err(out_of_range)?;
+        if length == 0 {
+            // Nothing to do, which fallocate(2) calls an error.
+            return Ok(true);
+        }
+        loop {
+            match fallocate(
+                &self.file,
+                operation | FallocateFlags::FALLOC_FL_KEEP_SIZE,
+                offset,
+                length,
+            ) {
+                Ok(()) => return Ok(true),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS | Errno::ENODEV) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// What `kind` is if it is nothing to keep a disk on.
+fn not_a_disk(kind: FileType) -> Option<&'static str> {
+    match () {
+        () if kind.is_file() || kind.is_block_device() => None,
+        () if kind.is_dir() => Some("a directory"),
+        () if kind.is_fifo() => Some("a pipe"),
+        () if kind.is_socket() => Some("a socket"),
+        () => Some("a character device"),
+    }
+}
+
+/// How far a transfer has come: this many slices, and this many bytes of the next one.
+#[derive(Clone, Copy, Default)]
+struct Position {
+    slices: usize,
+    bytes: usize,
+}
+
+impl Position {
+    /// What is left of `buffers`. The first slice may be empty.
+    fn rest<'a>(self, buffers: &[VolatileSlice<'a>]) -> impl Iterator<Item = VolatileSlice<'a>> {
+        let mut skip = self.bytes;
+        buffers
+            .iter()
+            .skip(self.slices)
+            .filter_map(move |slice| slice.offset(std::mem::take(&mut skip)).ok())
+    }
+
+    fn advance(&mut self, buffers: &[VolatileSlice<'_>], mut count: usize) {
+        for slice in buffers.iter().skip(self.slices) {
+            let left = slice.len().saturating_sub(self.bytes);
+            if count < left {
+                self.bytes = self.bytes.saturating_add(count);
+                return;
+            }
+            count = count.saturating_sub(left);
+            *self = Self {
+                slices: self.slices.saturating_add(1),
+                bytes: 0,
+            };
+        }
+    }
+}
+
+/// Calls `operation` with I/O vectors over `buffers` until all is transferred or, as at the end of a file, nothing more
+/// is. What is interrupted or partial goes on where it stopped.
+fn transfer(
+    buffers: &[VolatileSlice<'_>],
+    position: &mut Position,
+    offset: u64,
+    operation: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t,
+) -> io::Result<()> {
+    let mut offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    loop {
+        let mut vector = [libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        }; VECTOR_SIZE];
+        let mut count = 0;
+        let rest = position.rest(buffers).filter(|slice| !slice.is_empty());
+        for (entry, slice) in vector.iter_mut().zip(rest) {
+            let memory = slice.ptr_guard_mut();
+            *entry = libc::iovec {
+                iov_base: memory.as_ptr().cast(),
+                iov_len: memory.len(),
+            };
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        match operation(vector.as_ptr(), count, offset) {
+            0 => return Ok(()),
+            done @ 1.. => {
+                position.advance(buffers, done.unsigned_abs());
+                offset = i64::try_from(done)
+                    .ok()
+                    .and_then(|done| offset.checked_add(done))
+                    .ok_or(io::ErrorKind::InvalidInput)?;
+            }
+            _ => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! What a kind of virtio device is, apart from how the guest reaches it.
+
+use std::io;
+use std::sync::Arc;
+
+use virtio_queue::Queue;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Interrupt;
+
+/// A virtio device behind a transport.
+///
+/// The transport keeps status, features and queue addresses; the device says what it offers, and runs from
+/// [`activate`](Self::activate) to [`reset`](Self::reset), as a rule in a worker thread of its own.
+pub trait VirtioDevice: Send {
+    /// The device type (VIRTIO 1.3, section 5).
+    fn device_id(&self) -> u32;
+
+    /// The feature bits this device offers: its own ones, bits 0 to 23 and 50 up. Those of the queues and of the
+    /// transport (bits 24 to 49) are not the device's business.
+    fn features(&self) -> u64;
+
+    /// The largest size of each queue, in descriptors: powers of two. Its length is the number of queues.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// Reads from the device-specific configuration space at `offset`, in bytes. `data` arrives zeroed; what lies
+    /// beyond the end of the space stays zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes to the device-specific configuration space. Most devices have nothing writable there.
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let _ = (offset, data);
+    }
+
+    /// The driver is ready (DRIVER_OK): starts to serve the queues. Called at most once between two resets, on a vCPU's
+    /// thread.
+    ///
+    /// # Errors
+    /// If the host lacks the means, such as a thread. The transport then asks the driver for a reset.
+    fn activate(&mut self, activation: Activation) -> io::Result<()>;
+
+    /// Stops. When this returns, the device touches neither queues nor guest memory any more. Called on a vCPU's
+    /// thread, also for a device that is not active.
+    fn reset(&mut self);
+}
+
+/// What a device gets when its driver is ready.
+pub struct Activation {
+    /// The guest's memory.
+    pub memory: Arc<GuestMemoryMmap>,
+    /// The negotiated feature bits, all of which the device or its transport offered.
+    pub features: u64,
+    /// The queues that the driver has set up, in the order of their indexes. The others are missing here.
+    pub queues: Vec<ActiveQueue>,
+    /// How to notify the driver.
+    pub interrupt: Arc<Interrupt>,
+}
+
+/// A queue that the driver has set up. Its addresses lie in guest memory.
+pub struct ActiveQueue {
+    /// Which queue of the device this is.
+    pub index: u16,
+    /// The rings.
+    pub queue: Queue,
+    /// Readable when the driver has notified the queue. A blocking descriptor, which the transport keeps across resets:
+    /// it may be readable for notifications from before.
+    pub kick: Arc<EventFd>,
+}

@@ -1,0 +1,112 @@
+//! Notifications from a virtio device to its driver.
+
+use std::sync::{Arc, Mutex};
+
+use crate::interrupt::IrqLine;
+use crate::lock;
+
+/// Bits of the InterruptStatus register (VIRTIO 1.3, section 4.2.2, and the ISR status of section 4.1.4.5).
+mod status {
+    pub const USED_BUFFER: u32 = 1 << 0;
+    pub const CONFIGURATION: u32 = 1 << 1;
+}
+
+/// The interrupt of one virtio-mmio device, shared by the transport, which lets the driver read and acknowledge it, and
+/// the device's worker, which raises it.
+///
+/// The line is high while InterruptStatus is not zero. Every new used-buffer notification asserts it again even if it
+/// is high already: with an in-kernel AIA the line is an irqfd that carries edges, and one that falls between the
+/// driver's last look at the ring and its acknowledgement would be lost otherwise.
+pub struct Interrupt {
+    inner: Mutex<Inner>,
+    line: Arc<dyn IrqLine>,
+}
+
+#[derive(Default)]
+struct Inner {
+    status: u32,
+    config_generation: u32,
+    needs_reset: bool,
+    driver_ok: bool,
+}
+
+impl Interrupt {
+    pub(super) fn new(line: Arc<dyn IrqLine>) -> Self {
+        Self {
+            inner: Mutex::default(),
+            line,
+        }
+    }
+
+    /// Tells the driver that there are new used buffers.
+    pub fn notify_used(&self) {
+        let mut inner = lock(&self.inner);
+        self.raise(&mut inner, status::USED_BUFFER);
+    }
+
+    /// Tells the driver that the configuration space has changed.
+    pub fn notify_config(&self) {
+        let mut inner = lock(&self.inner);
+        inner.config_generation = inner.config_generation.wrapping_add(1);
+        self.raise(&mut inner, status::CONFIGURATION);
+    }
+
+    /// Sets DEVICE_NEEDS_RESET: the device has met something it cannot go on from, and does nothing more until the
+    /// driver resets it. If the driver is ready it is told by a configuration change notification (VIRTIO 1.3,
+    /// section 2.1.2).
+    pub fn needs_reset(&self) {
+        let mut inner = lock(&self.inner);
+        inner.needs_reset = true;
+        if inner.driver_ok {
+            self.raise(&mut inner, status::CONFIGURATION);
+        }
+    }
+
+    /// The InterruptStatus register.
+    pub(super) fn status(&self) -> u32 {
+        lock(&self.inner).status
+    }
+
+    /// The ConfigGeneration register.
+    pub(super) fn config_generation(&self) -> u32 {
+        lock(&self.inner).config_generation
+    }
+
+    pub(super) fn is_reset_needed(&self) -> bool {
+        lock(&self.inner).needs_reset
+    }
+
+    /// The driver has set DRIVER_OK.
+    pub(super) fn set_driver_ok(&self) {
+        lock(&self.inner).driver_ok = true;
+    }
+
+    /// The driver acknowledges the causes in `mask`.
+    pub(super) fn acknowledge(&self, mask: u32) {
+        let mut inner = lock(&self.inner);
+        let before = inner.status;
+        inner.status &= !mask;
+        if before != 0 && inner.status == 0 {
+            self.line.set_level(false);
+        }
+    }
+
+    /// Back to the state after power-on. The generation moves on, as the configuration may have changed since a driver
+    /// last looked.
+    pub(super) fn reset(&self) {
+        let mut inner = lock(&self.inner);
+        if inner.status != 0 {
+            self.line.set_level(false);
+        }
+        *inner = Inner {
+            config_generation: inner.config_generation.wrapping_add(1),
+            ..Inner::default()
+        };
+    }
+
+    /// The line is driven under the lock, so that an acknowledgement and a new cause cannot drive it in the wrong order.
+    fn raise(&self, inner: &mut Inner, cause: u32) {
+        inner.status |= cause;
+        self.line.set_level(true);
+    }
+}
