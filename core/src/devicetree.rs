@@ -1,12 +1,40 @@
-//! The machine as a flattened device tree.
+//! The machine as a flattened device tree (Devicetree Specification 0.4), in the terms of Linux's bindings
+//! (`Documentation/devicetree/bindings` there; the binding is named at each node). Node names and values follow QEMU's
+//! `virt` board where the bindings leave a choice.
+//!
+//! One function writes one node. A device that the board gets is a function here and a call in [`soc`].
+
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ops::Range;
 
-use crate::machine::Machine;
+use vm_fdt::FdtWriter;
 
-/// Why no tree could be built.
-#[derive(Debug, thiserror::Error)]
+use crate::addr::GuestPhysAddr;
+use crate::layout;
+use crate::machine::{InterruptController, Machine};
+
+mod cpus;
+mod devices;
+mod interrupts;
+
+#[cfg(test)]
+mod tests;
+
+/// Path of the serial port's node.
+const SERIAL_PATH: &str = "/soc/serial@10000000";
+
+/// Why a machine has no device tree.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The writer refused.
+    /// No hart, or more than the memory map has room for.
+    #[error("a machine has 1 to {max} harts, not {0}", max = layout::MAX_HARTS)]
+    Harts(u32),
+    /// No RAM, or RAM beyond the end of the address space; in bytes.
+    #[error("{0} bytes of RAM do not fit into the address space from {base} on", base = layout::RAM_BASE)]
+    RamSize(u64),
+    /// The tree cannot be written. The one cause in a machine's description is a command line with a NUL in it.
     #[error("the device tree cannot be written: {0}")]
     Write(vm_fdt::Error),
 }
@@ -17,11 +45,172 @@ impl From<vm_fdt::Error> for Error {
     }
 }
 
-/// The device tree of `machine`, as a blob.
+/// The device tree of `machine`, as the blob that a kernel is given.
 ///
 /// # Errors
-/// [`Error`] if the description cannot be put into a tree.
+/// An [`Error`] if `machine` cannot be described.
 pub fn build(machine: &Machine) -> Result<Vec<u8>, Error> {
-    let _ = machine;
-    Ok(vm_fdt::FdtWriter::new()?.finish()?)
+    if !(1..=layout::MAX_HARTS).contains(&machine.harts) {
+        return Err(Error::Harts(machine.harts));
+    }
+    if machine.ram_size == 0 || layout::RAM_BASE.checked_add(machine.ram_size).is_none() {
+        return Err(Error::RamSize(machine.ram_size));
+    }
+    let mut tree = Tree(FdtWriter::new()?);
+    tree.node("", |tree| root(tree, machine))?;
+    Ok(tree.0.finish()?)
+}
+
+/// The root node (dt-schema: `root-node.yaml`).
+fn root(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
+    tree.u32("#address-cells", 2)?;
+    tree.u32("#size-cells", 2)?;
+    tree.string("compatible", "riscv-virtio")?;
+    tree.string("model", "riscv-virtio,hvrun")?;
+    tree.node("aliases", aliases)?;
+    tree.node("chosen", |tree| chosen(tree, machine))?;
+    tree.node_at("memory", layout::RAM_BASE, |tree| memory(tree, machine))?;
+    tree.node("cpus", |tree| cpus::cpus(tree, machine))?;
+    tree.node("soc", |tree| soc(tree, machine))
+}
+
+/// Short names of devices, which number the serial ports in Linux (dt-schema: `aliases.yaml`).
+fn aliases(tree: &mut Tree) -> Result<(), Error> {
+    tree.string("serial0", SERIAL_PATH)
+}
+
+/// What the boot loader tells the kernel (dt-schema: `chosen.yaml`).
+fn chosen(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
+    if !machine.command_line.is_empty() {
+        tree.string("bootargs", &machine.command_line)?;
+    }
+    tree.string("stdout-path", SERIAL_PATH)?;
+    if let Some(Range { start, end }) = machine.initrd {
+        tree.u64("linux,initrd-start", start)?;
+        tree.u64("linux,initrd-end", end)?;
+    }
+    if let Some(seed) = &machine.rng_seed {
+        tree.bytes("rng-seed", seed)?;
+    }
+    Ok(())
+}
+
+/// RAM (dt-schema: `memory.yaml`).
+fn memory(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
+    tree.string("device_type", "memory")?;
+    tree.reg(layout::RAM_BASE, machine.ram_size)
+}
+
+/// Everything at an address other than RAM, in ascending order of addresses (dt-schema: `simple-bus.yaml`).
+fn soc(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
+    tree.u32("#address-cells", 2)?;
+    tree.u32("#size-cells", 2)?;
+    tree.string("compatible", "simple-bus")?;
+    tree.flag("ranges")?;
+    match machine.interrupts {
+        InterruptController::Plic { sources } => interrupts::plic(tree, machine, sources)?,
+        InterruptController::Aia { sources, .. } => interrupts::aplic(tree, sources)?,
+    }
+    devices::serial(tree, machine)?;
+    for (address, irq) in (0..).map_while(layout::virtio_slot) {
+        devices::virtio_mmio(tree, machine, address, irq)?;
+    }
+    if let InterruptController::Aia { ids, .. } = machine.interrupts {
+        interrupts::imsics(tree, machine, ids)?;
+    }
+    Ok(())
+}
+
+/// A node that others refer to.
+#[derive(Clone, Copy)]
+enum Phandle {
+    /// The chip that takes the devices' wires: PLIC or APLIC.
+    WiredInterrupts,
+    /// The IMSICs.
+    MessageInterrupts,
+    /// A hart.
+    Cpu(u32),
+    /// A hart's own interrupt controller.
+    CpuInterrupts(u32),
+}
+
+impl Phandle {
+    /// The number in the tree, unique and not 0, as hart numbers are below [`layout::MAX_HARTS`].
+    const fn cell(self) -> u32 {
+        match self {
+            Self::WiredInterrupts => 1,
+            Self::MessageInterrupts => 2,
+            Self::Cpu(hart) => hart.saturating_mul(2).saturating_add(4),
+            Self::CpuInterrupts(hart) => hart.saturating_mul(2).saturating_add(5),
+        }
+    }
+}
+
+/// The tree while it is written. Properties of a node come before its children.
+struct Tree(FdtWriter);
+
+impl Tree {
+    /// A node of this name, its contents written by `body`.
+    fn node(
+        &mut self,
+        name: &str,
+        body: impl FnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let node = self.0.begin_node(name)?;
+        body(self)?;
+        Ok(self.0.end_node(node)?)
+    }
+
+    /// A node that is called after its address.
+    fn node_at(
+        &mut self,
+        name: &str,
+        address: GuestPhysAddr,
+        body: impl FnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.node(&format!("{name}@{address:x}"), body)
+    }
+
+    /// Makes the node the one that `phandle` refers to.
+    fn phandle(&mut self, phandle: Phandle) -> Result<(), Error> {
+        Ok(self.0.property_phandle(phandle.cell())?)
+    }
+
+    /// The property of a device's registers, where addresses and sizes have two cells each.
+    fn reg(&mut self, address: GuestPhysAddr, size: u64) -> Result<(), Error> {
+        Ok(self.0.property_array_u64("reg", &[address.0, size])?)
+    }
+
+    fn flag(&mut self, name: &str) -> Result<(), Error> {
+        Ok(self.0.property_null(name)?)
+    }
+
+    fn u32(&mut self, name: &str, value: u32) -> Result<(), Error> {
+        Ok(self.0.property_u32(name, value)?)
+    }
+
+    fn u64(&mut self, name: &str, value: u64) -> Result<(), Error> {
+        Ok(self.0.property_u64(name, value)?)
+    }
+
+    fn cells(&mut self, name: &str, cells: &[u32]) -> Result<(), Error> {
+        Ok(self.0.property_array_u32(name, cells)?)
+    }
+
+    fn bytes(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        Ok(self.0.property(name, bytes)?)
+    }
+
+    fn string(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        Ok(self.0.property_string(name, value)?)
+    }
+
+    fn strings<'a>(
+        &mut self,
+        name: &str,
+        values: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), Error> {
+        let values: Vec<String> = values.into_iter().map(ToString::to_string).collect();
+        Ok(self.0.property_string_list(name, values)?)
+    }
 }

@@ -27,6 +27,18 @@ pub struct Machine {
     pub rng_seed: Option<[u8; 32]>,
 }
 
+impl Machine {
+    /// The ISA that the guest is told of. The harts of a machine with a PLIC have no IMSIC, so the AIA extensions, which
+    /// the host's harts may well have, are none of the guest's.
+    #[must_use]
+    pub fn guest_isa(&self) -> Isa {
+        match self.interrupts {
+            InterruptController::Plic { .. } => self.hart.isa.without(&["smaia", "ssaia"]),
+            InterruptController::Aia { .. } => self.hart.isa.clone(),
+        }
+    }
+}
+
 /// What one hart is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hart {

@@ -161,3 +161,85 @@ pub fn handle(call: &Call, platform: &mut impl Platform) -> Return {
         _ => Return::error(ERR_NOT_SUPPORTED),
     }
 }
+
+#[cfg(test)]
+mod test_platform;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::test_platform::TestPlatform;
+    use super::*;
+
+    /// BASE, vendor, firmware and experimental extensions, those that KVM keeps to itself, and ids that are none.
+    const UNSUPPORTED: [u64; 10] = [
+        0x10,
+        0x5449_4d45,
+        0x5352_5354,
+        0x5355_5350,
+        0x0800_0000,
+        0x08ff_ffff,
+        0x0900_0000,
+        0x0a00_0000,
+        0xffff_ffff,
+        u64::MAX,
+    ];
+
+    #[test]
+    fn what_is_not_implemented_is_not_supported() {
+        let mut platform = TestPlatform::default();
+        for extension in UNSUPPORTED {
+            let call = Call {
+                extension,
+                function: 0,
+                args: [1; 6],
+            };
+            assert_eq!(
+                handle(&call, &mut platform).registers(&call),
+                [(-2_i64).cast_unsigned(), 0]
+            );
+        }
+    }
+
+    #[test]
+    fn an_extension_id_is_compared_whole() {
+        let mut platform = TestPlatform::default();
+        let call = Call {
+            extension: 1 << 32 | legacy::CONSOLE_PUTCHAR,
+            function: 0,
+            args: [0x41; 6],
+        };
+        assert_eq!(
+            handle(&call, &mut platform),
+            Return::error(ERR_NOT_SUPPORTED)
+        );
+        assert!(platform.written.is_empty());
+    }
+
+    #[test]
+    fn results_are_returned_in_two_registers() {
+        let call = Call {
+            extension: 0x10,
+            function: 0,
+            args: [1; 6],
+        };
+        assert_eq!(Return::success(7).registers(&call), [0, 7]);
+        assert_eq!(
+            Return::error(ERR_DENIED).registers(&call),
+            [u64::MAX - 3, 0]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_call_panics(
+            extension in prop_oneof![0..0x20_u64, Just(dbcn::EID), any::<u64>()],
+            function in prop_oneof![0..4_u64, any::<u64>()],
+            args: [u64; 6],
+        ) {
+            let call = Call { extension, function, args };
+            let _ = handle(&call, &mut TestPlatform::default()).registers(&call);
+        }
+    }
+}
