@@ -149,9 +149,9 @@ struct Part {
 fn parts(offset: u64, length: usize) -> impl Iterator<Item = Part> {
     let mut done = 0_usize;
     iter::from_fn(move || {
-        let lane = offset.wrapping_add(done as u64) % 4;
-        let word = offset.checked_add(done as u64)?.saturating_sub(lane);
-        let lane = lane as usize;
+        let position = offset.checked_add(done as u64)?;
+        let word = position & !3;
+        let lane = (position % 4) as usize;
         let bytes = done..length.min(done.saturating_add(4_usize.saturating_sub(lane)));
         done = bytes.end;
         (!bytes.is_empty()).then(|| Part {
@@ -214,40 +214,30 @@ impl Plic {
     /// The guest reads `data.len()` bytes at `offset` from the controller's base.
     pub fn read(&mut self, offset: u64, data: &mut [u8], out: &mut impl HartLines) {
         data.fill(0);
-        for Part {
-            register,
-            lane,
-            bytes,
-        } in parts(offset, data.len())
-        {
-            let value = match register {
+        for part in parts(offset, data.len()) {
+            let value = match part.register {
                 Register::Claim { context } => self.claim(context, out),
                 register => self.stored(register),
             };
-            let part = data.get_mut(bytes).unwrap_or_default();
-            for (to, from) in part
+            let to = data.get_mut(part.bytes).unwrap_or_default();
+            for (to, from) in to
                 .iter_mut()
-                .zip(value.to_le_bytes().into_iter().skip(lane))
+                .zip(value.to_le_bytes().iter().skip(part.lane))
             {
-                *to = from;
+                *to = *from;
             }
         }
     }
 
     /// The guest writes `data` at `offset` from the controller's base.
     pub fn write(&mut self, offset: u64, data: &[u8], out: &mut impl HartLines) {
-        for Part {
-            register,
-            lane,
-            bytes,
-        } in parts(offset, data.len())
-        {
-            let mut value = self.stored(register).to_le_bytes();
-            let part = data.get(bytes).unwrap_or_default();
-            for (to, from) in value.iter_mut().skip(lane).zip(part) {
+        for part in parts(offset, data.len()) {
+            let mut value = self.stored(part.register).to_le_bytes();
+            let from = data.get(part.bytes).unwrap_or_default();
+            for (to, from) in value.iter_mut().skip(part.lane).zip(from) {
                 *to = *from;
             }
-            self.write_register(register, u32::from_le_bytes(value), out);
+            self.write_register(part.register, u32::from_le_bytes(value), out);
         }
     }
 

@@ -59,8 +59,9 @@ const fn mmu_type(mmu: MmuType) -> Option<&'static str> {
     }
 }
 
-/// A hart's own interrupt controller (bindings: `interrupt-controller/riscv,cpu-intc.yaml`). The number of address cells
-/// is what goes without saying; dtc before 1.7 wants it said.
+/// A hart's own interrupt controller (bindings: `interrupt-controller/riscv,cpu-intc.yaml`). Its `#address-cells` is the
+/// one property in this tree that a binding does not list: dtc up to 1.6, which is Debian 12's, warns of an interrupt
+/// controller without it. Zero is also what it means to leave it out.
 fn interrupt_controller(tree: &mut Tree, hart: u32) -> Result<(), Error> {
     tree.string("compatible", "riscv,cpu-intc")?;
     tree.flag("interrupt-controller")?;

@@ -476,6 +476,10 @@ proptest! {
         phandles.dedup();
         prop_assert_eq!(phandles.len(), count);
         for (path, properties) in &nodes.properties {
+            if properties.contains_key("interrupt-controller") {
+                prop_assert!(properties.contains_key("#interrupt-cells"), "{} lacks what dtc demands", path);
+                prop_assert_eq!(nodes.cell(path, "#address-cells"), 0);
+            }
             for (name, flag) in [("interrupt-parent", "interrupt-controller"), ("msi-parent", "msi-controller")] {
                 if properties.contains_key(name) {
                     prop_assert!(nodes.flag(nodes.target(nodes.cell(path, name)), flag));
