@@ -2,7 +2,7 @@
 //! (`Documentation/devicetree/bindings` there; the binding is named at each node). Node names and values follow QEMU's
 //! `virt` board where the bindings leave a choice.
 //!
-//! One function writes one node. A device that the board gets is a function here and a call in [`soc`].
+//! One function writes one node. A device that the board gets is a function in `devices` and a call in `soc`.
 
 use alloc::format;
 use alloc::string::{String, ToString};
