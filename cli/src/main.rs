@@ -1,2 +1,101 @@
-//! hvrun
-fn main() {}
+//! hvrun: boots a guest under KVM on a RISC-V Linux host.
+
+mod args;
+mod logger;
+mod terminal;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use args::Args;
+use clap::Parser;
+use hv_vmm::{Config, ConsoleConfig, OpenError, Outcome, Vm};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// hvrun could not start or continue the guest.
+const EXIT_ERROR: u8 = 1;
+/// The command line is wrong; clap's own code, too.
+const EXIT_USAGE: u8 = 2;
+/// The guest powered off and reported a system failure.
+const EXIT_SYSTEM_FAILURE: u8 = 3;
+/// Plus the number of the signal that ended hvrun, as shells have it.
+const EXIT_SIGNAL: u8 = 128;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    logger::start(args.log_level);
+    match run(args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("hvrun: {error}");
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}
+
+fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let Some(kernel) = args.kernel else {
+        if !cfg!(target_arch = "riscv64") {
+            return Err(OpenError::NotRiscv.into());
+        }
+        eprintln!("hvrun: nothing to boot: name a kernel with --kernel FILE (see hvrun --help)");
+        return Ok(ExitCode::from(EXIT_USAGE));
+    };
+    // Before the first thread is made, so that all of them have these blocked and the event loop alone hears of them.
+    let signals = SigSet::from_iter([
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ]);
+    signals.thread_block()?;
+    let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    terminal::restore_on_panic();
+
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdin());
+    let config = Config {
+        kernel,
+        initrd: args.initrd,
+        disks: args.disks,
+        command_line: args.cmdline,
+        cpus: args.cpus,
+        memory: args.memory,
+        irqchip: args.irqchip.0,
+        console: ConsoleConfig {
+            input: Some(File::from(copy(std::io::stdin())?)),
+            output: File::from(copy(std::io::stdout())?),
+            escape: is_terminal,
+        },
+        stop: Some(copy(&ended_by)?),
+    };
+    let vm = Vm::new(config)?;
+    if let Some(path) = args.dump_dtb {
+        std::fs::write(&path, vm.device_tree()).map_err(|error| {
+            format!(
+                "cannot write the device tree to {}: {error}",
+                path.display()
+            )
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let raw = terminal::RawMode::enter();
+    let outcome = vm.run();
+    drop(raw);
+    Ok(match outcome? {
+        Outcome::PowerOff => ExitCode::SUCCESS,
+        Outcome::SystemFailure => ExitCode::from(EXIT_SYSTEM_FAILURE),
+        Outcome::Stopped => match ended_by.read_signal()? {
+            Some(signal) => ExitCode::from(
+                EXIT_SIGNAL.wrapping_add(u8::try_from(signal.ssi_signo).unwrap_or(0)),
+            ),
+            None => ExitCode::SUCCESS,
+        },
+    })
+}
+
+/// Another descriptor of the same file.
+fn copy(fd: impl AsFd) -> std::io::Result<OwnedFd> {
+    fd.as_fd().try_clone_to_owned()
+}

@@ -1,1 +1,66 @@
-//! placeholder
+//! hvrun's virtual machine monitor as a library: a guest on Linux KVM, on a RISC-V host.
+//!
+//! ```no_run
+//! use hv_vmm::{Config, ConsoleConfig, IrqchipChoice, Outcome, Vm};
+//! use std::fs::File;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config {
+//!     kernel: "Image".into(),
+//!     initrd: Some("initrd.img".into()),
+//!     disks: vec![],
+//!     command_line: None,
+//!     cpus: 2,
+//!     memory: 512 << 20,
+//!     irqchip: IrqchipChoice::Auto,
+//!     console: ConsoleConfig { input: None, output: File::create("console.log")?, escape: false },
+//!     stop: None,
+//! };
+//! match Vm::new(config)?.run()? {
+//!     Outcome::PowerOff => println!("the guest switched itself off"),
+//!     outcome => println!("{outcome:?}"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! On a host of another architecture everything builds, and [`Vm::new`] says that it needs a RISC-V host.
+//! A machine uses the signal SIGRTMIN of its process.
+
+mod board;
+mod boot;
+mod config;
+mod console;
+mod ending;
+mod error;
+mod irqchip;
+mod kernel;
+mod kvm;
+mod memory;
+mod sbi;
+mod vcpu;
+mod vm;
+
+pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice};
+pub use error::Error;
+pub use hv_devices::virtio::block::Serial;
+pub use kernel::Problem as KernelProblem;
+pub use kvm::{Errno, OpenError};
+pub use vm::Vm;
+
+/// How a guest's run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest switched itself off and reported a system failure (SBI SRST, reset reason 1).
+    SystemFailure,
+    /// It was stopped from outside: by the escape key or by [`Config::stop`].
+    Stopped,
+}
+
+/// Fills `bytes` from the host's entropy.
+fn entropy(bytes: &mut [u8]) -> std::io::Result<()> {
+    use std::io::Read;
+    std::fs::File::open("/dev/urandom")?.read_exact(bytes)
+}

@@ -1,0 +1,270 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValue, Styles};
+use clap::{Parser, ValueEnum};
+use hv_vmm::{DiskConfig, IrqchipChoice, Serial};
+
+/// What `--help` says after the options.
+const AFTER_HELP: &str = "\
+Keys, when the console is a terminal:
+  Ctrl-a x  end the virtual machine
+  Ctrl-a h  list the keys
+  Ctrl-a a  send Ctrl-a to the guest
+
+Exit codes:
+  0      the guest powered off, or Ctrl-a x ended it
+  1      hvrun could not start or continue the guest; the reason is on stderr
+  2      the command line is wrong
+  3      the guest powered off and reported a system failure
+  128+N  ended by signal N (130 SIGINT, 143 SIGTERM, 129 SIGHUP)
+
+Example:
+  hvrun --kernel Image --disk rootfs.img";
+
+/// Boots a guest under KVM on a RISC-V Linux host.
+///
+/// The guest's console is this terminal, or whatever stdin and stdout are; the end of stdin does not end the guest. A
+/// guest that reboots is booted again, one that powers off ends hvrun.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hvrun",
+    version,
+    after_help = AFTER_HELP,
+    max_term_width = 100,
+    styles = Styles::plain(),
+    override_usage = "hvrun --kernel FILE [--disk FILE]... [OPTIONS]"
+)]
+pub struct Args {
+    /// The kernel: a RISC-V Image, Image.gz, EFI zboot or ELF file.
+    #[arg(long, value_name = "FILE", help_heading = "What to boot")]
+    pub kernel: Option<PathBuf>,
+
+    /// An initial RAM disk.
+    #[arg(long, value_name = "FILE", help_heading = "What to boot")]
+    pub initrd: Option<PathBuf>,
+
+    /// The kernel's command line [default: console=ttyS0, and with a disk root=/dev/vda rw].
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "What to boot",
+        allow_hyphen_values = true
+    )]
+    pub cmdline: Option<String>,
+
+    /// A disk: a raw image or a block device; up to 8 times, the first is the guest's vda. readonly=on keeps the guest from
+    /// writing, serial= is at most 20 bytes. A comma in the path is written twice.
+    #[arg(
+        long = "disk",
+        value_name = "FILE[,readonly=on][,serial=TEXT]",
+        value_parser = parse_disk,
+        help_heading = "What to boot"
+    )]
+    pub disks: Vec<DiskConfig>,
+
+    /// Harts of the guest.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        help_heading = "The machine"
+    )]
+    pub cpus: u32,
+
+    /// Memory of the guest, with K, M, G or T behind the number; MiB without.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "512M",
+        value_parser = parse_size,
+        help_heading = "The machine"
+    )]
+    pub memory: u64,
+
+    /// The interrupt chip: KVM's AIA, a PLIC, or an AIA where the host has it and else a PLIC.
+    #[arg(
+        long,
+        value_name = "KIND",
+        default_value = "auto",
+        help_heading = "The machine"
+    )]
+    pub irqchip: Irqchip,
+
+    /// Write the guest's device tree to FILE and end, without running the guest.
+    #[arg(long, value_name = "FILE", help_heading = "Looking inside")]
+    pub dump_dtb: Option<PathBuf>,
+
+    /// How much hvrun tells on stderr: off, error, warn, info, debug or trace.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value_t = log::LevelFilter::Warn,
+        hide_possible_values = true,
+        help_heading = "Looking inside"
+    )]
+    pub log_level: log::LevelFilter,
+}
+
+/// `--irqchip`'s values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Irqchip(pub IrqchipChoice);
+
+impl ValueEnum for Irqchip {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Irqchip(IrqchipChoice::Auto),
+            Irqchip(IrqchipChoice::Aia),
+            Irqchip(IrqchipChoice::Plic),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self.0 {
+            IrqchipChoice::Auto => "auto",
+            IrqchipChoice::Aia => "aia",
+            IrqchipChoice::Plic => "plic",
+        }))
+    }
+}
+
+/// Bytes, from a number with a unit; MiB without one, as users of QEMU and kvmtool expect.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let split = text
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let shift = match unit
+        .to_ascii_uppercase()
+        .trim_end_matches('B')
+        .trim_end_matches('I')
+    {
+        "K" => 10,
+        "" | "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("expected a number and K, M, G or T, such as 512M".into()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "expected a number and K, M, G or T, such as 512M")?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "more bytes than 64 bits can count".into())
+}
+
+/// `FILE[,readonly=on|off][,serial=TEXT]`, where `,,` in the path stands for one comma.
+fn parse_disk(text: &str) -> Result<DiskConfig, String> {
+    let mut path = String::new();
+    let mut rest = text;
+    let options = loop {
+        match rest.split_once(',') {
+            None => {
+                path.push_str(rest);
+                break None;
+            }
+            Some((head, tail)) => {
+                path.push_str(head);
+                match tail.strip_prefix(',') {
+                    Some(tail) => {
+                        path.push(',');
+                        rest = tail;
+                    }
+                    None => break Some(tail),
+                }
+            }
+        }
+    };
+    if path.is_empty() {
+        return Err("expected the path of a disk image".into());
+    }
+    let mut disk = DiskConfig {
+        path: path.into(),
+        readonly: false,
+        serial: Serial::default(),
+    };
+    for option in options.into_iter().flat_map(|options| options.split(',')) {
+        match option.split_once('=') {
+            Some(("readonly", "on")) => disk.readonly = true,
+            Some(("readonly", "off")) => disk.readonly = false,
+            Some(("serial", text)) => {
+                disk.serial = text.parse().map_err(|error| format!("{error}"))?;
+            }
+            _ => {
+                return Err(format!(
+                    "unknown option {option:?}: expected readonly=on, readonly=off or serial=TEXT (a comma in the path is \
+                     written twice)"
+                ));
+            }
+        }
+    }
+    Ok(disk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        let args = Args::parse_from(["hvrun", "--kernel", "Image"]);
+        assert_eq!(args.cpus, 1);
+        assert_eq!(args.memory, 512 << 20);
+        assert_eq!(args.irqchip.0, IrqchipChoice::Auto);
+        assert_eq!(args.log_level, log::LevelFilter::Warn);
+        assert!(args.disks.is_empty() && args.cmdline.is_none());
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("512M"), Ok(512 << 20));
+        assert_eq!(parse_size("512"), Ok(512 << 20));
+        assert_eq!(parse_size("1g"), Ok(1 << 30));
+        assert_eq!(parse_size("2GiB"), Ok(2 << 30));
+        assert_eq!(parse_size("64K"), Ok(64 << 10));
+        assert_eq!(parse_size("0"), Ok(0));
+        for wrong in [
+            "",
+            "M",
+            "1X",
+            "-1",
+            "1.5G",
+            "99999999999999999999",
+            "17000000T",
+        ] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn disks() {
+        let disk = |path: &str, readonly, serial: &str| DiskConfig {
+            path: path.into(),
+            readonly,
+            serial: serial.parse().unwrap(),
+        };
+        assert_eq!(parse_disk("a.img"), Ok(disk("a.img", false, "")));
+        assert_eq!(parse_disk("a.img,readonly=on"), Ok(disk("a.img", true, "")));
+        assert_eq!(
+            parse_disk("a,,b.img,serial=S 1,readonly=off"),
+            Ok(disk("a,b.img", false, "S 1"))
+        );
+        for wrong in [
+            "",
+            ",readonly=on",
+            "a.img,",
+            "a.img,ro",
+            "a.img,readonly=yes",
+            "a.img,serial=123456789012345678901",
+        ] {
+            assert!(parse_disk(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The user's terminal: raw while a guest has it, and as it was on every way out.
+
+use std::io::{IsTerminal, stdin};
+use std::sync::Mutex;
+
+use nix::sys::termios::{
+    InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
+};
+
+/// The terminal's settings from before, while it is raw. A global, because a panic must find it.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// The terminal is raw for as long as this lives.
+#[derive(Debug)]
+pub struct RawMode(());
+
+impl RawMode {
+    /// Makes stdin raw: each key reaches the guest at once and unchanged, Ctrl-c included. Output is processed as before,
+    /// so that messages of hvrun's own end their lines. `None` where stdin is no terminal.
+    pub fn enter() -> Option<RawMode> {
+        if !stdin().is_terminal() {
+            return None;
+        }
+        let before = tcgetattr(stdin()).ok()?;
+        let mut raw = before.clone();
+        raw.input_flags.remove(
+            InputFlags::BRKINT
+                | InputFlags::ICRNL
+                | InputFlags::INLCR
+                | InputFlags::IGNCR
+                | InputFlags::INPCK
+                | InputFlags::ISTRIP
+                | InputFlags::IXON,
+        );
+        raw.local_flags.remove(
+            LocalFlags::ECHO
+                | LocalFlags::ECHONL
+                | LocalFlags::ICANON
+                | LocalFlags::IEXTEN
+                | LocalFlags::ISIG,
+        );
+        raw.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
+        raw.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
+        // First remembered, then changed: there is no moment at which a panic could miss it.
+        if let Ok(mut remembered) = BEFORE.lock() {
+            remembered.get_or_insert(before);
+        }
+        tcsetattr(stdin(), SetArg::TCSANOW, &raw).ok()?;
+        Some(RawMode(()))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Puts the terminal back as it was, if it is raw. From any thread, also while one panics.
+pub fn restore() {
+    // try_lock: the panicking thread could be the one that holds the lock.
+    if let Ok(mut before) = BEFORE.try_lock()
+        && let Some(before) = before.take()
+    {
+        let _ = tcsetattr(stdin(), SetArg::TCSADRAIN, &before);
+    }
+}
+
+/// From now on a panic puts the terminal back before it reports itself.
+pub fn restore_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        restore();
+        report(panic);
+    }));
+}

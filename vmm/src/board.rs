@@ -1,0 +1,288 @@
+//! One boot's worth of machine: everything that a reboot makes anew.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hv_core::addr::GuestPhysAddr;
+use hv_core::layout;
+use hv_core::machine::Machine;
+use hv_devices::bus::Bus;
+use hv_devices::console::ConsoleOutput;
+use hv_devices::uart::Uart;
+use hv_devices::virtio::block::{Block, Disk, Serial};
+use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::boot::{self, BootRegisters};
+use crate::config::IrqchipChoice;
+use crate::ending::Ending;
+use crate::irqchip::{Aia, Irqchip, PlicChip, Trigger};
+use crate::kvm::isa::{self, ReadRegister};
+use crate::kvm::register::{Core, Register, SbiExtension};
+use crate::kvm::{Kvm, Vcpu, Vm};
+use crate::memory::GuestRam;
+use crate::sbi::SbiPlatform;
+use crate::vcpu::{Shared, VcpuThread};
+use crate::{Error, entropy};
+
+/// What stays the same from one boot of a guest to the next.
+pub struct Blueprint {
+    /// /dev/kvm.
+    pub kvm: Kvm,
+    /// The kernel file.
+    pub kernel: PathBuf,
+    /// The initrd file.
+    pub initrd: Option<PathBuf>,
+    /// The open disks, and what they call themselves.
+    pub disks: Vec<(Arc<Disk>, Serial)>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// Harts.
+    pub cpus: u32,
+    /// RAM, bytes.
+    pub memory: u64,
+    /// Which interrupt chip.
+    pub irqchip: IrqchipChoice,
+    /// The console's output.
+    pub output: Arc<dyn ConsoleOutput>,
+    /// Where the UART says that it can take input again.
+    pub room: EventFd,
+}
+
+/// A machine that is ready to run once. The order of the fields is the order of their end: devices let go of the guest's
+/// memory before it is unmapped.
+pub struct Board {
+    vcpus: Vec<Vcpu>,
+    bus: Bus,
+    /// The console's device.
+    pub uart: Arc<Uart>,
+    output: Arc<dyn ConsoleOutput>,
+    /// The guest's device tree.
+    pub device_tree: Vec<u8>,
+    // Devices' wires and ioeventfds live in it.
+    _vm: Arc<Vm>,
+    ram: GuestRam,
+}
+
+/// A machine whose vCPUs run.
+pub struct RunningBoard {
+    threads: Vec<VcpuThread>,
+    shared: Arc<Shared>,
+    _vm: Arc<Vm>,
+    _ram: GuestRam,
+}
+
+impl Board {
+    /// Builds the machine and loads the guest.
+    ///
+    /// # Errors
+    /// Whatever is missing, wrong or too large.
+    pub fn build(blueprint: &Blueprint) -> Result<Board, Error> {
+        let vm = Arc::new(
+            blueprint
+                .kvm
+                .create_vm()
+                .map_err(Error::kvm("make a virtual machine"))?,
+        );
+        check_guest_physical(&vm, blueprint.memory)?;
+        let ram = GuestRam::new(blueprint.memory)?;
+        let (host, _) = ram.host_range();
+        // SAFETY: the mapping lives in `ram`, which a Board and a RunningBoard drop after the vCPUs have ended.
+        unsafe { vm.add_memory(0, layout::RAM_BASE.0, host, blueprint.memory) }
+            .map_err(Error::kvm("give the guest its memory"))?;
+        let vcpus = create_vcpus(&vm, blueprint.cpus)?;
+        let irqchip = create_irqchip(&vm, &vcpus, blueprint)?;
+
+        let mut bus = Bus::new();
+        // The regions of the board do not overlap, which is all that can go wrong with the bus.
+        let mut attach = |base: GuestPhysAddr, size: u64, device| {
+            bus.insert(base, size, device)
+                .map_err(|error| Error::host("lay out the board")(std::io::Error::other(error)))
+        };
+        if let Some((base, size, registers)) = irqchip.registers() {
+            attach(base, size, registers)?;
+        }
+        let line = irqchip.line(layout::UART_IRQ, Trigger::Level)?;
+        let uart = Arc::new(Uart::new(line, blueprint.output.clone()));
+        uart.set_room_event(
+            blueprint
+                .room
+                .try_clone()
+                .map_err(Error::host("copy an eventfd"))?,
+        );
+        attach(layout::UART_BASE, layout::UART_SIZE, uart.clone())?;
+
+        let mut disks = blueprint.disks.iter().enumerate();
+        for (base, irq) in (0..layout::VIRTIO_SLOTS).filter_map(layout::virtio_slot) {
+            let Some((index, (disk, serial))) = disks.next() else {
+                attach(base, layout::VIRTIO_STRIDE, Arc::new(EmptySlot))?;
+                continue;
+            };
+            let block = Box::new(Block::new(disk.clone(), *serial, index));
+            let line = irqchip.line(irq, Trigger::Edge)?;
+            let transport = MmioTransport::new(block, ram.memory().clone(), line)
+                .map_err(Error::host("make a virtio device"))?;
+            for queue in 0..transport.queue_count() {
+                if let Some(event) = transport.notify_event(queue) {
+                    vm.signal_on_write(base.0 + QUEUE_NOTIFY, queue, event)
+                        .map_err(Error::kvm("connect a virtqueue to an eventfd"))?;
+                }
+            }
+            attach(base, layout::VIRTIO_STRIDE, Arc::new(transport))?;
+        }
+
+        let machine = describe(blueprint, &vcpus, irqchip.as_ref())?;
+        let (registers, device_tree) = boot::load(
+            &blueprint.kernel,
+            blueprint.initrd.as_ref(),
+            machine,
+            ram.memory(),
+        )?;
+        set_boot_registers(&vcpus, registers)?;
+        Ok(Board {
+            vcpus,
+            bus,
+            uart,
+            output: blueprint.output.clone(),
+            device_tree,
+            _vm: vm,
+            ram,
+        })
+    }
+
+    /// Starts every vCPU in a thread of its own.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub fn start(self, ending: Arc<Ending>) -> Result<RunningBoard, Error> {
+        let shared = Arc::new(Shared {
+            bus: self.bus,
+            ending,
+            stop: AtomicBool::new(false),
+        });
+        let mut running = RunningBoard {
+            threads: Vec::new(),
+            shared,
+            _vm: self._vm,
+            _ram: self.ram,
+        };
+        for (hart, vcpu) in (0..).zip(self.vcpus) {
+            let platform = SbiPlatform {
+                memory: running._ram.memory().clone(),
+                output: self.output.clone(),
+                uart: self.uart.clone(),
+            };
+            let thread = VcpuThread::start(hart, vcpu, running.shared.clone(), platform)
+                .map_err(Error::host("start a vCPU's thread"))?;
+            running.threads.push(thread);
+        }
+        Ok(running)
+    }
+}
+
+impl Drop for RunningBoard {
+    /// Stops the vCPUs, and with the bus the devices' workers.
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        VcpuThread::join_all(std::mem::take(&mut self.threads));
+    }
+}
+
+/// Refuses more RAM than the G-stage can address.
+fn check_guest_physical(vm: &Vm, size: u64) -> Result<(), Error> {
+    let bits = vm.guest_physical_bits();
+    let limit = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
+    let max = limit.saturating_sub(layout::RAM_BASE.0);
+    if size > max {
+        Err(Error::MemoryBeyondGuestPhysical { size, max, bits })
+    } else {
+        Ok(())
+    }
+}
+
+fn create_vcpus(vm: &Vm, count: u32) -> Result<Vec<Vcpu>, Error> {
+    let vcpus: Vec<Vcpu> = (0..count)
+        .map(|hart| vm.create_vcpu(hart).map_err(Error::kvm("make a vCPU")))
+        .collect::<Result<_, _>>()?;
+    for vcpu in &vcpus {
+        // Kernels before 6.7 do not have the debug console, and a guest asks before it uses it.
+        if let Err(errno) = vcpu.write(Register::SbiExtension(SbiExtension::Dbcn), 1) {
+            log::info!("the guest has no SBI debug console on this host: {errno}");
+            break;
+        }
+    }
+    Ok(vcpus)
+}
+
+fn create_irqchip(
+    vm: &Arc<Vm>,
+    vcpus: &[Vcpu],
+    blueprint: &Blueprint,
+) -> Result<Box<dyn Irqchip>, Error> {
+    let aia = match blueprint.irqchip {
+        IrqchipChoice::Auto => vm.has_aia(),
+        IrqchipChoice::Plic => false,
+        IrqchipChoice::Aia if vm.has_aia() => true,
+        IrqchipChoice::Aia => return Err(Error::NoAia),
+    };
+    if aia {
+        return Ok(Box::new(Aia::new(vm.clone(), blueprint.cpus)?));
+    }
+    let pins = vcpus
+        .iter()
+        .map(|vcpu| {
+            vcpu.interrupt_pin()
+                .map_err(Error::kvm("copy a vCPU's descriptor"))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Box::new(PlicChip::new(pins)))
+}
+
+/// The machine as its device tree describes it, with what KVM says of its vCPUs.
+fn describe(
+    blueprint: &Blueprint,
+    vcpus: &[Vcpu],
+    irqchip: &dyn Irqchip,
+) -> Result<Machine, Error> {
+    let no_answer = || Error::KvmRefused {
+        doing: "tell the time's frequency",
+        errno: crate::kvm::Errno(libc::ENOENT),
+    };
+    let vcpu = vcpus.first().ok_or(Error::NoCpus)?;
+    let timebase_frequency = vcpu
+        .read(Register::TimerFrequency)
+        .and_then(|frequency| u32::try_from(frequency).ok())
+        .ok_or_else(no_answer)?;
+    let host_mmu =
+        isa::mmu_of_cpuinfo(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+    let mut seed = [0; 32];
+    Ok(Machine {
+        harts: blueprint.cpus,
+        hart: isa::hart(vcpu, host_mmu)
+            .map_err(|error| Error::host("name the harts' ISA")(std::io::Error::other(error)))?,
+        timebase_frequency,
+        ram_size: blueprint.memory,
+        interrupts: irqchip.describe(),
+        command_line: blueprint.command_line.clone(),
+        initrd: None,
+        rng_seed: entropy(&mut seed).ok().map(|()| seed),
+    })
+}
+
+/// Where hart 0 begins; the others wait until the guest starts them.
+fn set_boot_registers(vcpus: &[Vcpu], registers: BootRegisters) -> Result<(), Error> {
+    const A0: Register = Register::Core(Core::X(10));
+    const A1: Register = Register::Core(Core::X(11));
+    let boot_hart = vcpus.first().ok_or(Error::NoCpus)?;
+    for (register, value) in [
+        (Register::Core(Core::Pc), registers.entry),
+        (A0, 0),
+        (A1, registers.device_tree),
+    ] {
+        boot_hart
+            .write(register, value)
+            .map_err(Error::kvm("set a vCPU's registers"))?;
+    }
+    Ok(())
+}

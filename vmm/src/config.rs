@@ -1,0 +1,119 @@
+//! What a virtual machine shall be, as its owner says it.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use hv_devices::virtio::block::Serial;
+
+/// Everything that is chosen from outside. What is left open here is asked of KVM.
+#[derive(Debug)]
+pub struct Config {
+    /// The kernel: a RISC-V Image, Image.gz, EFI zboot program or ELF executable.
+    pub kernel: PathBuf,
+    /// An initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The disks, in the order of the guest's slots: the first is Linux's `vda`. At most 8.
+    pub disks: Vec<DiskConfig>,
+    /// The kernel's command line; `None` for what console, disks and initrd imply ([`Config::implied_command_line`]).
+    pub command_line: Option<String>,
+    /// Harts.
+    pub cpus: u32,
+    /// RAM, bytes.
+    pub memory: u64,
+    /// The interrupt chip.
+    pub irqchip: IrqchipChoice,
+    /// Where the guest's console leads.
+    pub console: ConsoleConfig,
+    /// When this descriptor becomes readable, the run ends with [`Outcome::Stopped`](crate::Outcome::Stopped): a signalfd
+    /// or an eventfd.
+    pub stop: Option<OwnedFd>,
+}
+
+/// A disk of the guest's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// A raw image, or a block device.
+    pub path: PathBuf,
+    /// The guest can only read it.
+    pub readonly: bool,
+    /// What the guest reads as its serial number.
+    pub serial: Serial,
+}
+
+/// The interrupt chip that the guest is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IrqchipChoice {
+    /// An AIA where the host's KVM has one, else a PLIC.
+    #[default]
+    Auto,
+    /// KVM's in-kernel AIA.
+    Aia,
+    /// A PLIC, in userspace.
+    Plic,
+}
+
+/// The two ends of the guest's console.
+#[derive(Debug)]
+pub struct ConsoleConfig {
+    /// Where the guest's input comes from; `None` for no input at all. Its end does not end the guest.
+    pub input: Option<File>,
+    /// Where its output goes. Once nobody reads it any more, it is dropped.
+    pub output: File,
+    /// Whether Ctrl-a in the input is a command to the machine: x to end it, h for help.
+    pub escape: bool,
+}
+
+impl Config {
+    /// The command line of a guest that was given none: the console that every guest has, and the root file system on the
+    /// first disk if there is one. With an initrd and no disk, the kernel runs the initrd's own init.
+    pub fn implied_command_line(&self) -> String {
+        let mut line = String::from("console=ttyS0");
+        if let Some(disk) = self.disks.first() {
+            line.push_str(" root=/dev/vda ");
+            line.push_str(if disk.readonly { "ro" } else { "rw" });
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(disks: Vec<DiskConfig>) -> Config {
+        Config {
+            kernel: "Image".into(),
+            initrd: None,
+            disks,
+            command_line: None,
+            cpus: 1,
+            memory: 512 << 20,
+            irqchip: IrqchipChoice::Auto,
+            console: ConsoleConfig {
+                input: None,
+                output: File::open("/dev/null").unwrap(),
+                escape: false,
+            },
+            stop: None,
+        }
+    }
+
+    #[test]
+    fn the_command_line_follows_from_the_disks() {
+        let disk = |readonly| DiskConfig {
+            path: "disk".into(),
+            readonly,
+            serial: Serial::default(),
+        };
+        assert_eq!(config(vec![]).implied_command_line(), "console=ttyS0");
+        assert_eq!(
+            config(vec![disk(false)]).implied_command_line(),
+            "console=ttyS0 root=/dev/vda rw"
+        );
+        assert_eq!(
+            config(vec![disk(true), disk(false)]).implied_command_line(),
+            "console=ttyS0 root=/dev/vda ro"
+        );
+    }
+}

@@ -1,0 +1,65 @@
+//! How a guest's run ends, told by whichever thread sees it first to the event loop.
+
+use std::sync::{Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::Error;
+
+/// Why the vCPUs are to stop.
+#[derive(Debug)]
+pub enum End {
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest switched itself off and said that something is wrong (SRST's reason "system failure").
+    SystemFailure,
+    /// The guest wants to be started again.
+    Reset,
+    /// The user, or the embedding program, ended it.
+    Stopped,
+    /// A vCPU cannot go on.
+    Failed(Error),
+}
+
+/// The place for the first report, and the event that announces it.
+#[derive(Debug)]
+pub struct Ending {
+    first: Mutex<Option<End>>,
+    event: EventFd,
+}
+
+impl Ending {
+    /// Nothing reported yet.
+    ///
+    /// # Errors
+    /// The host has no eventfd left.
+    pub fn new() -> Result<Ending, Error> {
+        let event = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
+        Ok(Ending {
+            first: Mutex::new(None),
+            event,
+        })
+    }
+
+    /// Reports an end. Only the first one counts: a guest with several harts may do more than one thing.
+    pub fn report(&self, end: End) {
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(end);
+        let _ = self.event.write(1);
+    }
+
+    /// Readable once something was reported.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// The report.
+    pub fn take(&self) -> Option<End> {
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}

@@ -1,0 +1,133 @@
+//! What can go wrong before a guest runs, each in one line for the user: what is wrong, and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::kernel::Problem;
+use crate::kvm::{Errno, OpenError};
+
+/// An error of hvrun's own; what a guest does wrong is never one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// KVM cannot be used on this host.
+    #[error(transparent)]
+    Kvm(#[from] OpenError),
+    /// KVM refused something that every host's KVM can do.
+    #[error("KVM cannot {doing}: {errno}")]
+    KvmRefused {
+        /// What was asked of it.
+        doing: &'static str,
+        /// Its answer.
+        errno: Errno,
+    },
+    /// The kernel file cannot be booted.
+    #[error("cannot boot the kernel {}: {problem}", .path.display())]
+    Kernel {
+        /// The file, as the user named it.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+    /// The initial RAM disk cannot be read.
+    #[error("cannot use the initrd {}: {problem}", .path.display())]
+    Initrd {
+        /// The file, as the user named it.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Kernel, initrd and device tree do not fit into the guest's memory together.
+    #[error(
+        "the {what} does not fit into the guest's {memory} MiB of memory beside the kernel; give it more with --memory"
+    )]
+    DoesNotFit {
+        /// Which of them was placed last.
+        what: &'static str,
+        /// MiB.
+        memory: u64,
+    },
+    /// A disk image cannot be used.
+    #[error(transparent)]
+    Disk(#[from] hv_devices::virtio::block::disk::OpenError),
+    /// More disks than the board has slots.
+    #[error("{0} disks are more than the {max} that a guest can have", max = hv_core::layout::VIRTIO_SLOTS)]
+    TooManyDisks(usize),
+    /// No harts, or too many.
+    #[error("a guest has at least one CPU; use --cpus 1 or more")]
+    NoCpus,
+    /// More vCPUs than KVM allows here.
+    #[error(
+        "{asked} CPUs are more than the {max} that KVM allows a guest on this host; use --cpus {max} or fewer"
+    )]
+    TooManyCpus {
+        /// What the user wants.
+        asked: u32,
+        /// What KVM, and the board, allow.
+        max: u32,
+    },
+    /// Not a size of memory that a guest can have.
+    #[error(
+        "{0} bytes is no size for a guest's memory: it must be a multiple of 4 KiB and more than 0, such as --memory 512M"
+    )]
+    MemorySize(u64),
+    /// More RAM than the G-stage can address.
+    #[error(
+        "{} MiB of memory is more than this host's KVM can address for a guest ({bits} bits of guest-physical address, so at \
+         most {} MiB); use a smaller --memory", .size >> 20, .max >> 20
+    )]
+    MemoryBeyondGuestPhysical {
+        /// Bytes wanted.
+        size: u64,
+        /// Bytes possible.
+        max: u64,
+        /// Bits of a guest-physical address.
+        bits: u32,
+    },
+    /// The host has no memory for the guest's.
+    #[error("the host has no {} MiB of address space for the guest's memory; use a smaller --memory", .size >> 20)]
+    NoHostMemory {
+        /// Bytes.
+        size: u64,
+    },
+    /// An AIA was asked for and the host has none to give.
+    #[error(
+        "this host's KVM has no in-kernel AIA; use --irqchip plic, or --irqchip auto to take what the host has"
+    )]
+    NoAia,
+    /// The device tree cannot be built.
+    #[error("cannot build the guest's device tree: {0}")]
+    DeviceTree(#[from] hv_core::devicetree::Error),
+    /// A system call failed that normally does not.
+    #[error("cannot {doing}: {error}")]
+    Host {
+        /// What was tried.
+        doing: &'static str,
+        /// The host's answer.
+        error: io::Error,
+    },
+    /// A vCPU cannot go on: KVM says so, not the guest.
+    #[error("vCPU {hart} stopped at pc {pc:#x}: {why}")]
+    Vcpu {
+        /// Its hart id.
+        hart: u32,
+        /// Where it was, guest-virtual.
+        pc: u64,
+        /// KVM's reason.
+        why: String,
+    },
+}
+
+impl Error {
+    /// For `map_err` on a KVM call.
+    pub(crate) fn kvm(doing: &'static str) -> impl FnOnce(Errno) -> Error {
+        move |errno| Error::KvmRefused { doing, errno }
+    }
+
+    /// For `map_err` on a system call.
+    pub(crate) fn host<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Error {
+        move |error| Error::Host {
+            doing,
+            error: error.into(),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The PLIC of core, in userspace: devices and the guest change its state, and what follows for a hart's external
+//! interrupt goes to that hart's vCPU.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hv_core::addr::GuestPhysAddr;
+use hv_core::layout;
+use hv_core::machine::InterruptController;
+use hv_core::plic::{HartLines, Plic};
+use hv_devices::bus::MmioDevice;
+use hv_devices::interrupt::IrqLine;
+
+use super::{Irqchip, Trigger};
+use crate::Error;
+use crate::kvm::InterruptPin;
+
+/// The chip of one machine.
+#[derive(Clone)]
+pub struct PlicChip(Arc<Shared>);
+
+struct Shared {
+    /// Its lock is also what keeps the changes of a hart's pin in the order in which they happened.
+    plic: Mutex<Plic>,
+    pins: Pins,
+}
+
+/// The harts' pins, by hart id.
+struct Pins(Vec<InterruptPin>);
+
+impl HartLines for &Pins {
+    fn set_external(&mut self, hart: u32, asserted: bool) {
+        let Some(pin) = self.0.get(hart as usize) else {
+            return;
+        };
+        if let Err(errno) = pin.set(asserted) {
+            log::error!("hart {hart}'s external interrupt is lost: {errno}");
+        }
+    }
+}
+
+impl PlicChip {
+    /// A chip whose outputs are these harts' pins.
+    pub fn new(pins: Vec<InterruptPin>) -> PlicChip {
+        // As many as there are vCPUs, which KVM counts in 32 bits.
+        let harts = u32::try_from(pins.len()).unwrap_or(u32::MAX);
+        let plic = Mutex::new(Plic::new(harts, layout::PLIC_SOURCES));
+        PlicChip(Arc::new(Shared {
+            plic,
+            pins: Pins(pins),
+        }))
+    }
+}
+
+impl Shared {
+    fn with<R>(&self, action: impl FnOnce(&mut Plic, &mut &Pins) -> R) -> R {
+        // The chip's own operations leave its state whole whatever happens, so a poisoned lock means nothing here.
+        let mut plic = self.plic.lock().unwrap_or_else(PoisonError::into_inner);
+        action(&mut plic, &mut &self.pins)
+    }
+}
+
+impl Irqchip for PlicChip {
+    fn describe(&self) -> InterruptController {
+        InterruptController::Plic {
+            sources: layout::PLIC_SOURCES,
+        }
+    }
+
+    fn line(&self, source: u32, _: Trigger) -> Result<Arc<dyn IrqLine>, Error> {
+        Ok(Arc::new(Line {
+            chip: self.0.clone(),
+            source,
+        }))
+    }
+
+    fn registers(&self) -> Option<(GuestPhysAddr, u64, Arc<dyn MmioDevice>)> {
+        Some((layout::PLIC_BASE, layout::PLIC_SIZE, self.0.clone()))
+    }
+}
+
+impl MmioDevice for Shared {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.with(|plic, pins| plic.read(offset, data, pins));
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.with(|plic, pins| plic.write(offset, data, pins));
+    }
+}
+
+struct Line {
+    chip: Arc<Shared>,
+    source: u32,
+}
+
+impl IrqLine for Line {
+    fn set_level(&self, asserted: bool) {
+        self.chip
+            .with(|plic, pins| plic.set_source(self.source, asserted, pins));
+    }
+}

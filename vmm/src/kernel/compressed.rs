@@ -1,0 +1,116 @@
+//! Compressed kernels: `Image.gz`, and EFI zboot programs with a gzip or zstd payload (Linux,
+//! drivers/firmware/efi/libstub/zboot-header.S).
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+
+use super::{Problem, foreign_pe, pe_machine, u32_at};
+
+/// How a kernel file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compression {
+    /// The whole file is one gzip or zstd stream.
+    Whole(Codec),
+    /// An EFI zboot program with its payload at this place of the file.
+    Zboot {
+        codec: Codec,
+        /// Bytes from the start of the file.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+    },
+}
+
+/// The compressions that hvrun can undo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Codec {
+    Gzip,
+    Zstd,
+}
+
+/// Whether the file that begins with `head` is compressed, and how.
+pub(super) fn detect(head: &[u8]) -> Result<Option<Compression>, Problem> {
+    // RFC 1952, 2.3.1, and RFC 8878, 3.1.1
+    if head.starts_with(b"\x1f\x8b") {
+        return Ok(Some(Compression::Whole(Codec::Gzip)));
+    }
+    if head.starts_with(b"\x28\xb5\x2f\xfd") {
+        return Ok(Some(Compression::Whole(Codec::Zstd)));
+    }
+    if !head.starts_with(b"MZ\0\0zimg") {
+        return Ok(None);
+    }
+    if let Some(architecture) = pe_machine(head).and_then(foreign_pe) {
+        return Err(Problem::WrongArchitecture(architecture.into()));
+    }
+    let (Some(offset), Some(length), Some(name)) =
+        (u32_at(head, 8), u32_at(head, 12), head.get(24..56))
+    else {
+        return Err(Problem::Truncated {
+            promised: 64,
+            present: head.len() as u64,
+        });
+    };
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    let codec = match name {
+        b"gzip" => Codec::Gzip,
+        b"zstd" => Codec::Zstd,
+        other => {
+            return Err(Problem::Malformed(format!(
+                "its payload is compressed by {}, and hvrun undoes gzip and zstd; build it with CONFIG_KERNEL_GZIP or \
+                 CONFIG_KERNEL_ZSTD",
+                String::from_utf8_lossy(other)
+            )));
+        }
+    };
+    Ok(Some(Compression::Zboot {
+        codec,
+        offset: u64::from(offset),
+        length: u64::from(length),
+    }))
+}
+
+/// The kernel inside `file`. No more is unpacked than the guest's RAM could hold.
+pub(super) fn unpack(
+    compression: Compression,
+    mut file: File,
+    ram: &Range<u64>,
+) -> Result<Vec<u8>, Problem> {
+    let present = file.seek(SeekFrom::End(0))?;
+    let (codec, offset, length) = match compression {
+        Compression::Whole(codec) => (codec, 0, present),
+        Compression::Zboot {
+            codec,
+            offset,
+            length,
+        } => (codec, offset, length),
+    };
+    if offset + length > present {
+        return Err(Problem::Truncated {
+            promised: offset + length,
+            present,
+        });
+    }
+    file.seek(SeekFrom::Start(offset))?;
+    let packed = io::BufReader::with_capacity(1 << 16, file.take(length));
+    let limit = ram.end - ram.start;
+    let mut bytes = Vec::new();
+    let result = match codec {
+        Codec::Gzip => flate2::bufread::GzDecoder::new(packed)
+            .take(limit + 1)
+            .read_to_end(&mut bytes),
+        Codec::Zstd => ruzstd::decoding::StreamingDecoder::new(packed)
+            .map_err(io::Error::other)
+            .and_then(|decoder| decoder.take(limit + 1).read_to_end(&mut bytes)),
+    };
+    if let Err(error) = result {
+        return Err(Problem::Malformed(format!(
+            "its compressed contents are damaged or end early ({error}); copy or build it again"
+        )));
+    }
+    if bytes.len() as u64 > limit {
+        return Err(Problem::too_large(limit + 1, ram));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,133 @@
+//! ELF executables: a kernel's `vmlinux`, and what other systems are linked as.
+
+use std::ops::Range;
+
+use object::LittleEndian;
+use object::elf::{
+    DataEncoding, ELFCLASS64, ELFDATA2LSB, EM_RISCV, FileClass, FileHeader64, Machine, PT_LOAD,
+};
+use object::read::ReadRef;
+use object::read::elf::{FileHeader, ProgramHeader};
+
+use super::{Layout, Problem, Segment};
+
+/// Where an executable goes that is linked to physical address 0, as Linux's `vmlinux` is: where its `Image` would go.
+const UNPLACED_BASE: u64 = 0x8020_0000;
+
+/// Whether the file begins as an ELF file does.
+pub(super) fn is_elf(head: &[u8]) -> bool {
+    head.starts_with(b"\x7fELF")
+}
+
+/// Where the segments of the executable `bytes` go: to their physical addresses.
+pub(super) fn layout<'data>(
+    file: impl ReadRef<'data>,
+    ram: &Range<u64>,
+) -> Result<Layout, Problem> {
+    let present = file.len().unwrap_or(0);
+    let truncated = |promised| Problem::Truncated { promised, present };
+    check_machine(file.read_bytes_at(0, 20).map_err(|()| truncated(64))?)?;
+    let header = FileHeader64::<LittleEndian>::parse(file).map_err(|_| truncated(64))?;
+    let endian = LittleEndian;
+    let programs = header.program_headers(endian, file).map_err(|_| {
+        truncated(
+            header
+                .e_phoff(endian)
+                .saturating_add(u64::from(header.e_phnum(endian)) * 56),
+        )
+    })?;
+    let loaded: Vec<_> = programs
+        .iter()
+        .filter(|program| program.p_type(endian) == PT_LOAD && program.p_memsz(endian) > 0)
+        .collect();
+    let lowest = loaded.iter().map(|program| program.p_paddr(endian)).min();
+    let Some(lowest) = lowest else {
+        return Err(Problem::Malformed(
+            "the ELF file has nothing to load: it is no executable".into(),
+        ));
+    };
+    let bias = if lowest == 0 { UNPLACED_BASE } else { 0 };
+    let mut segments = Vec::new();
+    let mut occupied = u64::MAX..0;
+    // e_entry is a virtual address; harts begin with translation off.
+    let mut entry = header.e_entry(endian).wrapping_add(bias);
+    for program in loaded {
+        let (offset, length) = program.file_range(endian);
+        let file_end = offset
+            .checked_add(length)
+            .ok_or_else(|| truncated(u64::MAX))?;
+        if file_end > present {
+            return Err(truncated(file_end));
+        }
+        let size = program.p_memsz(endian);
+        if length > size {
+            return Err(Problem::Malformed(
+                "a segment of the ELF file is larger in the file than in memory".into(),
+            ));
+        }
+        let start = program.p_paddr(endian).saturating_add(bias);
+        let end = start.saturating_add(size);
+        if start < ram.start {
+            return Err(Problem::Malformed(format!(
+                "the ELF file wants to be at {start:#x}, and the guest's memory begins at {:#x}; link it to {UNPLACED_BASE:#x}",
+                ram.start
+            )));
+        }
+        if end > ram.end {
+            return Err(Problem::too_large(end - ram.start, ram));
+        }
+        let virtual_start = program.p_vaddr(endian);
+        if let Some(inside) = header.e_entry(endian).checked_sub(virtual_start)
+            && inside < size
+        {
+            entry = start + inside;
+        }
+        occupied = occupied.start.min(start)..occupied.end.max(end);
+        segments.push(Segment {
+            offset,
+            length,
+            address: start,
+        });
+    }
+    if !occupied.contains(&entry) {
+        return Err(Problem::Malformed(format!(
+            "the ELF file's entry point {entry:#x} is in none of its segments"
+        )));
+    }
+    Ok(Layout {
+        segments,
+        entry,
+        occupied,
+    })
+}
+
+/// Refuses what is not little-endian 64-bit RISC-V (RISC-V ELF psABI, "File Header"). `ident` is the file up to and with
+/// `e_machine`.
+fn check_machine(ident: &[u8]) -> Result<(), Problem> {
+    let (Some(class), Some(data), Some(&[low, high])) =
+        (ident.get(4), ident.get(5), ident.get(18..20))
+    else {
+        return Err(Problem::UnknownFormat);
+    };
+    let (class, data) = (FileClass(*class), DataEncoding(*data));
+    let machine = Machine(match data {
+        ELFDATA2LSB => u16::from_le_bytes([low, high]),
+        _ => u16::from_be_bytes([low, high]),
+    });
+    let wrong = match (machine, class, data) {
+        (EM_RISCV, ELFCLASS64, ELFDATA2LSB) => return Ok(()),
+        (EM_RISCV, ELFCLASS64, _) => "big-endian RISC-V",
+        (EM_RISCV, ..) => "32-bit RISC-V",
+        (object::elf::EM_386 | object::elf::EM_X86_64, ..) => "x86",
+        (object::elf::EM_ARM, ..) => "32-bit Arm",
+        (object::elf::EM_AARCH64, ..) => "64-bit Arm",
+        (object::elf::EM_LOONGARCH, ..) => "LoongArch",
+        _ => {
+            return Err(Problem::WrongArchitecture(format!(
+                "another processor (ELF machine {})",
+                machine.0
+            )));
+        }
+    };
+    Err(Problem::WrongArchitecture(wrong.into()))
+}

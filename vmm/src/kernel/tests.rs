@@ -1,0 +1,318 @@
+//! Files of every kind that a user may name, right and wrong ones.
+
+use std::io::Write;
+
+use super::*;
+
+const RAM: Range<u64> = 0x8000_0000..0x8000_0000 + (64 << 20);
+
+fn put(bytes: &mut Vec<u8>, offset: usize, value: &[u8]) {
+    if bytes.len() < offset + value.len() {
+        bytes.resize(offset + value.len(), 0);
+    }
+    bytes[offset..offset + value.len()].copy_from_slice(value);
+}
+
+/// A RISC-V Image of `length` bytes.
+fn image(text_offset: u64, image_size: u64, length: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+    put(&mut bytes, 0, &[0; 64]);
+    put(&mut bytes, 8, &text_offset.to_le_bytes());
+    put(&mut bytes, 16, &image_size.to_le_bytes());
+    put(&mut bytes, 32, &2_u32.to_le_bytes());
+    put(&mut bytes, 48, b"RISCV\0\0\0RSC\x05");
+    bytes
+}
+
+/// An ELF executable with one segment of 8 bytes, 32 in memory, at the end of the file.
+fn elf(machine: u16, class: u8, vaddr: u64, paddr: u64, entry: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, 0, b"\x7fELF");
+    put(&mut bytes, 4, &[class, 1, 1]);
+    put(&mut bytes, 16, &2_u16.to_le_bytes());
+    put(&mut bytes, 18, &machine.to_le_bytes());
+    put(&mut bytes, 20, &1_u32.to_le_bytes());
+    put(&mut bytes, 24, &entry.to_le_bytes());
+    put(&mut bytes, 32, &64_u64.to_le_bytes());
+    put(&mut bytes, 52, &64_u16.to_le_bytes());
+    put(&mut bytes, 54, &56_u16.to_le_bytes());
+    put(&mut bytes, 56, &1_u16.to_le_bytes());
+    for (offset, value) in [
+        (0, 1 | 5 << 32),
+        (8, 120),
+        (16, vaddr),
+        (24, paddr),
+        (32, 8),
+        (40, 32),
+        (48, 8_u64),
+    ] {
+        put(&mut bytes, 64 + offset, &value.to_le_bytes());
+    }
+    put(&mut bytes, 120, b"segment!");
+    bytes
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+fn zboot(name: &[u8], payload: &[u8], machine: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, 0, b"MZ\0\0zimg");
+    put(&mut bytes, 8, &512_u32.to_le_bytes());
+    put(&mut bytes, 12, &(payload.len() as u32).to_le_bytes());
+    put(&mut bytes, 24, name);
+    put(&mut bytes, 0x3c, &64_u32.to_le_bytes());
+    put(&mut bytes, 64, b"PE\0\0");
+    put(&mut bytes, 68, &machine.to_le_bytes());
+    put(&mut bytes, 512, payload);
+    put(&mut bytes, 512 + payload.len(), b"the PE file goes on");
+    bytes
+}
+
+fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+fn open(bytes: &[u8]) -> Result<Kernel, Problem> {
+    Kernel::open_file(file(bytes).path(), &RAM)
+}
+
+fn loaded(bytes: &[u8], address: u64, length: usize) -> Vec<u8> {
+    let file = file(bytes);
+    let memory =
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM.start), (RAM.end - RAM.start) as usize)])
+            .unwrap();
+    Kernel::open(file.path(), &RAM)
+        .unwrap()
+        .load(file.path(), &memory)
+        .unwrap();
+    let mut found = vec![0; length];
+    memory
+        .read_slice(&mut found, GuestAddress(address))
+        .unwrap();
+    found
+}
+
+#[test]
+fn an_image_goes_to_its_text_offset_and_occupies_its_image_size() {
+    let bytes = image(0x20_0000, 0x18_0000, 0x1_0000);
+    let kernel = open(&bytes).unwrap();
+    assert_eq!(kernel.entry, 0x8020_0000);
+    assert_eq!(
+        kernel.occupied,
+        0x8020_0000..0x8038_0000,
+        "the .bss behind the file is the kernel's too"
+    );
+    assert_eq!(loaded(&bytes, 0x8020_0000, bytes.len()), bytes);
+}
+
+#[test]
+fn an_image_that_does_not_tell_its_size_occupies_its_file() {
+    let kernel = open(&image(0x20_0000, 0, 0x1_0000)).unwrap();
+    assert_eq!(kernel.occupied, 0x8020_0000..0x8021_0000);
+}
+
+#[test]
+fn compressed_images_are_unpacked() {
+    let bytes = image(0x20_0000, 0x18_0000, 0x1_0000);
+    for packed in [
+        gzip(&bytes),
+        zstd(&bytes),
+        zboot(b"gzip\0", &gzip(&bytes), 0x5064),
+        zboot(b"zstd\0", &zstd(&bytes), 0x5064),
+    ] {
+        let kernel = open(&packed).unwrap();
+        assert_eq!(kernel.occupied, 0x8020_0000..0x8038_0000);
+        assert_eq!(loaded(&packed, 0x8020_0000, bytes.len()), bytes);
+    }
+}
+
+#[test]
+fn an_elf_file_goes_to_its_physical_addresses() {
+    let bytes = elf(
+        243,
+        2,
+        0xffff_ffff_8000_0000,
+        0x8040_0000,
+        0xffff_ffff_8000_0004,
+    );
+    let kernel = open(&bytes).unwrap();
+    assert_eq!(kernel.entry, 0x8040_0004, "harts begin without translation");
+    assert_eq!(kernel.occupied, 0x8040_0000..0x8040_0020);
+    assert_eq!(loaded(&bytes, 0x8040_0000, 8), b"segment!");
+    assert_eq!(loaded(&gzip(&bytes), 0x8040_0000, 8), b"segment!");
+}
+
+#[test]
+fn an_elf_file_linked_to_zero_goes_where_the_image_would() {
+    let kernel = open(&elf(
+        243,
+        2,
+        0xffff_ffff_8000_0000,
+        0,
+        0xffff_ffff_8000_0000,
+    ))
+    .unwrap();
+    assert_eq!(kernel.entry, 0x8020_0000);
+}
+
+#[test]
+fn the_wrong_architecture_is_named() {
+    let arm = {
+        let mut bytes = image(0, 0, 4096);
+        put(&mut bytes, 48, &[0; 12]);
+        put(&mut bytes, 56, b"ARM\x64");
+        bytes
+    };
+    let x86 = {
+        let mut bytes = vec![0; 4096];
+        put(&mut bytes, 0, b"MZ");
+        put(&mut bytes, 0x202, b"HdrS");
+        bytes
+    };
+    for (bytes, name) in [
+        (arm, "64-bit Arm"),
+        (x86, "x86"),
+        (elf(62, 2, 0, 0x8000_0000, 0x8000_0000), "x86"),
+        (elf(183, 2, 0, 0x8000_0000, 0x8000_0000), "64-bit Arm"),
+        (elf(243, 1, 0, 0x8000_0000, 0x8000_0000), "32-bit RISC-V"),
+        (zboot(b"gzip\0", &gzip(b"arm"), 0xaa64), "64-bit Arm"),
+    ] {
+        let problem = open(&bytes).unwrap_err().to_string();
+        assert!(
+            problem.contains(&format!("a kernel for {name};")),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
+fn files_that_are_no_kernel_are_refused() {
+    assert!(matches!(open(b""), Err(Problem::Empty)));
+    assert!(matches!(
+        open(b"short"),
+        Err(Problem::Truncated {
+            promised: 64,
+            present: 5
+        })
+    ));
+    assert!(matches!(open(&[b'x'; 5000]), Err(Problem::UnknownFormat)));
+    assert!(matches!(
+        Kernel::open_file(Path::new("/"), &RAM),
+        Err(Problem::Directory)
+    ));
+    assert!(matches!(
+        Kernel::open_file(Path::new("/no/such/file"), &RAM),
+        Err(Problem::Io(_))
+    ));
+    let problem = open(&zboot(b"xz\0", b"", 0x5064)).unwrap_err().to_string();
+    assert!(problem.contains("compressed by xz"), "{problem}");
+}
+
+#[test]
+fn truncated_files_are_refused() {
+    let bytes = image(0x20_0000, 0x18_0000, 0x1_0000);
+    let packed = gzip(&bytes);
+    assert!(matches!(
+        open(&packed[..packed.len() / 2]),
+        Err(Problem::Malformed(_))
+    ));
+    let packed = zboot(b"zstd\0", &zstd(&bytes), 0x5064);
+    assert!(matches!(
+        open(&packed[..packed.len() / 2]),
+        Err(Problem::Truncated { .. })
+    ));
+    let executable = elf(243, 2, 0x8020_0000, 0x8020_0000, 0x8020_0000);
+    for length in [10, 30, 64, 100, 121] {
+        assert!(
+            matches!(open(&executable[..length]), Err(Problem::Truncated { .. })),
+            "{length}"
+        );
+    }
+}
+
+#[test]
+fn a_truncated_image_shows_by_its_pe_header() {
+    let mut bytes = image(0x20_0000, 0x18_0000, 0x1_0000);
+    put(&mut bytes, 0, b"MZ");
+    put(&mut bytes, 0x3c, &64_u32.to_le_bytes());
+    put(&mut bytes, 64, b"PE\0\0\x64\x50\x02\0");
+    put(&mut bytes, 64 + 20, &160_u16.to_le_bytes());
+    for (section, size, offset) in [(0, 0x7000_u32, 0x1000_u32), (1, 0x8000, 0x8000)] {
+        put(
+            &mut bytes,
+            64 + 24 + 160 + 40 * section + 16,
+            &size.to_le_bytes(),
+        );
+        put(
+            &mut bytes,
+            64 + 24 + 160 + 40 * section + 20,
+            &offset.to_le_bytes(),
+        );
+    }
+    assert!(open(&bytes).is_ok());
+    let cut = open(&bytes[..0xffff]).unwrap_err();
+    assert!(
+        matches!(
+            cut,
+            Problem::Truncated {
+                promised: 0x1_0000,
+                present: 0xffff
+            }
+        ),
+        "{cut}"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    for bytes in [
+        image(0x20_0000, 65 << 20, 4096),
+        image(0x20_0000, u64::MAX, 4096),
+        image(u64::MAX, 0, 4096),
+        elf(243, 2, 0, RAM.end - 8, RAM.end - 8),
+        elf(243, 2, 0, u64::MAX - 8, 0),
+        gzip(&image(0x20_0000, 63 << 20, 4096)),
+    ] {
+        assert!(
+            matches!(open(&bytes), Err(Problem::TooLarge { .. })),
+            "{:?}",
+            open(&bytes)
+        );
+    }
+    assert!(matches!(
+        open(&elf(243, 2, 0, 0x1000, 0)),
+        Err(Problem::Malformed(_))
+    ));
+}
+
+proptest::proptest! {
+    /// Whatever a file holds, opening it ends with a kernel inside RAM or with an error.
+    #[test]
+    fn damaged_files_do_no_harm(kind in 0..4_usize, at in 0..256_usize, value: [u8; 8], length in 0..600_usize) {
+        let mut bytes = match kind {
+            0 => image(0x20_0000, 0x1000, 600),
+            1 => elf(243, 2, 0x8020_0000, 0x8020_0000, 0x8020_0000),
+            2 => zboot(b"gzip\0", &gzip(&image(0x20_0000, 0x1000, 600)), 0x5064),
+            _ => gzip(&image(0x20_0000, 0x1000, 600)),
+        };
+        put(&mut bytes, at, &value);
+        bytes.truncate(length.max(1));
+        if let Ok(kernel) = open(&bytes) {
+            proptest::prop_assert!(kernel.occupied.start >= RAM.start && kernel.occupied.end <= RAM.end);
+            let inside = kernel.segments.iter().all(|segment| {
+                segment.address >= RAM.start && segment.address + segment.length <= RAM.end
+            });
+            proptest::prop_assert!(inside);
+        }
+    }
+}

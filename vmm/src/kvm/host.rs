@@ -1,0 +1,422 @@
+//! KVM on a RISC-V host, through the `kvm-ioctls` crate and the few ioctls that it has no wrapper for.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use hv_core::layout;
+use hv_core::sbi::Call;
+use kvm_bindings::{
+    KVM_CAP_IRQCHIP, KVM_CAP_VM_GPA_BITS, KVM_DEV_RISCV_AIA_ADDR_APLIC,
+    KVM_DEV_RISCV_AIA_CONFIG_HART_BITS, KVM_DEV_RISCV_AIA_CONFIG_IDS,
+    KVM_DEV_RISCV_AIA_CONFIG_SRCS, KVM_DEV_RISCV_AIA_CTRL_INIT, KVM_DEV_RISCV_AIA_GRP_ADDR,
+    KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_GRP_CTRL, KVM_EXIT_RISCV_CSR,
+    KVM_EXIT_RISCV_SBI, KVM_INTERRUPT_SET, KVM_INTERRUPT_UNSET, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_create_device, kvm_device_attr,
+    kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{DeviceFd, IoEventAddress, VcpuExit, VcpuFd, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::isa::ReadRegister;
+use super::register::{Core, Register};
+use super::{Errno, Exit, OpenError};
+
+nix::ioctl_write_ptr!(
+    /// `KVM_INTERRUPT` (linux/kvm.h): sets or clears the external interrupt pending bit of a vCPU's `hvip`. It needs no
+    /// lock of the vCPU's and so works from any thread while the vCPU runs.
+    kvm_interrupt_ioctl, 0xae, 0x86, kvm_interrupt
+);
+
+impl From<kvm_ioctls::Error> for Errno {
+    fn from(error: kvm_ioctls::Error) -> Errno {
+        Errno(error.errno())
+    }
+}
+
+/// An open `/dev/kvm`.
+#[derive(Debug)]
+pub struct Kvm(kvm_ioctls::Kvm);
+
+impl Kvm {
+    /// Opens `/dev/kvm` and checks that KVM answers.
+    ///
+    /// # Errors
+    /// What is missing on this host, in words for its user.
+    pub fn open() -> Result<Kvm, OpenError> {
+        let kvm = kvm_ioctls::Kvm::new().map_err(|error| match error.errno() {
+            libc::ENOENT | libc::ENODEV | libc::ENXIO => {
+                if has_hypervisor_extension(
+                    &std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(),
+                ) {
+                    OpenError::Missing
+                } else {
+                    OpenError::NoHypervisorExtension
+                }
+            }
+            libc::EACCES | libc::EPERM => OpenError::Permission,
+            errno => OpenError::Other(Errno(errno)),
+        })?;
+        match kvm.get_api_version() {
+            12 => Ok(Kvm(kvm)),
+            other => Err(OpenError::ApiVersion(other)),
+        }
+    }
+
+    /// A new, empty virtual machine.
+    ///
+    /// # Errors
+    /// That of `KVM_CREATE_VM`.
+    pub fn create_vm(&self) -> Result<Vm, Errno> {
+        Ok(Vm {
+            fd: self.0.create_vm()?,
+            aia: std::sync::OnceLock::new(),
+        })
+    }
+
+    /// The most vCPUs that one virtual machine may have.
+    pub fn max_vcpus(&self) -> u32 {
+        u32::try_from(self.0.get_max_vcpus()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Whether the first `isa` line of `/proc/cpuinfo` has the single-letter extension H. A file without such a line says
+/// nothing, and counts as yes.
+fn has_hypervisor_extension(cpuinfo: &str) -> bool {
+    cpuinfo
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == "isa")
+        .is_none_or(|(_, isa)| {
+            isa.trim()
+                .trim_start_matches("rv64")
+                .split('_')
+                .next()
+                .is_some_and(|letters| letters.contains('h'))
+        })
+}
+
+/// A virtual machine.
+#[derive(Debug)]
+pub struct Vm {
+    fd: VmFd,
+    /// The in-kernel interrupt chip lives as long as its file descriptor or the virtual machine's.
+    aia: std::sync::OnceLock<DeviceFd>,
+}
+
+impl Vm {
+    /// Bits of a guest-physical address that the G-stage translates. 41, Sv39x4's, where the kernel does not tell
+    /// (`KVM_CAP_VM_GPA_BITS`, Linux 5.19): every RISC-V host with KVM has those.
+    pub fn guest_physical_bits(&self) -> u32 {
+        match u32::try_from(self.fd.check_extension_raw(u64::from(KVM_CAP_VM_GPA_BITS))) {
+            Ok(bits) if bits > 0 => bits,
+            _ => 41,
+        }
+    }
+
+    /// Whether KVM can give the guest an in-kernel AIA.
+    pub fn has_aia(&self) -> bool {
+        self.fd.check_extension_raw(u64::from(KVM_CAP_IRQCHIP)) > 0
+    }
+
+    /// Makes `size` bytes of this process's memory at `host` the guest's memory at guest-physical `guest`.
+    ///
+    /// # Safety
+    /// The memory must be mapped, belong to the caller, and stay so for as long as any vCPU of this machine may run;
+    /// it is shared with the guest, which may change it at any time.
+    ///
+    /// # Errors
+    /// That of `KVM_SET_USER_MEMORY_REGION`.
+    pub unsafe fn add_memory(
+        &self,
+        slot: u32,
+        guest: u64,
+        host: *mut u8,
+        size: u64,
+    ) -> Result<(), Errno> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: guest,
+            memory_size: size,
+            userspace_addr: host as u64,
+        };
+        // SAFETY: the caller promises that the memory stays mapped; the region only names it.
+        Ok(unsafe { self.fd.set_user_memory_region(region) }?)
+    }
+
+    /// A new vCPU, whose id is its hart id. All but hart 0 wait for the guest to start them (SBI HSM).
+    ///
+    /// # Errors
+    /// That of `KVM_CREATE_VCPU`.
+    pub fn create_vcpu(&self, hart: u32) -> Result<Vcpu, Errno> {
+        Ok(Vcpu(self.fd.create_vcpu(u64::from(hart))?))
+    }
+
+    /// Gives the guest the in-kernel AIA at the addresses of [`hv_core::layout`], with `sources` wired interrupts, for
+    /// vCPUs 0 to `harts - 1`, which all exist and have not run. Answers the number of interrupt identities a file of
+    /// the IMSIC has.
+    ///
+    /// # Errors
+    /// That of `KVM_CREATE_DEVICE` or `KVM_SET_DEVICE_ATTR`.
+    pub fn create_aia(&self, harts: u32, sources: u32) -> Result<u32, Errno> {
+        let mut request = kvm_create_device {
+            type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
+            fd: 0,
+            flags: 0,
+        };
+        let device = self.fd.create_device(&mut request)?;
+        // More identities than a guest of eight devices and its IPIs can use cost it nothing, but KVM memory; the
+        // default is the host's maximum. The number's low six bits must be ones.
+        let ids = aia_attribute(&device, KVM_DEV_RISCV_AIA_CONFIG_IDS)?.min(255);
+        let config = |attribute: u32, value: u32| {
+            set_attribute(&device, KVM_DEV_RISCV_AIA_GRP_CONFIG, attribute, &value)
+        };
+        config(KVM_DEV_RISCV_AIA_CONFIG_IDS, ids)?;
+        config(KVM_DEV_RISCV_AIA_CONFIG_SRCS, sources)?;
+        config(
+            KVM_DEV_RISCV_AIA_CONFIG_HART_BITS,
+            u32::BITS - (harts - 1).leading_zeros(),
+        )?;
+        let place = |attribute: u32, address: u64| {
+            set_attribute(&device, KVM_DEV_RISCV_AIA_GRP_ADDR, attribute, &address)
+        };
+        place(KVM_DEV_RISCV_AIA_ADDR_APLIC, layout::APLIC_BASE.0)?;
+        for hart in 0..harts {
+            place(
+                1 + hart,
+                layout::IMSIC_BASE.0 + u64::from(hart) * layout::IMSIC_STRIDE,
+            )?;
+        }
+        set_attribute(
+            &device,
+            KVM_DEV_RISCV_AIA_GRP_CTRL,
+            KVM_DEV_RISCV_AIA_CTRL_INIT,
+            &0_u64,
+        )?;
+        // Nothing else sets it: a machine is given its chip once.
+        let _ = self.aia.set(device);
+        Ok(ids)
+    }
+
+    /// From now on a 4-byte store of `value` to guest-physical `address` signals `event` inside the kernel
+    /// (an ioeventfd), and no vCPU leaves the guest for it.
+    ///
+    /// # Errors
+    /// That of `KVM_IOEVENTFD`.
+    pub fn signal_on_write(&self, address: u64, value: u32, event: &EventFd) -> Result<(), Errno> {
+        Ok(self
+            .fd
+            .register_ioevent(event, &IoEventAddress::Mmio(address), value)?)
+    }
+
+    /// From now on a signal on `event` raises interrupt `source` of the in-kernel chip (an irqfd).
+    ///
+    /// # Errors
+    /// That of `KVM_IRQFD`.
+    pub fn inject_on_event(&self, event: &EventFd, source: u32) -> Result<(), Errno> {
+        Ok(self.fd.register_irqfd(event, source)?)
+    }
+
+    /// Drives the wire of interrupt `source` into the in-kernel chip.
+    ///
+    /// # Errors
+    /// That of `KVM_IRQ_LINE`.
+    pub fn set_line(&self, source: u32, asserted: bool) -> Result<(), Errno> {
+        Ok(self.fd.set_irq_line(source, asserted)?)
+    }
+}
+
+fn set_attribute<T>(device: &DeviceFd, group: u32, attribute: u32, value: &T) -> Result<(), Errno> {
+    let attribute = kvm_device_attr {
+        group,
+        attr: u64::from(attribute),
+        addr: value as *const T as u64,
+        flags: 0,
+    };
+    Ok(device.set_device_attr(&attribute)?)
+}
+
+/// The present value of a 32-bit attribute of the AIA's configuration group.
+fn aia_attribute(device: &DeviceFd, attribute: u32) -> Result<u32, Errno> {
+    let mut value = 0_u32;
+    let mut attribute = kvm_device_attr {
+        group: KVM_DEV_RISCV_AIA_GRP_CONFIG,
+        attr: u64::from(attribute),
+        addr: &mut value as *mut u32 as u64,
+        flags: 0,
+    };
+    // SAFETY: the attributes of this group are 32 bits wide (Documentation/virt/kvm/devices/riscv-aia.rst... in
+    // arch/riscv/kvm/aia_device.c, aia_get_attr), and `addr` is a live variable of that size.
+    unsafe { device.get_device_attr(&mut attribute) }?;
+    Ok(value)
+}
+
+/// One virtual hart.
+#[derive(Debug)]
+pub struct Vcpu(VcpuFd);
+
+impl ReadRegister for Vcpu {
+    fn read(&self, register: Register) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.0.get_one_reg(register.id(), &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+}
+
+impl Vcpu {
+    /// A handle on the vCPU's external interrupt, for use from any thread.
+    ///
+    /// # Errors
+    /// No file descriptor left.
+    pub fn interrupt_pin(&self) -> Result<InterruptPin, Errno> {
+        // SAFETY: the descriptor is open: it is this vCPU's, which outlives the borrow.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) };
+        fd.try_clone_to_owned()
+            .map(InterruptPin)
+            .map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EMFILE)))
+    }
+
+    /// Sets a register.
+    ///
+    /// # Errors
+    /// That of `KVM_SET_ONE_REG`.
+    pub fn write(&self, register: Register, value: u64) -> Result<(), Errno> {
+        self.0.set_one_reg(register.id(), &value.to_le_bytes())?;
+        Ok(())
+    }
+
+    /// Completes the last exit without running the guest, so that its registers can be read and written: KVM finishes
+    /// a load, an SBI call or a CSR access only when it is entered again (Documentation/virt/kvm/api.rst, 5).
+    pub fn finish_exit(&mut self) {
+        self.0.set_kvm_immediate_exit(1);
+        // It answers EINTR, which is what was asked for.
+        let _ = self.0.run();
+        self.0.set_kvm_immediate_exit(0);
+    }
+
+    /// Runs the guest on this thread until it leaves.
+    pub fn run(&mut self) -> Exit<'_> {
+        // The borrow checker will not let an arm that borrows from `run` be followed by another look at the vCPU, so
+        // the two exits that kvm-ioctls does not know are told apart first.
+        let reason = match self.0.run() {
+            Ok(VcpuExit::Unsupported(reason)) => reason,
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                // SAFETY: the slice lies in the vCPU's `kvm_run` mapping, which lives as long as `self`; the lifetime is
+                // spelled out because of the other arms, no other reference to it is made.
+                let data = unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr(), data.len()) };
+                return Exit::MmioRead { address, data };
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                // SAFETY: as above.
+                let data = unsafe { std::slice::from_raw_parts(data.as_ptr(), data.len()) };
+                return Exit::MmioWrite { address, data };
+            }
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, data)) => {
+                return Exit::Shutdown {
+                    reason: data.first().copied().unwrap_or(0),
+                };
+            }
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => return Exit::Reset,
+            Ok(VcpuExit::SystemEvent(other, _)) => {
+                return Exit::Failed(format!("KVM reports system event {other}"));
+            }
+            Ok(VcpuExit::Intr) => return Exit::Interrupted,
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                return Exit::Failed(format!(
+                    "the host's CPU {cpu} could not enter the guest (reason {reason:#x})"
+                ));
+            }
+            Ok(VcpuExit::InternalError) => {
+                return Exit::Failed("KVM reports an internal error".into());
+            }
+            Ok(other) => {
+                return Exit::Failed(format!(
+                    "KVM left the guest for a reason hvrun does not know: {other:?}"
+                ));
+            }
+            Err(error) => {
+                return match error.errno() {
+                    libc::EINTR | libc::EAGAIN => Exit::Interrupted,
+                    libc::EOPNOTSUPP => Exit::Failed(
+                        "KVM cannot emulate the instruction with which the guest accessed a device"
+                            .into(),
+                    ),
+                    errno => Exit::Failed(format!("KVM_RUN failed: {}", Errno(errno))),
+                };
+            }
+        };
+        let run = self.0.get_kvm_run();
+        match reason {
+            KVM_EXIT_RISCV_SBI => {
+                // SAFETY: the exit reason says that this is the union's member that KVM filled in.
+                let sbi = unsafe { &mut run.__bindgen_anon_1.riscv_sbi };
+                let call = Call {
+                    extension: sbi.extension_id,
+                    function: sbi.function_id,
+                    args: sbi.args,
+                };
+                Exit::Sbi {
+                    call,
+                    answer: &mut sbi.ret,
+                }
+            }
+            KVM_EXIT_RISCV_CSR => {
+                // SAFETY: as above.
+                let csr = unsafe { &mut run.__bindgen_anon_1.riscv_csr };
+                // A CSR's number has 12 bits.
+                let number = u16::try_from(csr.csr_num).unwrap_or(u16::MAX);
+                Exit::Csr {
+                    number,
+                    value: &mut csr.ret_value,
+                }
+            }
+            other => Exit::Failed(format!(
+                "KVM left the guest for a reason hvrun does not know ({other})"
+            )),
+        }
+    }
+
+    /// The program counter, for messages.
+    pub fn pc(&self) -> u64 {
+        self.read(Register::Core(Core::Pc)).unwrap_or(0)
+    }
+}
+
+/// A vCPU's external interrupt (`hvip.VSEIP`).
+#[derive(Debug)]
+pub struct InterruptPin(OwnedFd);
+
+impl InterruptPin {
+    /// Sets the pin.
+    ///
+    /// # Errors
+    /// That of `KVM_INTERRUPT`.
+    pub fn set(&self, asserted: bool) -> Result<(), Errno> {
+        // The header has the two as -1U and -2U.
+        let irq = if asserted {
+            KVM_INTERRUPT_SET
+        } else {
+            KVM_INTERRUPT_UNSET
+        }
+        .cast_unsigned();
+        // SAFETY: the descriptor is a vCPU's, and the structure is the one that the ioctl reads.
+        unsafe { kvm_interrupt_ioctl(self.0.as_fd().as_raw_fd(), &kvm_interrupt { irq }) }
+            .map(|_| ())
+            .map_err(|errno| Errno(errno as i32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpuinfo_tells_whether_there_is_a_hypervisor_extension() {
+        assert!(has_hypervisor_extension(
+            "hart\t: 0\nisa\t\t: rv64imafdch_zicbom_zba\n"
+        ));
+        assert!(!has_hypervisor_extension(
+            "isa\t\t: rv64imafdc_zicbom_sha\n"
+        ));
+        assert!(has_hypervisor_extension(""));
+    }
+}

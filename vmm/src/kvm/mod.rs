@@ -1,0 +1,102 @@
+//! KVM, as far as hvrun needs it: every ioctl, and every `unsafe` that goes with one, is in this folder.
+//!
+//! `host.rs` is the real thing and exists on RISC-V alone. On another architecture `absent.rs` takes its place, with
+//! the same types that can never be had, so that everything above this folder builds and tests anywhere.
+
+// Without the real thing nobody makes an exit or asks for an identifier; the tests still do.
+#![cfg_attr(not(target_arch = "riscv64"), allow(dead_code))]
+
+pub mod isa;
+pub mod register;
+
+#[cfg_attr(target_arch = "riscv64", path = "host.rs")]
+#[cfg_attr(not(target_arch = "riscv64"), path = "absent.rs")]
+mod backend;
+
+pub use backend::{InterruptPin, Kvm, Vcpu, Vm};
+
+/// The error number that a KVM ioctl gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", nix::errno::Errno::from_raw(*.0).desc())]
+pub struct Errno(pub i32);
+
+/// Why `/dev/kvm` cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The processor's architecture is another one.
+    #[error(
+        "this machine is {}, and hvrun runs guests on a RISC-V host; from a checkout of hvrun, 'cargo hvrun' runs it in \
+         a nested RISC-V machine",
+        std::env::consts::ARCH
+    )]
+    NotRiscv,
+    /// The harts cannot run virtual machines.
+    #[error(
+        "this machine's harts have no hypervisor extension (no 'h' in the isa line of /proc/cpuinfo), so KVM cannot run \
+         here; use a machine that has it"
+    )]
+    NoHypervisorExtension,
+    /// The device node is missing, or nothing stands behind it.
+    #[error(
+        "/dev/kvm is not there: load KVM with 'modprobe kvm'; if that fails, this kernel was built without CONFIG_KVM"
+    )]
+    Missing,
+    /// The user may not open it.
+    #[error(
+        "no permission to use /dev/kvm: join its group with 'sudo usermod -aG kvm $USER' and log in again, or run hvrun as \
+         root"
+    )]
+    Permission,
+    /// Anything else.
+    #[error("cannot open /dev/kvm: {0}")]
+    Other(Errno),
+    /// `KVM_GET_API_VERSION` answered something else than the 12 that has been stable since 2007.
+    #[error(
+        "/dev/kvm speaks version {0} of KVM's interface, hvrun only version 12: is it a real KVM?"
+    )]
+    ApiVersion(i32),
+}
+
+/// What made a vCPU leave the guest.
+#[derive(Debug)]
+pub enum Exit<'a> {
+    /// A load from an address that is no memory; the answer goes into the slice before the next run.
+    MmioRead {
+        /// Guest-physical address.
+        address: u64,
+        /// 1, 2, 4 or 8 bytes.
+        data: &'a mut [u8],
+    },
+    /// A store to an address that is no memory.
+    MmioWrite {
+        /// Guest-physical address.
+        address: u64,
+        /// 1, 2, 4 or 8 bytes.
+        data: &'a [u8],
+    },
+    /// An SBI call that KVM hands on.
+    Sbi {
+        /// The call's registers.
+        call: hv_core::sbi::Call,
+        /// a0 and a1 of the answer.
+        answer: &'a mut [u64; 2],
+    },
+    /// An access to a CSR that KVM does not have itself.
+    Csr {
+        /// The CSR's number.
+        number: u16,
+        /// What the instruction reads.
+        value: &'a mut u64,
+    },
+    /// The guest asked for a power-off through SBI SRST; with the reset reason of that extension.
+    Shutdown {
+        /// SRST's `reset_reason`.
+        reason: u64,
+    },
+    /// The guest asked for a reboot through SBI SRST.
+    Reset,
+    /// A signal arrived, or `immediate_exit` was set; nothing happened in the guest.
+    Interrupted,
+    /// KVM could not go on: in words.
+    Failed(String),
+}

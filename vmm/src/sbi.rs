@@ -1,0 +1,52 @@
+//! What core's SBI dispatcher needs of this hypervisor, for the calls that KVM hands on.
+
+use std::sync::Arc;
+
+use hv_core::addr::GuestPhysAddr;
+use hv_core::sbi::{Access, BadMemory, ConsoleError, Platform};
+use hv_devices::console::ConsoleOutput;
+use hv_devices::uart::Uart;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+/// The machine as an SBI implementation sees it. Its console is the one that the UART has.
+pub struct SbiPlatform {
+    /// The guest's RAM.
+    pub memory: Arc<GuestMemoryMmap>,
+    /// Where the guest's output goes.
+    pub output: Arc<dyn ConsoleOutput>,
+    /// Where its input arrives.
+    pub uart: Arc<Uart>,
+}
+
+impl Platform for SbiPlatform {
+    fn console_write(&mut self, bytes: &[u8]) -> Result<usize, ConsoleError> {
+        self.output.write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn console_write_byte(&mut self, byte: u8) -> Result<(), ConsoleError> {
+        self.output.write(&[byte]);
+        Ok(())
+    }
+
+    fn console_read(&mut self, buffer: &mut [u8]) -> Result<usize, ConsoleError> {
+        Ok(self.uart.take_received(buffer))
+    }
+
+    fn is_memory(&self, address: GuestPhysAddr, size: u64, _: Access) -> bool {
+        usize::try_from(size)
+            .is_ok_and(|size| self.memory.check_range(GuestAddress(address.0), size))
+    }
+
+    fn read_memory(&mut self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), BadMemory> {
+        self.memory
+            .read_slice(buffer, GuestAddress(address.0))
+            .map_err(|_| BadMemory)
+    }
+
+    fn write_memory(&mut self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), BadMemory> {
+        self.memory
+            .write_slice(bytes, GuestAddress(address.0))
+            .map_err(|_| BadMemory)
+    }
+}

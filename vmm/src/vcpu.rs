@@ -1,0 +1,237 @@
+//! The thread of one vCPU: it runs the guest and answers what KVM cannot.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hv_core::addr::GuestPhysAddr;
+use hv_core::sbi;
+use hv_devices::bus::Bus;
+use vmm_sys_util::signal::{Killable, register_signal_handler};
+
+use crate::Error;
+use crate::ending::{End, Ending};
+use crate::kvm::isa::ReadRegister;
+use crate::kvm::register::{Core, Csr, Register};
+use crate::kvm::{Exit, Vcpu};
+use crate::sbi::SbiPlatform;
+
+/// The SRST reset reason "system failure" (SBI specification, chapter "System Reset Extension").
+const REASON_SYSTEM_FAILURE: u64 = 1;
+
+/// The seed CSR of Zkr (RISC-V Cryptography Extensions, "The seed CSR").
+const CSR_SEED: u16 = 0x015;
+
+/// The state "ES16" of the seed CSR: its low 16 bits are entropy.
+const SEED_ES16: u64 = 0b10 << 30;
+
+/// The signal, counted from SIGRTMIN, that makes a vCPU thread leave the guest. Its handler does nothing.
+const KICK: i32 = 0;
+
+/// What the threads of one boot share.
+pub struct Shared {
+    /// Everything behind MMIO.
+    pub bus: Bus,
+    /// How the run ends.
+    pub ending: Arc<Ending>,
+    /// The threads shall return.
+    pub stop: AtomicBool,
+}
+
+/// A vCPU in a thread of its own.
+pub struct VcpuThread(JoinHandle<()>);
+
+impl VcpuThread {
+    /// Starts the vCPU of this hart.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub fn start(
+        hart: u32,
+        vcpu: Vcpu,
+        shared: Arc<Shared>,
+        platform: SbiPlatform,
+    ) -> io::Result<VcpuThread> {
+        register_signal_handler(KICK, ignore)?;
+        let mut hart = Hart {
+            id: hart,
+            vcpu,
+            shared,
+            platform,
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{}", hart.id))
+            .spawn(move || hart.run())?;
+        Ok(VcpuThread(thread))
+    }
+
+    /// Waits until the threads have returned, having been told to by [`Shared::stop`].
+    pub fn join_all(threads: Vec<VcpuThread>) {
+        for VcpuThread(thread) in threads {
+            // A signal that arrives just before KVM_RUN is lost, so it is repeated until it has worked.
+            while !thread.is_finished() {
+                if let Err(error) = thread.kill(KICK) {
+                    log::error!("cannot stop a vCPU: {error}");
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // A panic of the thread has been reported by the panic itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+struct Hart {
+    id: u32,
+    vcpu: Vcpu,
+    shared: Arc<Shared>,
+    platform: SbiPlatform,
+}
+
+/// What to do with the vCPU after an exit has been answered.
+enum Next {
+    Run,
+    IllegalInstruction,
+    End(End),
+}
+
+impl Hart {
+    fn run(&mut self) {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            match self.run_once() {
+                Next::Run => {}
+                Next::IllegalInstruction => {
+                    if let Err(error) = self.inject_illegal_instruction() {
+                        self.shared.ending.report(End::Failed(error));
+                        return;
+                    }
+                }
+                // Whether this vCPU runs again is for the event loop to say; it is stopped in any case.
+                Next::End(end) => {
+                    self.shared.ending.report(end);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn run_once(&mut self) -> Next {
+        let failed = match self.vcpu.run() {
+            Exit::MmioRead { address, data } => {
+                if !self.shared.bus.read(GuestPhysAddr(address), data) {
+                    log::debug!(
+                        "hart {}: load of {} bytes from {address:#x}, where nothing is",
+                        self.id,
+                        data.len()
+                    );
+                }
+                return Next::Run;
+            }
+            Exit::MmioWrite { address, data } => {
+                if !self.shared.bus.write(GuestPhysAddr(address), data) {
+                    log::debug!(
+                        "hart {}: store of {} bytes to {address:#x}, where nothing is",
+                        self.id,
+                        data.len()
+                    );
+                }
+                return Next::Run;
+            }
+            Exit::Sbi { call, answer } => {
+                *answer = sbi::handle(&call, &mut self.platform).registers(&call);
+                return Next::Run;
+            }
+            Exit::Csr {
+                number: CSR_SEED,
+                value,
+            } => {
+                *value = seed();
+                return Next::Run;
+            }
+            Exit::Csr { number, .. } => {
+                log::debug!(
+                    "hart {}: access to CSR {number:#x}, which the machine does not have",
+                    self.id
+                );
+                return Next::IllegalInstruction;
+            }
+            Exit::Interrupted => return Next::Run,
+            Exit::Reset => return Next::End(End::Reset),
+            Exit::Shutdown {
+                reason: REASON_SYSTEM_FAILURE,
+            } => return Next::End(End::SystemFailure),
+            Exit::Shutdown { .. } => return Next::End(End::PowerOff),
+            Exit::Failed(why) => why,
+        };
+        Next::End(End::Failed(Error::Vcpu {
+            hart: self.id,
+            pc: self.vcpu.pc(),
+            why: failed,
+        }))
+    }
+
+    /// Makes the instruction that the vCPU left the guest with trap as an illegal one, as a hart does that lacks the CSR
+    /// (RISC-V Privileged Architecture, "Supervisor Trap Vector Base Address Register" and "Supervisor Status Register").
+    fn inject_illegal_instruction(&mut self) -> Result<(), Error> {
+        const ILLEGAL_INSTRUCTION: u64 = 2;
+        const MODE_S: u64 = 1;
+        const SSTATUS_SIE: u64 = 1 << 1;
+        const SSTATUS_SPIE: u64 = 1 << 5;
+        const SSTATUS_SPP: u64 = 1 << 8;
+
+        // KVM finishes the access on its next entry: it writes the destination register and steps over the instruction.
+        // So the state from before is kept, and put back.
+        let general: Vec<(Register, Option<u64>)> = (1..32)
+            .map(|number| Register::Core(Core::X(number)))
+            .map(|register| (register, self.vcpu.read(register)))
+            .collect();
+        let pc = self.vcpu.pc();
+        self.vcpu.finish_exit();
+        let set = |register, value| {
+            self.vcpu
+                .write(register, value)
+                .map_err(Error::kvm("change a vCPU's registers"))
+        };
+        for (register, value) in general {
+            if let Some(value) = value {
+                set(register, value)?;
+            }
+        }
+        let read = |register| self.vcpu.read(register).unwrap_or(0);
+        let status = read(Register::Csr(Csr::Sstatus));
+        let from_s = read(Register::Core(Core::Mode)) == MODE_S;
+        let mut trapped = status & !(SSTATUS_SIE | SSTATUS_SPIE | SSTATUS_SPP);
+        if status & SSTATUS_SIE != 0 {
+            trapped |= SSTATUS_SPIE;
+        }
+        if from_s {
+            trapped |= SSTATUS_SPP;
+        }
+        set(Register::Csr(Csr::Sepc), pc)?;
+        set(Register::Csr(Csr::Scause), ILLEGAL_INSTRUCTION)?;
+        // stval may be zero for an illegal instruction.
+        set(Register::Csr(Csr::Stval), 0)?;
+        set(Register::Csr(Csr::Sstatus), trapped)?;
+        set(Register::Core(Core::Mode), MODE_S)?;
+        // Exceptions go to the base in both modes of stvec.
+        set(
+            Register::Core(Core::Pc),
+            read(Register::Csr(Csr::Stvec)) & !0b11,
+        )
+    }
+}
+
+/// A read of the seed CSR, from the host's entropy.
+fn seed() -> u64 {
+    let mut bytes = [0; 2];
+    match crate::entropy(&mut bytes) {
+        Ok(()) => SEED_ES16 | u64::from(u16::from_le_bytes(bytes)),
+        // The state WAIT (0b01): no entropy yet.
+        Err(_) => 0b01 << 30,
+    }
+}

@@ -1,0 +1,242 @@
+//! A virtual machine from its making to its end.
+
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use hv_core::layout;
+use hv_devices::console::OutputThread;
+use hv_devices::virtio::block::{Disk, Serial};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::board::{Blueprint, Board};
+use crate::config::{Config, DiskConfig};
+use crate::console::ConsoleInput;
+use crate::ending::{End, Ending};
+use crate::kvm::Kvm;
+use crate::{Error, Outcome};
+
+/// How long the last output may take to go out when the machine is ended from outside. A guest that ends by itself is
+/// waited for.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
+
+/// The page size of every RISC-V host and guest, bytes.
+const PAGE: u64 = 4096;
+
+/// A virtual machine.
+pub struct Vm {
+    blueprint: Blueprint,
+    board: Board,
+    output: Arc<OutputThread>,
+    input: Rc<RefCell<ConsoleInput>>,
+    /// Written when the user ends the machine by its escape key.
+    quit: EventFd,
+    stop: Option<OwnedFd>,
+}
+
+impl Vm {
+    /// Makes the machine and loads its guest, which does not run yet.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with `config`, its files and the host; nothing has been changed then.
+    pub fn new(config: Config) -> Result<Vm, Error> {
+        let command_line = config
+            .command_line
+            .clone()
+            .unwrap_or_else(|| config.implied_command_line());
+        if config.memory == 0 || config.memory % PAGE != 0 {
+            return Err(Error::MemorySize(config.memory));
+        }
+        let kvm = Kvm::open()?;
+        let max = kvm.max_vcpus().min(layout::MAX_HARTS);
+        match config.cpus {
+            0 => return Err(Error::NoCpus),
+            asked if asked > max => return Err(Error::TooManyCpus { asked, max }),
+            _ => {}
+        }
+        let disks = open_disks(&config.disks)?;
+        let eventfd = || EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"));
+        let (room, quit) = (eventfd()?, eventfd()?);
+        let output = Arc::new(
+            OutputThread::spawn(config.console.output)
+                .map_err(Error::host("start the console's thread"))?,
+        );
+        let blueprint = Blueprint {
+            kvm,
+            kernel: config.kernel,
+            initrd: config.initrd,
+            disks,
+            command_line,
+            cpus: config.cpus,
+            memory: config.memory,
+            irqchip: config.irqchip,
+            output: output.clone(),
+            room,
+        };
+        let board = Board::build(&blueprint)?;
+        let copy = |event: &EventFd| event.try_clone().map_err(Error::host("copy an eventfd"));
+        let input = ConsoleInput::new(
+            config.console.input,
+            config.console.escape,
+            output.clone(),
+            board.uart.clone(),
+            copy(&blueprint.room)?,
+            copy(&quit)?,
+        );
+        Ok(Vm {
+            blueprint,
+            board,
+            output,
+            input: Rc::new(RefCell::new(input)),
+            quit,
+            stop: config.stop,
+        })
+    }
+
+    /// The flattened device tree that the guest gets.
+    pub fn device_tree(&self) -> &[u8] {
+        &self.board.device_tree
+    }
+
+    /// Runs the guest until it switches itself off or is stopped; a guest that reboots is booted again. The calling
+    /// thread serves the console's input meanwhile.
+    ///
+    /// # Errors
+    /// KVM cannot go on, or the guest's files are gone when it reboots.
+    pub fn run(self) -> Result<Outcome, Error> {
+        let Vm {
+            blueprint,
+            board,
+            output,
+            input,
+            quit,
+            stop,
+        } = self;
+        let stop = Stop {
+            quit,
+            outside: stop,
+        };
+        let mut board = board;
+        loop {
+            let end = run_board(board, &input, &stop)?;
+            let outcome = match end {
+                End::Reset => {
+                    log::info!("the guest reboots");
+                    board = Board::build(&blueprint)?;
+                    input.borrow_mut().attach(board.uart.clone());
+                    continue;
+                }
+                End::PowerOff => Outcome::PowerOff,
+                End::SystemFailure => Outcome::SystemFailure,
+                End::Stopped => {
+                    output.close(LAST_OUTPUT);
+                    return Ok(Outcome::Stopped);
+                }
+                End::Failed(error) => {
+                    output.close(LAST_OUTPUT);
+                    return Err(error);
+                }
+            };
+            // What the guest printed goes out, however slow its reader is, unless somebody ends the waiting.
+            while !output.flush(LAST_OUTPUT) && !stop.is_asked_for() {}
+            output.close(Duration::ZERO);
+            return Ok(outcome);
+        }
+    }
+}
+
+fn open_disks(disks: &[DiskConfig]) -> Result<Vec<(Arc<Disk>, Serial)>, Error> {
+    if disks.len() > layout::VIRTIO_SLOTS as usize {
+        return Err(Error::TooManyDisks(disks.len()));
+    }
+    let open = |disk: &DiskConfig| {
+        Ok((
+            Arc::new(Disk::open(&disk.path, disk.readonly)?),
+            disk.serial,
+        ))
+    };
+    disks.iter().map(open).collect()
+}
+
+/// The ways to end a machine from outside.
+struct Stop {
+    quit: EventFd,
+    outside: Option<OwnedFd>,
+}
+
+impl Stop {
+    /// Whether somebody ended the machine, without waiting.
+    fn is_asked_for(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        use std::os::fd::{AsFd, BorrowedFd};
+        // SAFETY: the eventfd is open for as long as `self` lives.
+        let quit = unsafe { BorrowedFd::borrow_raw(self.quit.as_raw_fd()) };
+        let mut fds: Vec<PollFd> = std::iter::once(quit)
+            .chain(self.outside.as_ref().map(AsFd::as_fd))
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+/// Runs one boot of the guest to its end, and returns when all of its threads have ended.
+fn run_board(board: Board, input: &Rc<RefCell<ConsoleInput>>, stop: &Stop) -> Result<End, Error> {
+    let event_loop = |error: event_manager::Error| Error::Host {
+        doing: "run the event loop",
+        error: std::io::Error::other(error.to_string()),
+    };
+    let ending = Arc::new(Ending::new()?);
+    let mut events: EventManager<Box<dyn MutEventSubscriber>> =
+        EventManager::new().map_err(event_loop)?;
+    events.add_subscriber(Box::new(input.clone()));
+    let fds = [
+        Some(ending.event().as_raw_fd()),
+        Some(stop.quit.as_raw_fd()),
+        stop.outside.as_ref().map(OwnedFd::as_raw_fd),
+    ];
+    let ended = Rc::new(RefCell::new(None));
+    events.add_subscriber(Box::new(Watch {
+        fds,
+        ending: ending.clone(),
+        ended: ended.clone(),
+    }));
+
+    let running = board.start(ending)?;
+    while ended.borrow().is_none() {
+        events.run().map_err(event_loop)?;
+    }
+    drop(running);
+    let end = ended.borrow_mut().take();
+    Ok(end.unwrap_or(End::Stopped))
+}
+
+/// Watches for the end of a run.
+struct Watch {
+    fds: [Option<i32>; 3],
+    ending: Arc<Ending>,
+    ended: Rc<RefCell<Option<End>>>,
+}
+
+impl MutEventSubscriber for Watch {
+    fn init(&mut self, ops: &mut EventOps) {
+        for fd in self.fds.iter().flatten() {
+            if let Err(error) = ops.add(Events::new_raw(*fd, EventSet::IN)) {
+                log::error!("the machine cannot be stopped by its event {fd}: {error}");
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, _: &mut EventOps) {
+        let end = if events.fd() == self.ending.event().as_raw_fd() {
+            self.ending.take()
+        } else {
+            Some(End::Stopped)
+        };
+        if let Some(end) = end {
+            self.ended.borrow_mut().get_or_insert(end);
+        }
+    }
+}
