@@ -167,6 +167,18 @@ impl Uart {
         self.with_registers(|registers| registers.receive(bytes))
     }
 
+    /// Takes what the receiver holds and the guest has not read from it, for a guest that reads its console by other means
+    /// (SBI). Returns the number of bytes.
+    pub fn take_received(&self, buffer: &mut [u8]) -> usize {
+        self.with_registers(|registers| {
+            let count = buffer.len().min(registers.received.len());
+            for (byte, received) in buffer.iter_mut().zip(registers.received.drain(..count)) {
+                *byte = received;
+            }
+            count
+        })
+    }
+
     /// Runs `access` and then drives the line to where the registers want it.
     fn with_registers<T>(&self, access: impl FnOnce(&mut Registers) -> T) -> T {
         let mut state = lock(&self.state);

@@ -1,5 +1,7 @@
 //! Notifications from a virtio device to its driver.
 
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::interrupt::IrqLine;
@@ -20,6 +22,9 @@ mod status {
 pub struct Interrupt {
     inner: Mutex<Inner>,
     line: Arc<dyn IrqLine>,
+    device_id: u32,
+    /// A failure of this device has been reported. A guest can cause one after the other and must not fill the log.
+    reported: AtomicBool,
 }
 
 #[derive(Default)]
@@ -31,10 +36,12 @@ struct Inner {
 }
 
 impl Interrupt {
-    pub(super) fn new(line: Arc<dyn IrqLine>) -> Self {
+    pub(super) fn new(line: Arc<dyn IrqLine>, device_id: u32) -> Self {
         Self {
             inner: Mutex::default(),
             line,
+            device_id,
+            reported: AtomicBool::new(false),
         }
     }
 
@@ -53,8 +60,18 @@ impl Interrupt {
 
     /// Sets DEVICE_NEEDS_RESET: the device has met something it cannot go on from, and does nothing more until the
     /// driver resets it. If the driver is ready it is told by a configuration change notification (VIRTIO 1.3,
-    /// section 2.1.2).
-    pub fn needs_reset(&self) {
+    /// section 2.1.2). `reason` is for the log.
+    pub fn needs_reset(&self, reason: &dyn Display) {
+        let level = if self.reported.swap(true, Ordering::Relaxed) {
+            log::Level::Debug
+        } else {
+            log::Level::Warn
+        };
+        log::log!(
+            level,
+            "virtio device {} stops until the guest resets it: {reason}",
+            self.device_id
+        );
         let mut inner = lock(&self.inner);
         inner.needs_reset = true;
         if inner.driver_ok {

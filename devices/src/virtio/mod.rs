@@ -13,6 +13,8 @@ pub mod device;
 pub mod interrupt;
 pub mod mmio;
 mod state;
+#[cfg(test)]
+mod testing;
 
 pub use device::{Activation, ActiveQueue, VirtioDevice};
 pub use interrupt::Interrupt;

@@ -43,7 +43,7 @@ pub enum OpenError {
     #[error("disk image '{}' is on a read-only file system: attach it with readonly=on", .0.display())]
     ReadOnly(PathBuf),
     /// Another process, or another disk of this one, has it open in a way that excludes this one.
-    #[error("disk image '{}' is in use by another virtual machine: stop that one first{}", path.display(),
+    #[error("disk image '{}' is in use by another virtual machine, or given twice: stop the other{}", path.display(),
         if *read_only { "" } else { ", or attach the image with readonly=on to both" })]
     Locked {
         /// The image.
@@ -204,6 +204,10 @@ impl Disk {
         {
             return Ok(());
         }
+        self.fill_with_zeros(offset, length)
+    }
+
+    fn fill_with_zeros(&self, offset: u64, length: u64) -> io::Result<()> {
         let zeros = vec![0; ZEROS];
         let end = offset
             .checked_add(length)

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::JoinHandle;
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
@@ -104,16 +104,14 @@ impl<'m> Server<'m> {
         while !self.stopped() {
             // First a look, then the wait: what was made available before the driver was ready comes without a kick.
             if let Err(reason) = self.serve() {
-                log::warn!("virtio-blk: the guest broke its queue, device stopped: {reason}");
-                self.interrupt.needs_reset();
+                self.interrupt.needs_reset(&reason);
                 return;
             }
             match kick.read() {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    log::error!("virtio-blk: cannot wait for the guest, device stopped: {error}");
-                    self.interrupt.needs_reset();
+                    self.interrupt.needs_reset(&error);
                     return;
                 }
             }
@@ -173,6 +171,9 @@ impl<'m> Server<'m> {
     /// Whether the driver wants to hear of the used buffers (VIRTIO 1.3, section 2.7.7).
     fn wants_interrupt(&mut self) -> Result<bool, Broken> {
         if !self.queue.event_idx_enabled() {
+            // The driver clears its flag and then looks at the used ring; here the ring is written and then the flag
+            // read. Without a full barrier each could miss the other.
+            fence(Ordering::SeqCst);
             let flags: u16 = self
                 .memory
                 .read_obj(GuestAddress(self.queue.avail_ring()))
