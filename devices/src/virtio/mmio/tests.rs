@@ -1,1 +1,453 @@
-//! placeholder
+//! Checked against VIRTIO 1.3, sections 2.1, 3.1.1 and 4.2.2.
+
+use std::sync::Mutex;
+
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_ACKNOWLEDGE as ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER as DRIVER,
+    VIRTIO_CONFIG_S_DRIVER_OK as DRIVER_OK, VIRTIO_CONFIG_S_FAILED as FAILED,
+    VIRTIO_CONFIG_S_FEATURES_OK as FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET,
+};
+use virtio_bindings::virtio_mmio::*;
+use virtio_queue::QueueT;
+
+use super::*;
+use crate::virtio::Activation;
+use crate::virtio::testing::{AVAILABLE, RAM, RAM_SIZE, TABLE, TestLine, USED, memory};
+
+/// What the device has been through. `active` is there from activation to reset.
+#[derive(Default)]
+struct Log {
+    active: Option<Activation>,
+    activations: usize,
+    resets: usize,
+    config: [u8; 6],
+    fail: bool,
+}
+
+/// Two queues, feature bits 0 and 40, six bytes of configuration.
+struct Device(Arc<Mutex<Log>>);
+
+impl VirtioDevice for Device {
+    fn device_id(&self) -> u32 {
+        42
+    }
+    fn features(&self) -> u64 {
+        1 | 1 << 50
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[64, 16]
+    }
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let log = lock(&self.0);
+        for (to, from) in data.iter_mut().zip(log.config.iter().skip(offset as usize)) {
+            *to = *from;
+        }
+    }
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let mut log = lock(&self.0);
+        for (to, from) in log.config.iter_mut().skip(offset as usize).zip(data) {
+            *to = *from;
+        }
+    }
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        let mut log = lock(&self.0);
+        assert!(log.active.is_none(), "activated twice");
+        if log.fail {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        log.activations += 1;
+        log.active = Some(activation);
+        Ok(())
+    }
+    fn reset(&mut self) {
+        let mut log = lock(&self.0);
+        log.resets += 1;
+        log.active = None;
+    }
+}
+
+struct Bench {
+    transport: MmioTransport,
+    line: Arc<TestLine>,
+    log: Arc<Mutex<Log>>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (line, log) = (Arc::<TestLine>::default(), Arc::<Mutex<Log>>::default());
+        let device = Box::new(Device(log.clone()));
+        let transport = MmioTransport::new(device, Arc::new(memory()), line.clone()).unwrap();
+        Self {
+            transport,
+            line,
+            log,
+        }
+    }
+
+    fn read(&self, register: u32) -> u32 {
+        let mut data = [0; 4];
+        self.transport.read(register.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn write(&self, register: u32, value: u32) {
+        self.transport.write(register.into(), &value.to_le_bytes());
+    }
+
+    fn status(&self) -> u32 {
+        self.read(VIRTIO_MMIO_STATUS)
+    }
+
+    /// Adds to the status, as drivers do.
+    fn set_status(&self, bits: u32) {
+        self.write(VIRTIO_MMIO_STATUS, self.status() | bits);
+    }
+
+    fn set_features(&self, features: u64) {
+        for (word, shift) in [(0, 0), (1, 32)] {
+            self.write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, word);
+            self.write(VIRTIO_MMIO_DRIVER_FEATURES, (features >> shift) as u32);
+        }
+    }
+
+    fn offered(&self) -> u64 {
+        self.write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
+        let low = u64::from(self.read(VIRTIO_MMIO_DEVICE_FEATURES));
+        self.write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
+        low | u64::from(self.read(VIRTIO_MMIO_DEVICE_FEATURES)) << 32
+    }
+
+    fn negotiate(&self, features: u64) {
+        self.set_status(ACKNOWLEDGE);
+        self.set_status(DRIVER);
+        self.set_features(features);
+        self.set_status(FEATURES_OK);
+    }
+
+    fn set_queue(&self, index: u32, size: u32, table: u64, available: u64, used: u64) {
+        self.write(VIRTIO_MMIO_QUEUE_SEL, index);
+        self.write(VIRTIO_MMIO_QUEUE_NUM, size);
+        for (register, address) in [
+            (VIRTIO_MMIO_QUEUE_DESC_LOW, table),
+            (VIRTIO_MMIO_QUEUE_AVAIL_LOW, available),
+            (VIRTIO_MMIO_QUEUE_USED_LOW, used),
+        ] {
+            self.write(register, address as u32);
+            self.write(register + 4, (address >> 32) as u32);
+        }
+        self.write(VIRTIO_MMIO_QUEUE_READY, 1);
+    }
+
+    /// All steps of section 3.1.1, with queue 0 set up.
+    fn start(&self) {
+        self.negotiate(self.offered());
+        self.set_queue(0, 64, TABLE, AVAILABLE, USED);
+        self.set_status(DRIVER_OK);
+    }
+
+    fn interrupt(&self) -> Arc<Interrupt> {
+        lock(&self.log).active.as_ref().unwrap().interrupt.clone()
+    }
+}
+
+#[test]
+fn identification() {
+    let bench = Bench::new();
+    assert_eq!(bench.read(VIRTIO_MMIO_MAGIC_VALUE), 0x7472_6976);
+    assert_eq!(bench.read(VIRTIO_MMIO_VERSION), 2);
+    assert_eq!(bench.read(VIRTIO_MMIO_DEVICE_ID), 42);
+    assert_eq!(bench.read(VIRTIO_MMIO_VENDOR_ID), 0x554d_4551);
+    for register in (VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH).step_by(4) {
+        assert_eq!(bench.read(register), u32::MAX);
+    }
+    assert_eq!(bench.transport.queue_count(), 2);
+    assert!(bench.transport.notify_event(1).is_some());
+    assert!(bench.transport.notify_event(2).is_none());
+}
+
+#[test]
+fn empty_slot() {
+    let read = |offset: u32| {
+        let mut data = [0; 4];
+        EmptySlot.read(offset.into(), &mut data);
+        u32::from_le_bytes(data)
+    };
+    assert_eq!(read(VIRTIO_MMIO_MAGIC_VALUE), 0x7472_6976);
+    assert_eq!(read(VIRTIO_MMIO_VERSION), 2);
+    assert_eq!(read(VIRTIO_MMIO_DEVICE_ID), 0);
+    EmptySlot.write(VIRTIO_MMIO_STATUS.into(), &[1, 0, 0, 0]);
+    assert_eq!(read(VIRTIO_MMIO_STATUS), 0);
+}
+
+#[test]
+fn features_come_in_words() {
+    let bench = Bench::new();
+    assert_eq!(bench.offered(), 1 | 1 << 50 | 1 << 28 | 1 << 29 | 1 << 32);
+    bench.write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 2);
+    assert_eq!(bench.read(VIRTIO_MMIO_DEVICE_FEATURES), 0);
+    bench.start();
+    assert_eq!(
+        lock(&bench.log).active.as_ref().unwrap().features,
+        bench.offered()
+    );
+}
+
+#[test]
+fn a_driver_that_never_writes_the_high_word_is_served() {
+    let bench = Bench::new();
+    bench.set_status(ACKNOWLEDGE | DRIVER);
+    bench.write(VIRTIO_MMIO_DRIVER_FEATURES, 1);
+    bench.set_status(FEATURES_OK);
+    assert_eq!(bench.status(), ACKNOWLEDGE | DRIVER | FEATURES_OK);
+    bench.set_queue(0, 8, TABLE, AVAILABLE, USED);
+    bench.set_status(DRIVER_OK);
+    let log = lock(&bench.log);
+    let active = log.active.as_ref().unwrap();
+    assert_eq!(active.features, 1);
+    assert!(!active.queues[0].queue.event_idx_enabled());
+    assert_eq!(active.queues[0].queue.size(), 8);
+}
+
+#[test]
+fn features_that_were_not_offered_are_refused() {
+    let bench = Bench::new();
+    for features in [1 << 1, 1 << 63, u64::MAX] {
+        bench.negotiate(features);
+        assert_eq!(
+            bench.status(),
+            ACKNOWLEDGE | DRIVER,
+            "FEATURES_OK stays clear"
+        );
+    }
+    bench.set_status(DRIVER_OK);
+    assert_eq!(bench.status() & DRIVER_OK, 0, "not without agreement");
+    bench.negotiate(1);
+    assert_eq!(bench.status() & FEATURES_OK, FEATURES_OK);
+    bench.set_features(0);
+    bench.set_status(DRIVER_OK);
+    assert_eq!(
+        lock(&bench.log).active.as_ref().unwrap().features,
+        1,
+        "agreed is agreed"
+    );
+}
+
+#[test]
+fn queues_are_selected_and_set_up() {
+    let bench = Bench::new();
+    for (index, size) in [(0, 64), (1, 16), (2, 0), (u32::MAX, 0)] {
+        bench.write(VIRTIO_MMIO_QUEUE_SEL, index);
+        assert_eq!(bench.read(VIRTIO_MMIO_QUEUE_NUM_MAX), size);
+        assert_eq!(bench.read(VIRTIO_MMIO_QUEUE_READY), 0);
+    }
+    bench.write(VIRTIO_MMIO_QUEUE_READY, 1);
+    bench.negotiate(bench.offered());
+    bench.set_queue(1, 16, TABLE, AVAILABLE, USED);
+    assert_eq!(bench.read(VIRTIO_MMIO_QUEUE_READY), 1);
+    bench.write(VIRTIO_MMIO_QUEUE_NUM, 8);
+    bench.write(VIRTIO_MMIO_QUEUE_DESC_LOW, 0);
+    bench.set_status(DRIVER_OK);
+    bench.set_queue(0, 16, TABLE, AVAILABLE, USED);
+    bench.write(VIRTIO_MMIO_QUEUE_SEL, 0);
+    assert_eq!(bench.read(VIRTIO_MMIO_QUEUE_READY), 0, "too late");
+    let log = lock(&bench.log);
+    let queues = &log.active.as_ref().unwrap().queues;
+    assert_eq!(queues.len(), 1, "only what was made ready");
+    assert_eq!(queues[0].index, 1);
+    assert_eq!(queues[0].queue.size(), 16, "a ready queue does not change");
+    assert_eq!(queues[0].queue.desc_table(), TABLE);
+    assert_eq!(queues[0].queue.avail_ring(), AVAILABLE);
+    assert_eq!(queues[0].queue.used_ring(), USED);
+    assert!(queues[0].queue.event_idx_enabled());
+}
+
+#[test]
+fn an_impossible_queue_needs_a_reset_and_nothing_more() {
+    let end = RAM + RAM_SIZE as u64;
+    for (size, table, available, used) in [
+        (0, TABLE, AVAILABLE, USED),
+        (3, TABLE, AVAILABLE, USED),
+        (128, TABLE, AVAILABLE, USED),
+        (0x1_0010, TABLE, AVAILABLE, USED),
+        (16, TABLE + 8, AVAILABLE, USED),
+        (16, TABLE, AVAILABLE + 1, USED),
+        (16, TABLE, AVAILABLE, USED + 2),
+        (16, 0, AVAILABLE, USED),
+        (16, end - 16, AVAILABLE, USED),
+        (16, TABLE, end - 36, USED),
+        (16, TABLE, AVAILABLE, end - 132),
+        (16, u64::MAX - 15, AVAILABLE, USED),
+        (16, TABLE, u64::MAX - 1, USED),
+        (16, TABLE, AVAILABLE, u64::MAX - 3),
+    ] {
+        let bench = Bench::new();
+        bench.negotiate(bench.offered());
+        bench.set_queue(0, size, table, available, used);
+        bench.set_status(DRIVER_OK);
+        assert_eq!(
+            bench.status() & (NEEDS_RESET | DRIVER_OK),
+            NEEDS_RESET | DRIVER_OK
+        );
+        assert_eq!(
+            bench.read(VIRTIO_MMIO_INTERRUPT_STATUS),
+            VIRTIO_MMIO_INT_CONFIG
+        );
+        assert!(bench.line.level());
+        assert_eq!(lock(&bench.log).activations, 0);
+        // The way out.
+        bench.write(VIRTIO_MMIO_STATUS, 0);
+        assert_eq!(bench.status(), 0);
+        assert!(!bench.line.level());
+        bench.start();
+        assert_eq!(
+            bench.status(),
+            ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK
+        );
+        assert_eq!(lock(&bench.log).activations, 1);
+    }
+}
+
+#[test]
+fn the_last_bytes_of_ram_hold_a_queue() {
+    let bench = Bench::new();
+    let end = RAM + RAM_SIZE as u64;
+    bench.negotiate(bench.offered());
+    bench.set_queue(0, 16, end - 256, TABLE, USED);
+    bench.set_queue(1, 16, TABLE, end - 38, end - 256);
+    bench.set_status(DRIVER_OK);
+    assert_eq!(lock(&bench.log).active.as_ref().unwrap().queues.len(), 2);
+}
+
+#[test]
+fn a_device_that_cannot_start_needs_a_reset() {
+    let bench = Bench::new();
+    lock(&bench.log).fail = true;
+    bench.start();
+    assert_eq!(bench.status() & NEEDS_RESET, NEEDS_RESET);
+}
+
+#[test]
+fn status_bits_are_never_cleared_but_by_reset() {
+    let bench = Bench::new();
+    bench.start();
+    bench.write(VIRTIO_MMIO_STATUS, ACKNOWLEDGE);
+    bench.write(VIRTIO_MMIO_STATUS, 0x100);
+    bench.write(VIRTIO_MMIO_STATUS, NEEDS_RESET | DRIVER_OK);
+    assert_eq!(
+        bench.status(),
+        ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK
+    );
+    assert_eq!(lock(&bench.log).activations, 1);
+}
+
+#[test]
+fn a_driver_that_gave_up_is_not_served() {
+    let bench = Bench::new();
+    bench.negotiate(1);
+    bench.set_status(FAILED);
+    bench.set_status(DRIVER_OK);
+    assert_eq!(bench.status(), ACKNOWLEDGE | DRIVER | FEATURES_OK | FAILED);
+    assert_eq!(lock(&bench.log).activations, 0);
+}
+
+#[test]
+fn reset_forgets_everything() {
+    let bench = Bench::new();
+    bench.start();
+    bench.interrupt().notify_used();
+    bench.write(VIRTIO_MMIO_STATUS, 0);
+    assert!(lock(&bench.log).active.is_none());
+    assert_eq!(bench.status(), 0);
+    assert_eq!(bench.read(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+    assert!(!bench.line.level());
+    assert_eq!(bench.read(VIRTIO_MMIO_QUEUE_READY), 0);
+    bench.negotiate(0);
+    bench.set_status(DRIVER_OK);
+    let log = lock(&bench.log);
+    let active = log.active.as_ref().unwrap();
+    assert!(active.queues.is_empty());
+    assert_eq!(active.features, 0);
+}
+
+#[test]
+fn taking_a_queue_from_a_live_device_stops_it() {
+    let bench = Bench::new();
+    bench.start();
+    bench.write(VIRTIO_MMIO_QUEUE_SEL, 1);
+    bench.write(VIRTIO_MMIO_QUEUE_READY, 0);
+    assert!(lock(&bench.log).active.is_some(), "that one was not in use");
+    bench.write(VIRTIO_MMIO_QUEUE_SEL, 0);
+    bench.write(VIRTIO_MMIO_QUEUE_READY, 0);
+    assert_eq!(bench.read(VIRTIO_MMIO_QUEUE_READY), 0);
+    assert!(lock(&bench.log).active.is_none());
+}
+
+#[test]
+fn interrupt_status_and_line() {
+    let bench = Bench::new();
+    bench.start();
+    let interrupt = bench.interrupt();
+    interrupt.notify_used();
+    assert_eq!(
+        bench.read(VIRTIO_MMIO_INTERRUPT_STATUS),
+        VIRTIO_MMIO_INT_VRING
+    );
+    assert!(bench.line.level());
+    interrupt.notify_used();
+    assert_eq!(
+        bench.line.assertions(),
+        2,
+        "each notification is an edge for an irqfd"
+    );
+    let generation = bench.read(VIRTIO_MMIO_CONFIG_GENERATION);
+    interrupt.notify_config();
+    assert_ne!(bench.read(VIRTIO_MMIO_CONFIG_GENERATION), generation);
+    assert_eq!(bench.read(VIRTIO_MMIO_INTERRUPT_STATUS), 3);
+    bench.write(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING);
+    assert!(bench.line.level(), "the other cause is still there");
+    bench.write(VIRTIO_MMIO_INTERRUPT_ACK, u32::MAX);
+    assert!(!bench.line.level());
+    assert_eq!(bench.read(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+}
+
+#[test]
+fn a_notification_kicks_its_queue() {
+    let bench = Bench::new();
+    for queue in [1, 1, 2, u32::MAX] {
+        bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, queue);
+    }
+    assert_eq!(bench.transport.notify_event(1).unwrap().read().unwrap(), 2);
+    bench.start();
+    bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    assert_eq!(
+        lock(&bench.log).active.as_ref().unwrap().queues[0]
+            .kick
+            .read()
+            .unwrap(),
+        1
+    );
+}
+
+#[test]
+fn configuration_space_takes_any_width_and_registers_only_words() {
+    let bench = Bench::new();
+    let config = u64::from(VIRTIO_MMIO_CONFIG);
+    bench.transport.write(config, &[1]);
+    bench.transport.write(config + 1, &[2, 3]);
+    bench.transport.write(config + 3, &[4, 5, 6, 7, 8]);
+    let mut data = [0; 8];
+    bench.transport.read(config, &mut data);
+    assert_eq!(data, [1, 2, 3, 4, 5, 6, 0, 0]);
+    bench.transport.read(u64::MAX, &mut data);
+    assert_eq!(lock(&bench.log).config, [1, 2, 3, 4, 5, 6]);
+
+    for (offset, width) in [(0, 1), (0, 2), (0, 8), (1, 4), (2, 4), (0, 0)] {
+        let mut data = vec![0; width];
+        bench.transport.read(offset, &mut data);
+        assert!(data.iter().all(|byte| *byte == 0));
+    }
+    for data in [&[1][..], &[1, 0], &[1, 0, 0, 0, 0, 0, 0, 0]] {
+        bench.transport.write(VIRTIO_MMIO_STATUS.into(), data);
+        assert_eq!(bench.status(), 0);
+    }
+}

@@ -1,1 +1,427 @@
-//! placeholder
+//! The whole device behind its registers, with a driver that behaves and with one that does not.
+
+use std::io::Write;
+
+use proptest::prelude::*;
+use tempfile::NamedTempFile;
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+use virtio_bindings::virtio_mmio::*;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_INDIRECT};
+use virtio_queue::desc::RawDescriptor;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::*;
+use crate::bus::MmioDevice;
+use crate::virtio::mmio::MmioTransport;
+use crate::virtio::testing::{
+    AVAILABLE, DATA, RAM, RAM_SIZE, Ring, TABLE, TestLine, USED, chain, memory, readable, writable,
+};
+
+struct Bench {
+    file: NamedTempFile,
+    memory: Arc<GuestMemoryMmap>,
+    line: Arc<TestLine>,
+    transport: MmioTransport,
+}
+
+impl Bench {
+    fn new(read_only: bool) -> Self {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(
+            &(0..64 * 512_u32)
+                .map(|n| (n / 512) as u8)
+                .collect::<Vec<_>>(),
+        )
+        .unwrap();
+        let disk = Arc::new(Disk::open(file.path(), read_only).unwrap());
+        let block = Block::new(disk, Serial::default(), 0);
+        let (memory, line) = (Arc::new(memory()), Arc::<TestLine>::default());
+        let transport = MmioTransport::new(Box::new(block), memory.clone(), line.clone()).unwrap();
+        Self {
+            file,
+            memory,
+            line,
+            transport,
+        }
+    }
+
+    fn read(&self, register: u32) -> u32 {
+        let mut data = [0; 4];
+        self.transport.read(register.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn write(&self, register: u32, value: u32) {
+        self.transport.write(register.into(), &value.to_le_bytes());
+    }
+
+    fn start(&self, features: u64, size: u16) {
+        self.write(VIRTIO_MMIO_STATUS, 0);
+        self.memory
+            .write_slice(&[0; 0x4000], GuestAddress(TABLE))
+            .unwrap();
+        self.write(VIRTIO_MMIO_STATUS, 3);
+        self.write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
+        self.write(VIRTIO_MMIO_DRIVER_FEATURES, features as u32);
+        self.write(VIRTIO_MMIO_STATUS, 11);
+        self.write(VIRTIO_MMIO_QUEUE_NUM, size.into());
+        self.write(VIRTIO_MMIO_QUEUE_DESC_LOW, TABLE as u32);
+        self.write(VIRTIO_MMIO_QUEUE_AVAIL_LOW, AVAILABLE as u32);
+        self.write(VIRTIO_MMIO_QUEUE_USED_LOW, USED as u32);
+        self.write(VIRTIO_MMIO_QUEUE_READY, 1);
+        self.write(VIRTIO_MMIO_STATUS, 15);
+        assert_eq!(self.read(VIRTIO_MMIO_STATUS), 15);
+    }
+
+    /// Stores the header of request `n`, and returns its buffers around `data`.
+    fn request(
+        &self,
+        n: u64,
+        kind: u32,
+        sector: u64,
+        data: (u64, u32, u16),
+    ) -> [(u64, u32, u16); 3] {
+        let (header, status) = (DATA + n * 32, DATA + n * 32 + 16);
+        self.memory
+            .write_obj(u64::from(kind), GuestAddress(header))
+            .unwrap();
+        self.memory
+            .write_obj(sector, GuestAddress(header + 8))
+            .unwrap();
+        self.memory
+            .write_obj(0xff_u8, GuestAddress(status))
+            .unwrap();
+        [readable(header, 16), data, writable(status, 1)]
+    }
+
+    fn byte(&self, address: u64) -> u8 {
+        self.memory.read_obj(GuestAddress(address)).unwrap()
+    }
+}
+
+const BUFFERS: u64 = DATA + 0x1_0000;
+
+fn config<const N: usize>(bench: &Bench, offset: u64) -> [u8; N] {
+    let mut data = [0; N];
+    bench
+        .transport
+        .read(u64::from(VIRTIO_MMIO_CONFIG) + offset, &mut data);
+    data
+}
+
+#[test]
+fn configuration_space() {
+    let bench = Bench::new(false);
+    assert_eq!(bench.read(VIRTIO_MMIO_DEVICE_ID), 2);
+    assert_eq!(u64::from_le_bytes(config(&bench, 0)), 64);
+    assert_eq!(u32::from_le_bytes(config(&bench, 4)), 0);
+    assert_eq!(u32::from_le_bytes(config(&bench, 12)), 254);
+    assert_eq!(u32::from_le_bytes(config(&bench, 20)), 512);
+    assert_eq!(u32::from_le_bytes(config(&bench, 36)), MAX_DISCARD_SECTORS);
+    assert_eq!(u32::from_le_bytes(config(&bench, 52)), 1);
+    assert_eq!(
+        config(&bench, 56),
+        [1, 0, 0, 0, 0, 0, 0, 0],
+        "zeros beyond the end"
+    );
+    assert_eq!(config(&bench, 0x1000), [0; 8]);
+    // SEG_MAX, BLK_SIZE, FLUSH, DISCARD, WRITE_ZEROES, indirect descriptors and event index.
+    assert_eq!(bench.read(VIRTIO_MMIO_DEVICE_FEATURES), 0x3000_6244);
+
+    let bench = Bench::new(true);
+    assert_eq!(bench.read(VIRTIO_MMIO_DEVICE_FEATURES), 0x3000_0264);
+    assert_eq!(config(&bench, 36), [0; 24]);
+}
+
+#[test]
+fn serial_texts() {
+    assert_eq!(
+        "abc 1".parse::<Serial>().unwrap().0,
+        *b"abc 1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+    );
+    assert_eq!(
+        "12345678901234567890".parse::<Serial>().unwrap().0,
+        *b"12345678901234567890"
+    );
+    assert_eq!(
+        "123456789012345678901".parse::<Serial>(),
+        Err(SerialError::TooLong(21))
+    );
+    assert_eq!("a\n".parse::<Serial>(), Err(SerialError::NotAscii));
+    assert_eq!("ä".parse::<Serial>(), Err(SerialError::NotAscii));
+}
+
+#[test]
+fn requests_are_served_with_and_without_event_index() {
+    let bench = Bench::new(false);
+    for features in [0, 1 << VIRTIO_RING_F_EVENT_IDX, 1 << VIRTIO_BLK_F_FLUSH] {
+        bench.start(features, 16);
+        let mut ring = Ring::new(&bench.memory, 16);
+        // Round the ring more than twice, in bursts that change their size.
+        for burst in 0..12_u16 {
+            let count = burst % 5 + 1;
+            // Used event: tell of the last one of the burst.
+            let last = ring.available.wrapping_add(count).wrapping_sub(1);
+            bench
+                .memory
+                .write_obj(last, GuestAddress(AVAILABLE + 4 + 2 * 16))
+                .unwrap();
+            for n in 0..u64::from(count) {
+                let sector = (u64::from(burst) * 5 + n) % 64;
+                let buffers =
+                    bench.request(n, VIRTIO_BLK_T_IN, sector, writable(BUFFERS + n * 512, 512));
+                ring.describe(n as u16 * 3, &chain(n as u16 * 3, &buffers));
+                ring.offer(n as u16 * 3);
+            }
+            bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+            bench.line.wait(|| ring.used_index() == ring.available);
+            for n in 0..u64::from(count) {
+                assert_eq!(bench.byte(DATA + n * 32 + 16), 0);
+                assert_eq!(
+                    u64::from(bench.byte(BUFFERS + n * 512)),
+                    (u64::from(burst) * 5 + n) % 64
+                );
+                let used = ring.used(ring.available.wrapping_sub(count).wrapping_add(n as u16));
+                assert_eq!(used, (n as u32 * 3, 513));
+            }
+            bench.write(VIRTIO_MMIO_INTERRUPT_ACK, 1);
+        }
+    }
+}
+
+#[test]
+fn what_was_offered_before_the_driver_was_ready_is_served() {
+    let bench = Bench::new(false);
+    bench.write(VIRTIO_MMIO_STATUS, 11);
+    bench.write(VIRTIO_MMIO_QUEUE_NUM, 16);
+    bench.write(VIRTIO_MMIO_QUEUE_DESC_LOW, TABLE as u32);
+    bench.write(VIRTIO_MMIO_QUEUE_AVAIL_LOW, AVAILABLE as u32);
+    bench.write(VIRTIO_MMIO_QUEUE_USED_LOW, USED as u32);
+    bench.write(VIRTIO_MMIO_QUEUE_READY, 1);
+    let mut ring = Ring::new(&bench.memory, 16);
+    ring.describe(
+        0,
+        &chain(
+            0,
+            &bench.request(0, VIRTIO_BLK_T_IN, 5, writable(BUFFERS, 512)),
+        ),
+    );
+    ring.offer(0);
+    bench.write(VIRTIO_MMIO_STATUS, 15);
+    bench.line.wait(|| ring.used_index() == 1);
+    assert_eq!(bench.byte(BUFFERS), 5);
+}
+
+#[test]
+fn indirect_descriptors() {
+    let bench = Bench::new(false);
+    bench.start(1 << 28, 4);
+    let mut ring = Ring::new(&bench.memory, 4);
+    // More buffers than the queue has descriptors.
+    let [header, _, status] = bench.request(0, VIRTIO_BLK_T_IN, 7, (0, 0, 0));
+    let mut buffers = vec![header];
+    buffers.extend((0..64).map(|n| writable(BUFFERS + n * 64, 8)));
+    buffers.push(status);
+    let table = DATA + 0x8000;
+    for (n, descriptor) in (0..).zip(chain(0, &buffers)) {
+        bench
+            .memory
+            .write_obj(
+                RawDescriptor::from(descriptor),
+                GuestAddress(table + 16 * n),
+            )
+            .unwrap();
+    }
+    let length = 16 * buffers.len() as u32;
+    ring.describe(
+        2,
+        &[Descriptor::new(
+            table,
+            length,
+            VRING_DESC_F_INDIRECT as u16,
+            0,
+        )],
+    );
+    ring.offer(2);
+    bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    bench.line.wait(|| ring.used_index() == 1);
+    assert_eq!(ring.used(0), (2, 513));
+    assert!((0..64).all(|n| bench.byte(BUFFERS + n * 64) == 7));
+}
+
+#[test]
+fn a_driver_that_wants_no_interrupt_gets_none() {
+    let bench = Bench::new(false);
+    bench.start(0, 16);
+    let mut ring = Ring::new(&bench.memory, 16);
+    bench
+        .memory
+        .write_obj(1_u16, GuestAddress(AVAILABLE))
+        .unwrap();
+    ring.describe(
+        0,
+        &chain(
+            0,
+            &bench.request(0, VIRTIO_BLK_T_IN, 1, writable(BUFFERS, 512)),
+        ),
+    );
+    ring.offer(0);
+    bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    while ring.used_index() != 1 {
+        std::thread::yield_now();
+    }
+    // After a reset no interrupt can come any more.
+    bench.write(VIRTIO_MMIO_STATUS, 0);
+    assert_eq!(bench.line.assertions(), 0);
+}
+
+#[test]
+fn the_image_outlives_resets_of_the_device() {
+    let bench = Bench::new(false);
+    for round in 0..3_u8 {
+        bench.start(1 << VIRTIO_BLK_F_FLUSH, 16);
+        let mut ring = Ring::new(&bench.memory, 16);
+        bench
+            .memory
+            .write_slice(&[0xa0 + round; 512], GuestAddress(BUFFERS))
+            .unwrap();
+        let buffers = bench.request(0, VIRTIO_BLK_T_OUT, round.into(), readable(BUFFERS, 512));
+        ring.describe(0, &chain(0, &buffers));
+        ring.offer(0);
+        bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        bench.line.wait(|| ring.used_index() == 1);
+        bench.transport.reset();
+        assert_eq!(bench.read(VIRTIO_MMIO_STATUS), 0);
+    }
+    let image = std::fs::read(bench.file.path()).unwrap();
+    assert_eq!(
+        (image[0], image[512], image[1024], image[1536]),
+        (0xa0, 0xa1, 0xa2, 3)
+    );
+}
+
+#[test]
+fn a_broken_ring_stops_the_device_until_it_is_reset() {
+    let breaks: [fn(&mut Ring); 4] = [
+        // A head outside the table.
+        |ring| ring.offer(16),
+        // More available than the ring holds.
+        |ring| {
+            ring.available = 16;
+            ring.offer(0);
+        },
+        // A chain that bites its tail.
+        |ring| {
+            ring.describe(0, &[Descriptor::new(DATA, 16, 1, 0)]);
+            ring.offer(0);
+        },
+        // A chain without anything.
+        |ring| {
+            ring.describe(0, &[Descriptor::new(DATA, 0, 0, 0)]);
+            ring.offer(0);
+        },
+    ];
+    let bench = Bench::new(false);
+    for break_it in breaks {
+        bench.start(0, 16);
+        let mut ring = Ring::new(&bench.memory, 16);
+        break_it(&mut ring);
+        let before = bench.line.assertions();
+        bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        while bench.line.assertions() == before {
+            std::thread::yield_now();
+        }
+        assert_eq!(bench.read(VIRTIO_MMIO_STATUS), 15 | 64);
+        assert_eq!(
+            bench.read(VIRTIO_MMIO_INTERRUPT_STATUS),
+            VIRTIO_MMIO_INT_CONFIG
+        );
+        assert_eq!(ring.used_index(), 0);
+    }
+    bench.start(0, 16);
+}
+
+/// What a hostile driver does.
+#[derive(Clone, Debug)]
+enum Step {
+    Register(u32, u32),
+    Access(u64, Vec<u8>),
+    Read(u64, usize),
+    /// A descriptor: index, address, length, flags, next.
+    Describe(u16, u64, u32, u16, u16),
+    /// A raw change of the available ring.
+    Ring(u64, u16),
+    /// A request header.
+    Header(u64, u32, u64),
+    Start(bool),
+    Offer(u16),
+}
+
+fn address() -> impl Strategy<Value = u64> {
+    let end = RAM + RAM_SIZE as u64;
+    prop_oneof![
+        8 => (0..64_u64).prop_map(|n| DATA + n * 16),
+        1 => RAM..end,
+        1 => end - 32..end + 32,
+        1 => any::<u64>(),
+        1 => u64::MAX - 32..=u64::MAX,
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let register = (0..0x48_u32).prop_map(|n| n * 4);
+    let length = prop_oneof![4 => Just(16_u32), 4 => Just(512), 2 => Just(1), 1 => 0..2048_u32, 1 => any::<u32>()];
+    prop_oneof![
+        1 => (register, prop_oneof![Just(0), Just(1), Just(15), any::<u32>()]).prop_map(|(r, v)| Step::Register(r, v)),
+        1 => (0..0x200_u64, proptest::collection::vec(any::<u8>(), 0..9)).prop_map(|(o, d)| Step::Access(o, d)),
+        1 => (prop_oneof![0..0x200_u64, any::<u64>()], 0..9_usize).prop_map(|(o, w)| Step::Read(o, w)),
+        8 => (0..16_u16, address(), length, 0..8_u16, 0..17_u16).prop_map(|(i, a, l, f, n)| Step::Describe(i, a, l, f, n)),
+        1 => (0..40_u64, any::<u16>()).prop_map(|(o, v)| Step::Ring(o, v)),
+        4 => (0..64_u64, 0..16_u32, prop_oneof![0..70_u64, any::<u64>()]).prop_map(|(n, k, s)| Step::Header(n, k, s)),
+        3 => any::<bool>().prop_map(Step::Start),
+        6 => (0..17_u16).prop_map(Step::Offer),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    /// Whatever the driver does, the device survives, lets itself be reset and then serves a driver that behaves.
+    #[test]
+    fn a_hostile_driver_harms_only_itself(steps in proptest::collection::vec(step(), 0..120)) {
+        let bench = Bench::new(false);
+        let mut ring = Ring::new(&bench.memory, 16);
+        for step in steps {
+            match step {
+                Step::Register(register, value) => bench.write(register, value),
+                Step::Access(offset, data) => bench.transport.write(offset, &data),
+                Step::Read(offset, width) => bench.transport.read(offset, &mut vec![0; width]),
+                Step::Describe(index, address, length, flags, next) => {
+                    ring.describe(index, &[Descriptor::new(address, length, flags, next)]);
+                }
+                Step::Ring(offset, value) => {
+                    bench.memory.write_obj(value, GuestAddress(AVAILABLE + 2 * offset)).unwrap();
+                }
+                Step::Header(n, kind, sector) => {
+                    bench.memory.write_obj(kind, GuestAddress(DATA + n * 16)).unwrap();
+                    bench.memory.write_obj(sector, GuestAddress(DATA + n * 16 + 8)).unwrap();
+                }
+                Step::Start(event_index) => {
+                    bench.start(u64::from(event_index) << VIRTIO_RING_F_EVENT_IDX, 16);
+                    ring.available = 0;
+                }
+                Step::Offer(head) => {
+                    ring.offer(head);
+                    bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+                }
+            }
+        }
+        bench.start(0, 16);
+        let mut ring = Ring::new(&bench.memory, 16);
+        ring.describe(0, &chain(0, &bench.request(0, VIRTIO_BLK_T_IN, 0, writable(BUFFERS, 512))));
+        ring.offer(0);
+        bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        bench.line.wait(|| ring.used_index() == 1);
+        prop_assert_eq!(bench.byte(DATA + 16), 0);
+    }
+}
