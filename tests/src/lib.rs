@@ -1,1 +1,4 @@
-//! placeholder
+//! The nested-QEMU lab of hvrun.
+
+pub mod cache;
+pub mod provision;

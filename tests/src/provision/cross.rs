@@ -1,0 +1,138 @@
+//! The workspace's own programs, built for riscv64.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use super::compiler::{PREFIX, cross_compiler};
+use super::run::{self, finish, run};
+use super::rust_library::{RustLibrary, rust_library};
+use super::{Error, Result, progress};
+
+/// The target that hvrun and the lab's own programs are built for.
+pub const TARGET: &str = "riscv64gc-unknown-linux-gnu";
+
+/// Builds `bin` of the workspace's `package` for [`TARGET`] as a static release binary, and returns its path.
+///
+/// It is built anew whenever its sources changed, as cargo does; within one process only once. The target directory is
+/// `lab` in the workspace's own, so that a surrounding cargo does not hold its lock.
+///
+/// # Errors
+/// When the C compiler or Rust's standard library for the target cannot be had, or when the build fails.
+pub fn cross_build(package: &str, bin: &str) -> Result<PathBuf> {
+    static BUILT: Mutex<BTreeMap<(String, String), PathBuf>> = Mutex::new(BTreeMap::new());
+    // One build at a time: cargo would have the others wait anyway.
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (package.to_owned(), bin.to_owned());
+    if let Some(path) = built.get(&key) {
+        return Ok(path.clone());
+    }
+    let path = build(package, bin)?;
+    built.insert(key, path.clone());
+    Ok(path)
+}
+
+fn build(package: &str, bin: &str) -> Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("/"));
+    let target_dir = target_directory(workspace)?.join("lab");
+    let mut cargo = cargo();
+    cargo.current_dir(workspace);
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        package,
+        "--bin",
+        bin,
+        "--target",
+        TARGET,
+    ]);
+    cargo.arg("--target-dir").arg(&target_dir);
+    // Flags of the user's for this machine's own processor must not reach the other one.
+    cargo
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    // A surrounding cargo's.
+    for variable in [
+        "CARGO_BUILD_TARGET",
+        "CARGO_TARGET_DIR",
+        "RUSTC_WORKSPACE_WRAPPER",
+    ] {
+        cargo.env_remove(variable);
+    }
+    if !cfg!(target_arch = "riscv64") {
+        if let Some(directory) = cross_compiler()? {
+            cargo.env("PATH", path_with(&[directory])?);
+        }
+        cargo.env(
+            "CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_LINKER",
+            format!("{PREFIX}gcc"),
+        );
+        if let RustLibrary::Source(source) = rust_library()? {
+            // Compiling the standard library is a feature of nightly toolchains, which this variable lends to any.
+            cargo
+                .arg("-Zbuild-std=std,panic_abort")
+                .env("RUSTC_BOOTSTRAP", "1");
+            if let Some(directory) = source {
+                // cargo offers no other way to name a source outside of the toolchain.
+                cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", directory);
+            }
+        }
+    }
+    let step = progress::step(&format!("{bin} for riscv64"), "building");
+    let finished = finish(&mut cargo, run::LIMIT, || step.update("building"))?;
+    if !finished.status.success() {
+        return Err(Error::Build {
+            what: format!("{bin} for riscv64"),
+            log: finished.stderr,
+        });
+    }
+    if finished.stderr.contains("Compiling") {
+        step.done("built");
+    }
+    Ok(target_dir.join(TARGET).join("release").join(bin))
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Where cargo builds the workspace, as the user set it.
+fn target_directory(workspace: &Path) -> Result<PathBuf> {
+    let mut metadata = cargo();
+    metadata.current_dir(workspace).args([
+        "metadata",
+        "--format-version=1",
+        "--no-deps",
+        "--offline",
+    ]);
+    let answer = run(&mut metadata)?;
+    let unexpected = || {
+        Error::malformed(
+            Path::new("cargo metadata"),
+            "does not name the target directory",
+        )
+    };
+    let answer: serde_json::Value = serde_json::from_str(&answer).map_err(|_| unexpected())?;
+    answer
+        .get("target_directory")
+        .and_then(|path| path.as_str())
+        .map(PathBuf::from)
+        .ok_or_else(unexpected)
+}
+
+/// `PATH` with `directories` before all others.
+pub(super) fn path_with(directories: &[PathBuf]) -> Result<OsString> {
+    let present = std::env::var_os("PATH").unwrap_or_default();
+    let all = directories
+        .iter()
+        .cloned()
+        .chain(std::env::split_paths(&present));
+    std::env::join_paths(all)
+        .map_err(|_| Error::malformed(Path::new("PATH"), "a directory has a colon in its name"))
+}

@@ -1,0 +1,32 @@
+//! Everything the lab needs on a developer's machine, got without root and without touching the system.
+//!
+//! Each function returns what it found or made; what was made once is in the [cache](crate::cache), so that later calls
+//! need neither time nor network. What the machine already has on `PATH` is preferred to downloads. Functions may be
+//! called from several threads and processes at once: one of them does the work, the others wait for it.
+
+mod apt;
+mod busybox;
+mod compiler;
+mod cross;
+mod error;
+mod kernel;
+mod modules;
+pub(crate) mod progress;
+mod qemu;
+mod run;
+mod rust_library;
+mod tools;
+
+pub use busybox::busybox;
+pub use cross::{TARGET, cross_build};
+pub use error::{Error, Result};
+pub use kernel::{DebianKernel, KernelFiles, debian_kernel};
+pub use modules::modules_closure;
+pub use qemu::{Qemu, qemu};
+
+/// Debian's present stable release: QEMU, the usual host and guest kernel, busybox and kernel sources come from it,
+/// whatever release this machine runs.
+const STABLE: &str = "trixie";
+
+/// The architecture of the machines in the lab, in Debian's terms.
+const GUEST_ARCH: &str = "riscv64";

@@ -1,0 +1,183 @@
+//! Rust's standard library for riscv64 Linux, in the first of several ways that works.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::apt::{Package, Suite};
+use super::run::{finish, run, which};
+use super::tools::Recipe;
+use super::{Error, Result, STABLE, TARGET, progress};
+use crate::cache::create_dir;
+
+/// How the standard library for [`TARGET`] is had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RustLibrary {
+    /// Compiled, in the toolchain.
+    Installed,
+    /// As source, to be compiled along: the toolchain's own, or the directory `library` of a tree of the same version.
+    Source(Option<PathBuf>),
+}
+
+/// A download by rustup takes seconds; a longer silence means that it has no way out.
+const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
+const REMEDY: &str = "run: rustup target add riscv64gc-unknown-linux-gnu";
+
+/// Finds the standard library, or gets it: by `rustup target add`, else as source from the toolchain or from Debian.
+pub(super) fn rust_library() -> Result<RustLibrary> {
+    let sysroot = PathBuf::from(run(rustc().args(["--print", "sysroot"]))?.trim());
+    if is_installed(&sysroot) {
+        return Ok(RustLibrary::Installed);
+    }
+    let version = version()?;
+    let cached = |suite: &&&'static str| packaged(suite).is_cached(&[&version]).unwrap_or(false);
+    if let Some(suite) = SUITES.iter().find(cached) {
+        // rustup failed before, and would now only cost time.
+        return source(&packaged(suite), &version);
+    }
+    if add_target() && is_installed(&sysroot) {
+        return Ok(RustLibrary::Installed);
+    }
+    if sysroot
+        .join("lib/rustlib/src/rust/library/Cargo.lock")
+        .is_file()
+    {
+        return Ok(RustLibrary::Source(None));
+    }
+    let mut last = None;
+    for suite in SUITES {
+        match source(&packaged(suite), &version) {
+            Ok(library) => return Ok(library),
+            Err(error) => last = Some(error),
+        }
+    }
+    let why = last.map_or_else(String::new, |error| format!(" ({error})"));
+    let why = format!(
+        "rustup did not add it, and none of Debian's suites has the source of Rust {version}{why}"
+    );
+    Err(Error::unavailable(
+        "Rust's standard library for riscv64",
+        why,
+        REMEDY,
+    ))
+}
+
+fn packaged(suite: &'static str) -> Recipe<'static> {
+    Recipe {
+        entry: "rust-src",
+        title: "Rust's library source",
+        remedy: REMEDY,
+        suite: Some(suite),
+        arch: None,
+    }
+}
+
+/// Where Debian's `rust-src` of one particular version may be, likeliest first.
+const SUITES: [&str; 6] = [
+    "trixie-backports",
+    "sid",
+    "testing",
+    STABLE,
+    "bookworm-backports",
+    "bookworm",
+];
+
+fn rustc() -> Command {
+    Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+}
+
+/// The version in "rustc 1.95.0 (59807616e 2026-04-14)".
+fn version() -> Result<String> {
+    let answer = run(rustc().arg("--version"))?;
+    let version = answer.split_whitespace().nth(1).map(str::to_owned);
+    version.ok_or_else(|| {
+        Error::malformed(
+            Path::new("rustc"),
+            "does not answer --version as rustc does",
+        )
+    })
+}
+
+fn is_installed(sysroot: &Path) -> bool {
+    let entries = fs::read_dir(sysroot.join("lib/rustlib").join(TARGET).join("lib"));
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
+}
+
+/// Has rustup add the target to the toolchain in use. Its failure is an expected answer: not every toolchain is
+/// rustup's, and not every machine reaches its server.
+fn add_target() -> bool {
+    if which("rustup").is_none() || offline() {
+        return false;
+    }
+    let step = progress::step("Rust for riscv64", "rustup target add");
+    let mut add = Command::new("rustup");
+    add.args(["target", "add", TARGET]);
+    let finished = finish(&mut add, RUSTUP_LIMIT, || step.update("rustup target add"));
+    let added = finished.and_then(|finished| finished.check(&add));
+    match &added {
+        Ok(_) => step.done("added to the toolchain by rustup"),
+        Err(error) => step.done(format_args!("{error}; trying another way")),
+    }
+    added.is_ok()
+}
+
+/// Whether cargo is told to keep off the network, by the variable for its setting `net.offline`.
+fn offline() -> bool {
+    std::env::var("CARGO_NET_OFFLINE").is_ok_and(|value| value == "true")
+}
+
+fn source(recipe: &Recipe, version: &str) -> Result<RustLibrary> {
+    let select = |suite: &Suite| -> Result<Vec<Package>> {
+        let versions = suite.versions("rust-src")?;
+        match versions
+            .iter()
+            .find(|candidate| is_version(candidate, version))
+        {
+            Some(candidate) => suite.packages(&[format!("rust-src={candidate}")]),
+            None => Ok(Vec::new()),
+        }
+    };
+    let tree = recipe.tree(&[version], select, keep_library)?;
+    Ok(RustLibrary::Source(Some(tree.join("library"))))
+}
+
+/// Whether `packaged`, such as `1.95.0+dfsg1-2~bpo13+1`, is Debian's packaging of `version`.
+fn is_version(packaged: &str, version: &str) -> bool {
+    packaged
+        .strip_prefix(version)
+        .is_some_and(|rest| rest.starts_with(['+', '-', '~']))
+}
+
+/// Leaves of a tree of `rust-src` only the library, which is a tenth of it.
+fn keep_library(tree: &Path) -> Result<()> {
+    let sources = tree.join("usr/src");
+    let library = fs::read_dir(&sources)
+        .map_err(|error| Error::io("read", &sources, error))?
+        .flatten()
+        .map(|entry| entry.path().join("library"))
+        .find(|library| library.join("Cargo.lock").is_file())
+        .ok_or_else(|| Error::malformed(&sources, "has no library of Rust"))?;
+    create_dir(tree)?;
+    let kept = tree.join("library");
+    fs::rename(&library, &kept).map_err(|error| Error::io("move", &library, error))?;
+    crate::cache::remove_tree(&tree.join("usr"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_version_will_do() {
+        assert!(is_version("1.95.0+dfsg1-2~bpo13+1", "1.95.0"));
+        assert!(is_version("1.95.0-1", "1.95.0"));
+        assert!(!is_version("1.95.01-1", "1.95.0"));
+        assert!(!is_version("1.96.1+dfsg1-2", "1.95.0"));
+        assert!(!is_version("1.97.0~beta.1-1", "1.97.0-nightly"));
+    }
+}
