@@ -5,7 +5,12 @@
 //! whoever builds the machine decides what stands behind it. Nothing a guest writes ends the process; a guest that
 //! breaks the rules of a device gets the answer the specification gives, or that one device stops until it is reset.
 
-#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+// Guests choose offsets, lengths and indexes, so every access and every sum has to say what happens when it misses.
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
+#![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 pub mod bus;
 pub mod console;

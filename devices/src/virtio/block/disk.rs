@@ -316,7 +316,7 @@ fn transfer(
                 iov_base: memory.as_ptr().cast(),
                 iov_len: memory.len(),
             };
-            count += 1;
+            count = libc::c_int::saturating_add(count, 1);
         }
         if count == 0 {
             return Ok(());

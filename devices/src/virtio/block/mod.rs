@@ -2,18 +2,18 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`disk`] | the image: opening, locking, reading and writing guest memory without a copy |
+//! | `disk` | the image: opening, locking, reading and writing guest memory without a copy |
 //! | `request` | one request: from a descriptor chain to its status byte |
 //! | `worker` | the thread that serves the queue |
 //! | `device` | features, configuration space, start and stop |
 
 mod device;
-pub mod disk;
+mod disk;
 mod request;
 mod worker;
 
 pub use device::{Block, Serial, SerialError};
-pub use disk::Disk;
+pub use disk::{Disk, OpenError};
 
 /// Bytes in a sector, the unit of every request whatever the block size (VIRTIO 1.3, section 5.2.4).
 const SECTOR_SIZE: u64 = 512;

@@ -128,7 +128,7 @@ impl<'m> Buffers<'m> {
             let count = slice.len().min(bytes.len());
             slice.copy_from(bytes);
             bytes = bytes.get(count..).unwrap_or_default();
-            copied += count as u64;
+            copied = u64::saturating_add(copied, count as u64);
         }
         copied
     }
@@ -284,11 +284,9 @@ impl Executor {
         max_sectors: u32,
         action: impl Fn(u64, u64, u32) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let count = segments.length / SEGMENT_SIZE as u64;
-        if count == 0
-            || count > max_count.into()
-            || !segments.length.is_multiple_of(SEGMENT_SIZE as u64)
-        {
+        let (length, size) = (segments.length, SEGMENT_SIZE as u64);
+        let limit = size.saturating_mul(max_count.into());
+        if length == 0 || length > limit || !length.is_multiple_of(size) {
             return Err(Failure::Io);
         }
         while let Some(segment) = segments.take_front::<SEGMENT_SIZE>() {
