@@ -48,7 +48,7 @@ pub enum Error {
     },
     /// A disk image cannot be used.
     #[error(transparent)]
-    Disk(#[from] hv_devices::virtio::block::disk::OpenError),
+    Disk(#[from] hv_devices::virtio::block::OpenError),
     /// More disks than the board has slots.
     #[error("{0} disks are more than the {max} that a guest can have", max = hv_core::layout::VIRTIO_SLOTS)]
     TooManyDisks(usize),

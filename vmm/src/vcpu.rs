@@ -9,7 +9,7 @@ use std::time::Duration;
 use hv_core::addr::GuestPhysAddr;
 use hv_core::sbi;
 use hv_devices::bus::Bus;
-use vmm_sys_util::signal::{Killable, register_signal_handler};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::Error;
 use crate::ending::{End, Ending};
@@ -27,8 +27,10 @@ const CSR_SEED: u16 = 0x015;
 /// The state "ES16" of the seed CSR: its low 16 bits are entropy.
 const SEED_ES16: u64 = 0b10 << 30;
 
-/// The signal, counted from SIGRTMIN, that makes a vCPU thread leave the guest. Its handler does nothing.
-const KICK: i32 = 0;
+/// The signal that makes a vCPU thread leave the guest. Its handler does nothing.
+fn kick() -> i32 {
+    SIGRTMIN()
+}
 
 /// What the threads of one boot share.
 pub struct Shared {
@@ -54,7 +56,7 @@ impl VcpuThread {
         shared: Arc<Shared>,
         platform: SbiPlatform,
     ) -> io::Result<VcpuThread> {
-        register_signal_handler(KICK, ignore)?;
+        register_signal_handler(kick(), ignore)?;
         let mut hart = Hart {
             id: hart,
             vcpu,
@@ -72,7 +74,7 @@ impl VcpuThread {
         for VcpuThread(thread) in threads {
             // A signal that arrives just before KVM_RUN is lost, so it is repeated until it has worked.
             while !thread.is_finished() {
-                if let Err(error) = thread.kill(KICK) {
+                if let Err(error) = thread.kill(kick()) {
                     log::error!("cannot stop a vCPU: {error}");
                     break;
                 }

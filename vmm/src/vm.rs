@@ -47,7 +47,7 @@ impl Vm {
             .command_line
             .clone()
             .unwrap_or_else(|| config.implied_command_line());
-        if config.memory == 0 || config.memory % PAGE != 0 {
+        if config.memory == 0 || !config.memory.is_multiple_of(PAGE) {
             return Err(Error::MemorySize(config.memory));
         }
         let kvm = Kvm::open()?;

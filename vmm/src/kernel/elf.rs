@@ -48,7 +48,7 @@ pub(super) fn layout<'data>(
     };
     let bias = if lowest == 0 { UNPLACED_BASE } else { 0 };
     let mut segments = Vec::new();
-    let mut occupied = u64::MAX..0;
+    let mut occupied: Option<Range<u64>> = None;
     // e_entry is a virtual address; harts begin with translation off.
     let mut entry = header.e_entry(endian).wrapping_add(bias);
     for program in loaded {
@@ -82,23 +82,26 @@ pub(super) fn layout<'data>(
         {
             entry = start + inside;
         }
-        occupied = occupied.start.min(start)..occupied.end.max(end);
+        occupied = Some(match occupied {
+            Some(range) => range.start.min(start)..range.end.max(end),
+            None => start..end,
+        });
         segments.push(Segment {
             offset,
             length,
             address: start,
         });
     }
-    if !occupied.contains(&entry) {
-        return Err(Problem::Malformed(format!(
+    match occupied {
+        Some(occupied) if occupied.contains(&entry) => Ok(Layout {
+            segments,
+            entry,
+            occupied,
+        }),
+        _ => Err(Problem::Malformed(format!(
             "the ELF file's entry point {entry:#x} is in none of its segments"
-        )));
+        ))),
     }
-    Ok(Layout {
-        segments,
-        entry,
-        occupied,
-    })
 }
 
 /// Refuses what is not little-endian 64-bit RISC-V (RISC-V ELF psABI, "File Header"). `ident` is the file up to and with

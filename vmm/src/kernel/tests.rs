@@ -1,5 +1,7 @@
 //! Files of every kind that a user may name, right and wrong ones.
 
+#![allow(clippy::cast_possible_truncation)] // sizes of files made here
+
 use std::io::Write;
 
 use super::*;
