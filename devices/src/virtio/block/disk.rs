@@ -178,10 +178,10 @@ impl Disk {
             // SAFETY: as in `read`; here the kernel only reads the memory.
             unsafe { libc::pwritev(self.file.as_raw_fd(), vector, count, offset) }
         })?;
-        match position.rest(buffers).any(|slice| !slice.is_empty()) {
-            true => Err(io::ErrorKind::WriteZero.into()),
-            false => Ok(()),
+        if position.rest(buffers).any(|slice| !slice.is_empty()) {
+            return Err(io::ErrorKind::WriteZero.into());
         }
+        Ok(())
     }
 
     /// Returns when all that was written is on stable storage.
@@ -252,12 +252,16 @@ impl Disk {
 
 /// What `kind` is if it is nothing to keep a disk on.
 fn not_a_disk(kind: FileType) -> Option<&'static str> {
-    match () {
-        () if kind.is_file() || kind.is_block_device() => None,
-        () if kind.is_dir() => Some("a directory"),
-        () if kind.is_fifo() => Some("a pipe"),
-        () if kind.is_socket() => Some("a socket"),
-        () => Some("a character device"),
+    if kind.is_file() || kind.is_block_device() {
+        None
+    } else if kind.is_dir() {
+        Some("a directory")
+    } else if kind.is_fifo() {
+        Some("a pipe")
+    } else if kind.is_socket() {
+        Some("a socket")
+    } else {
+        Some("a character device")
     }
 }
 
