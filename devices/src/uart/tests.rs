@@ -300,6 +300,24 @@ fn without_fifos_the_receiver_holds_one_character() {
 }
 
 #[test]
+fn received_characters_can_be_taken_around_the_registers() {
+    let bench = Bench::with_fifos();
+    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    bench.uart.set_room_event(room.try_clone().unwrap());
+    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
+    assert_eq!(bench.uart.receive(b"0123456789abcdefXYZ"), FIFO_SIZE);
+    let mut buffer = [0; 10];
+    assert_eq!(bench.uart.take_received(&mut buffer), 10);
+    assert_eq!(buffer, *b"0123456789");
+    assert!(bench.line.level());
+    assert_eq!(bench.uart.take_received(&mut buffer), 6);
+    assert_eq!(buffer[..6], *b"abcdef");
+    assert!(!bench.line.level());
+    assert_eq!(room.read().unwrap(), 1);
+    assert_eq!(bench.uart.take_received(&mut buffer), 0);
+}
+
+#[test]
 fn loopback_connects_transmitter_to_receiver() {
     let bench = Bench::with_fifos();
     let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
