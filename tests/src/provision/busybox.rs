@@ -27,7 +27,7 @@ pub fn busybox() -> Result<PathBuf> {
 /// # Errors
 /// When the table is not found.
 pub(crate) fn applets(image: &[u8]) -> Result<Vec<&str>> {
-    const START: &[u8] = b"\0[\0[[\0";
+    const START: &[u8] = b"[\0[[\0";
     let unknown = || {
         Error::malformed(
             std::path::Path::new("busybox"),
@@ -37,8 +37,7 @@ pub(crate) fn applets(image: &[u8]) -> Result<Vec<&str>> {
     let start = image
         .windows(START.len())
         .position(|window| window == START)
-        .ok_or_else(unknown)?
-        + 1;
+        .ok_or_else(unknown)?;
     let names = image
         .get(start..)
         .into_iter()

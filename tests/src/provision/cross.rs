@@ -89,13 +89,26 @@ fn build(package: &str, bin: &str) -> Result<PathBuf> {
     if !finished.status.success() {
         return Err(Error::Build {
             what: format!("{bin} for riscv64"),
-            log: finished.stderr,
+            log: errors(&finished.stderr),
         });
     }
     if finished.stderr.contains("Compiling") {
         step.done("built");
     }
     Ok(target_dir.join(TARGET).join("release").join(bin))
+}
+
+/// Of what cargo printed, everything from the first error on.
+fn errors(log: &str) -> String {
+    let start = if log.starts_with("error") {
+        Some(0)
+    } else {
+        log.find("\nerror").map(|newline| newline + 1)
+    };
+    log.get(start.unwrap_or(0)..)
+        .unwrap_or(log)
+        .trim_end()
+        .to_owned()
 }
 
 fn cargo() -> Command {

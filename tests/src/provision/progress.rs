@@ -1,6 +1,7 @@
 //! Progress of long steps on standard error: a line when a step has ended, and, on a terminal, one status line of the
 //! steps that run now. Steps may run in several threads.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,11 @@ pub(crate) struct Step {
     id: u64,
     name: String,
     started: Instant,
+    announced: Cell<bool>,
 }
+
+/// Seconds after which a step is worth a line of its own where there is no status line.
+const ANNOUNCED_AFTER: u64 = 2;
 
 /// Begins the step `name`, such as "QEMU", which is doing `detail`, such as "downloading 34 MB".
 pub(crate) fn step(name: &str, detail: impl Display) -> Step {
@@ -32,20 +37,17 @@ pub(crate) fn step(name: &str, detail: impl Display) -> Step {
         .map(|step| step.id + 1)
         .max()
         .unwrap_or_default();
-    let detail = detail.to_string();
-    if !stderr().is_terminal() {
-        eprintln!("lab: {name}: {detail}");
-    }
     active.push(Active {
         id,
         name: name.to_owned(),
-        detail,
+        detail: detail.to_string(),
     });
     redraw(&active);
     Step {
         id,
         name: name.to_owned(),
         started: Instant::now(),
+        announced: Cell::new(false),
     }
 }
 
@@ -56,13 +58,16 @@ pub(crate) fn note(text: impl Display) {
 }
 
 impl Step {
-    /// Replaces what the status line says of this step.
+    /// Replaces what the status line says of this step. Where there is none, a step that takes longer says so once.
     pub(crate) fn update(&self, detail: impl Display) {
+        let elapsed = self.started.elapsed().as_secs();
         if !stderr().is_terminal() {
+            if elapsed >= ANNOUNCED_AFTER && !self.announced.replace(true) {
+                note(format_args!("{}: {detail} ...", self.name));
+            }
             return;
         }
         let mut active = active();
-        let elapsed = self.started.elapsed().as_secs();
         if let Some(step) = active.iter_mut().find(|step| step.id == self.id) {
             step.detail = format!("{detail} ({elapsed} s)");
         }
