@@ -99,6 +99,10 @@ mod msr {
 /// Characters the receiver holds while the FIFOs are on.
 const FIFO_SIZE: usize = 16;
 
+/// As many reads of LSR in a row mean that a guest waits for a character. One that sends reads it once for each, and no
+/// driver's start comes near.
+const POLLS_OF_A_READER: u8 = 64;
+
 /// A 16550A with its FIFOs. The other end of its serial line is [`ConsoleOutput`] for what the guest sends and
 /// [`receive`](Self::receive) for what it gets; carrier and clear-to-send are always asserted.
 ///
@@ -137,6 +141,10 @@ struct Registers {
     transmitter_empty_pending: bool,
     /// The last `receive` found no room for all it was given.
     starved: bool,
+    /// How many times in a row the guest has read LSR, without a write in between.
+    polls: u8,
+    /// The guest reads its input by other means than the registers.
+    read_elsewhere: bool,
 }
 
 impl Uart {
@@ -161,8 +169,9 @@ impl Uart {
         lock(&self.state).room = Some(event);
     }
 
-    /// Hands characters to the receiver. Returns how many it took: no character overruns another. In loopback mode the
-    /// serial input is disconnected and nothing is taken.
+    /// Hands characters to the receiver. Returns how many it took: no character overruns another. Nothing is taken before
+    /// the guest reads its input, and in loopback mode, where the serial input is disconnected; the room event tells when
+    /// that changes.
     pub fn receive(&self, bytes: &[u8]) -> usize {
         self.with_registers(|registers| registers.receive(bytes))
     }
@@ -171,6 +180,7 @@ impl Uart {
     /// (SBI). Returns the number of bytes.
     pub fn take_received(&self, buffer: &mut [u8]) -> usize {
         self.with_registers(|registers| {
+            registers.read_elsewhere = true;
             let count = buffer.len().min(registers.received.len());
             for (byte, received) in buffer.iter_mut().zip(registers.received.drain(..count)) {
                 *byte = received;
@@ -237,7 +247,16 @@ impl Registers {
             msr_deltas: 0,
             transmitter_empty_pending: false,
             starved: false,
+            polls: 0,
+            read_elsewhere: false,
         }
+    }
+
+    /// Whether the guest reads what arrives. A driver that starts throws away what the receiver holds, which on a real
+    /// line is noise, and here the beginning of what a user typed early or piped in: so nothing arrives before the
+    /// guest has enabled the received-data interrupt, or waits for a character in a loop.
+    fn is_listening(&self) -> bool {
+        self.ier & ier::RECEIVED_DATA != 0 || self.polls >= POLLS_OF_A_READER || self.read_elsewhere
     }
 
     /// The interrupt of the highest priority, as the identification register shows it (data sheet, table IV).
@@ -284,6 +303,7 @@ impl Registers {
             register::LCR => self.lcr,
             register::MCR => self.mcr,
             register::LSR => {
+                self.polls = self.polls.saturating_add(1);
                 let mut value = lsr::HOLDING_EMPTY | lsr::TRANSMITTER_EMPTY;
                 if !self.received.is_empty() {
                     value |= lsr::DATA_READY;
@@ -301,6 +321,7 @@ impl Registers {
 
     /// Returns the character that leaves on the serial line, if the write sends one.
     fn write(&mut self, offset: u64, value: u8) -> Option<u8> {
+        self.polls = 0;
         match offset {
             register::RBR_THR_DLL if self.divisor_latch() => self.dll = value,
             register::RBR_THR_DLL => return self.transmit(value),
@@ -338,7 +359,7 @@ impl Registers {
     }
 
     fn receive(&mut self, bytes: &[u8]) -> usize {
-        let room = if self.mcr & mcr::LOOP == 0 {
+        let room = if self.is_listening() && self.mcr & mcr::LOOP == 0 {
             self.capacity().saturating_sub(self.received.len())
         } else {
             0
@@ -352,7 +373,7 @@ impl Registers {
     /// Whether to ask for the input that `receive` had no room for. Asking only when the guest has read everything
     /// brings a FIFO's worth at a time.
     fn wants_input(&self) -> bool {
-        self.starved && self.received.is_empty() && self.mcr & mcr::LOOP == 0
+        self.starved && self.received.is_empty() && self.is_listening() && self.mcr & mcr::LOOP == 0
     }
 
     fn control_fifos(&mut self, value: u8) {

@@ -114,7 +114,8 @@ mod tests {
         assert_eq!(size, 8 << 20);
         assert_eq!(
             host as usize % LARGE_PAGE,
-            0, "RAM_BASE is a multiple of it"
+            0,
+            "RAM_BASE is a multiple of it"
         );
         let region = ram
             .memory()

@@ -121,29 +121,17 @@ impl Vm {
         };
         let mut board = board;
         loop {
-            let end = run_board(board, &input, &stop)?;
-            let outcome = match end {
+            match run_board(board, &input, &output, &stop)? {
                 End::Reset => {
                     log::info!("the guest reboots");
                     board = Board::build(&blueprint)?;
                     input.borrow_mut().attach(board.uart.clone());
-                    continue;
                 }
-                End::PowerOff => Outcome::PowerOff,
-                End::SystemFailure => Outcome::SystemFailure,
-                End::Stopped => {
-                    output.close(LAST_OUTPUT);
-                    return Ok(Outcome::Stopped);
-                }
-                End::Failed(error) => {
-                    output.close(LAST_OUTPUT);
-                    return Err(error);
-                }
-            };
-            // What the guest printed goes out, however slow its reader is, unless somebody ends the waiting.
-            while !output.flush(LAST_OUTPUT) && !stop.is_asked_for() {}
-            output.close(Duration::ZERO);
-            return Ok(outcome);
+                End::PowerOff => return Ok(Outcome::PowerOff),
+                End::SystemFailure => return Ok(Outcome::SystemFailure),
+                End::Stopped => return Ok(Outcome::Stopped),
+                End::Failed(error) => return Err(error),
+            }
         }
     }
 }
@@ -183,7 +171,12 @@ impl Stop {
 }
 
 /// Runs one boot of the guest to its end, and returns when all of its threads have ended.
-fn run_board(board: Board, input: &Rc<RefCell<ConsoleInput>>, stop: &Stop) -> Result<End, Error> {
+fn run_board(
+    board: Board,
+    input: &Rc<RefCell<ConsoleInput>>,
+    output: &OutputThread,
+    stop: &Stop,
+) -> Result<End, Error> {
     let event_loop = |error: event_manager::Error| Error::Host {
         doing: "run the event loop",
         error: std::io::Error::other(error.to_string()),
@@ -208,9 +201,26 @@ fn run_board(board: Board, input: &Rc<RefCell<ConsoleInput>>, stop: &Stop) -> Re
     while ended.borrow().is_none() {
         events.run().map_err(event_loop)?;
     }
+    let end = ended.borrow_mut().take().unwrap_or(End::Stopped);
+    let end = match end {
+        // Nobody waits for a slow reader of the console who was told to stop. Closing also frees a vCPU that does.
+        End::Stopped | End::Failed(_) => {
+            output.close(LAST_OUTPUT);
+            end
+        }
+        // What the guest printed goes out, however slow its reader is, unless somebody ends the waiting.
+        _ => loop {
+            if output.flush(LAST_OUTPUT) {
+                break end;
+            }
+            if stop.is_asked_for() {
+                output.close(Duration::ZERO);
+                break End::Stopped;
+            }
+        },
+    };
     drop(running);
-    let end = ended.borrow_mut().take();
-    Ok(end.unwrap_or(End::Stopped))
+    Ok(end)
 }
 
 /// Watches for the end of a run.

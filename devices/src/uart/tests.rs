@@ -64,6 +64,12 @@ impl Bench {
     fn write(&self, register: u64, value: u8) {
         self.uart.write(register, &[value]);
     }
+    /// The guest waits for a character as a driver without interrupts does.
+    fn poll_for_input(&self) {
+        for _ in 0..POLLS_OF_A_READER {
+            self.read(register::LSR);
+        }
+    }
     fn interrupt(&self) -> u8 {
         self.read(register::IIR_FCR) & 0x0f
     }
@@ -216,6 +222,7 @@ fn reading_iir_clears_the_transmitter_interrupt_only_if_it_is_shown() {
 #[test]
 fn received_data_interrupt_follows_the_fifo() {
     let bench = Bench::with_fifos();
+    bench.poll_for_input();
     assert_eq!(bench.uart.receive(b"ab"), 2);
     assert!(!bench.line.level());
     bench.write(register::IER_DLM, ier::RECEIVED_DATA);
@@ -260,10 +267,12 @@ fn below_the_trigger_level_it_is_a_character_timeout() {
 fn fifo_control_empties_the_receiver() {
     let bench = Bench::with_fifos();
     for value in [fcr::ENABLE | fcr::RECEIVER_RESET, 0, fcr::ENABLE] {
+        bench.poll_for_input();
         assert_eq!(bench.uart.receive(b"x"), 1);
         bench.write(register::IIR_FCR, value);
         assert_eq!(bench.read(register::LSR) & lsr::DATA_READY, 0, "{value:#x}");
     }
+    bench.poll_for_input();
     assert_eq!(bench.uart.receive(b"x"), 1);
     bench.write(register::IIR_FCR, fcr::ENABLE | 0xc0);
     assert_eq!(
@@ -278,6 +287,7 @@ fn input_waits_for_room_and_is_asked_for() {
     let bench = Bench::with_fifos();
     let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
     bench.uart.set_room_event(room.try_clone().unwrap());
+    bench.poll_for_input();
     assert_eq!(bench.uart.receive(&[b'x'; 100]), FIFO_SIZE);
     assert_eq!(bench.uart.receive(b"y"), 0);
     for _ in 1..FIFO_SIZE {
@@ -292,8 +302,41 @@ fn input_waits_for_room_and_is_asked_for() {
 }
 
 #[test]
+fn input_waits_until_the_guest_reads_it() {
+    let bench = Bench::with_fifos();
+    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    bench.uart.set_room_event(room.try_clone().unwrap());
+    assert_eq!(bench.uart.receive(b"early"), 0);
+    // A driver that sends looks at LSR before each character; one that starts clears the FIFO and reads what is left.
+    for _ in 0..1000 {
+        bench.read(register::LSR);
+        bench.write(register::RBR_THR_DLL, b'x');
+    }
+    bench.write(register::IIR_FCR, fcr::ENABLE | fcr::RECEIVER_RESET);
+    bench.read(register::RBR_THR_DLL);
+    assert!(room.read().is_err());
+    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
+    assert_eq!(room.read().unwrap(), 1, "now it can come");
+    assert_eq!(bench.uart.receive(b"early"), 5);
+}
+
+#[test]
+fn a_guest_that_polls_gets_its_input() {
+    let bench = Bench::with_fifos();
+    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    bench.uart.set_room_event(room.try_clone().unwrap());
+    assert_eq!(bench.uart.receive(b"x"), 0);
+    bench.poll_for_input();
+    assert_eq!(room.read().unwrap(), 1);
+    assert_eq!(bench.uart.receive(b"x"), 1);
+    assert_eq!(bench.read(register::LSR) & lsr::DATA_READY, lsr::DATA_READY);
+    assert_eq!(bench.read(register::RBR_THR_DLL), b'x');
+}
+
+#[test]
 fn without_fifos_the_receiver_holds_one_character() {
     let bench = Bench::new();
+    bench.poll_for_input();
     assert_eq!(bench.uart.receive(b"ab"), 1);
     assert_eq!(bench.read(register::RBR_THR_DLL), b'a');
     assert_eq!(bench.uart.receive(b"b"), 1);
@@ -322,6 +365,7 @@ fn loopback_connects_transmitter_to_receiver() {
     let bench = Bench::with_fifos();
     let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
     bench.uart.set_room_event(room.try_clone().unwrap());
+    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
     bench.write(register::MCR, mcr::LOOP);
     assert_eq!(
         bench.uart.receive(b"x"),

@@ -14,6 +14,12 @@ use super::{Irqchip, Trigger};
 use crate::Error;
 use crate::kvm::InterruptPin;
 
+/// Offset of the contexts' threshold and claim registers (PLIC specification, "Memory Map").
+const CONTEXTS: u64 = 0x20_0000;
+
+/// Bytes between the registers of one hart and the next: two contexts of a page each.
+const PER_HART: u64 = 0x2000;
+
 /// The chip of one machine.
 #[derive(Clone)]
 pub struct PlicChip(Arc<Shared>);
@@ -84,7 +90,17 @@ impl MmioDevice for Shared {
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        self.with(|plic, pins| plic.write(offset, data, pins));
+        self.with(|plic, pins| {
+            plic.write(offset, data, pins);
+            // KVM clears a hart's pending interrupts when the guest starts it (SBI HSM), and nobody hears of that. A hart
+            // that starts sets its threshold, and then its pin is put right.
+            let hart = offset.checked_sub(CONTEXTS).map(|offset| offset / PER_HART);
+            if let Some(hart) = hart.and_then(|hart| u32::try_from(hart).ok())
+                && plic.line(hart)
+            {
+                pins.set_external(hart, true);
+            }
+        });
     }
 }
 
