@@ -35,7 +35,7 @@ const INITRD_INIT: &str = include_str!(concat!(
 ));
 
 /// The files of the guest's userland apart from busybox: path, mode, content.
-const FILES: [(&str, u32, &str); 6] = [
+const FILES: [(&str, u32, &str); 7] = [
     (
         "etc/inittab",
         0o644,
@@ -50,6 +50,14 @@ const FILES: [(&str, u32, &str); 6] = [
         include_str!(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../resources/guest/rcS"
+        )),
+    ),
+    (
+        "etc/init.d/rcK",
+        0o755,
+        include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../resources/guest/rcK"
         )),
     ),
     (
@@ -197,10 +205,11 @@ pub fn guest_disk(destination: &Path, size: u64) -> Result<()> {
     image.as_file().set_len(size).map_err(failed)?;
     let mut format = Command::new(tool("mke2fs", E2FSPROGS)?);
     format.args([
-        "-q", "-F", "-t", "ext4", "-L", "guest", "-m", "0", "-N", "4096", "-J", "size=4",
+        "-q", "-F", "-O", FEATURES, "-I", "256", "-L", "guest", "-m", "0",
     ]);
-    // The same identity every time, and nothing left for the guest to initialize while a test measures it.
-    format.args(["-U", DISK_ID, "-E"]).arg(format!(
+    format.args(["-N", "4096", "-J", "size=4", "-U", DISK_ID, "-E"]);
+    // Nothing is left for the guest to initialize in the background while a test measures it.
+    format.arg(format!(
         "hash_seed={DISK_ID},lazy_itable_init=0,lazy_journal_init=0"
     ));
     run(format
@@ -221,6 +230,10 @@ pub fn guest_disk(destination: &Path, size: u64) -> Result<()> {
 
 /// The package of mke2fs, e2fsck and debugfs.
 const E2FSPROGS: &str = "e2fsprogs";
+
+/// What makes the disk's file system ext4, given here in full because the defaults are the machine's.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
+                        large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 
 /// The identity of the disk's file system, arbitrary and fixed.
 const DISK_ID: &str = "6776756e-6775-6573-7464-69736b000001";
