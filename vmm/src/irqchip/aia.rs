@@ -43,17 +43,18 @@ impl Irqchip for Aia {
     }
 
     fn line(&self, source: u32, trigger: Trigger) -> Result<Arc<dyn IrqLine>, Error> {
+        let wire = LevelLine {
+            vm: self.vm.clone(),
+            source,
+        };
         match trigger {
-            Trigger::Level => Ok(Arc::new(LevelLine {
-                vm: self.vm.clone(),
-                source,
-            })),
+            Trigger::Level => Ok(Arc::new(wire)),
             Trigger::Edge => {
                 let event = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
                 self.vm
                     .inject_on_event(&event, source)
                     .map_err(Error::kvm("connect an interrupt to an eventfd"))?;
-                Ok(Arc::new(EdgeLine(event)))
+                Ok(Arc::new(EdgeLine { event, wire }))
             }
         }
     }
@@ -78,14 +79,22 @@ impl IrqLine for LevelLine {
     }
 }
 
-/// A wire that is an irqfd: only its rising counts.
-struct EdgeLine(EventFd);
+/// A wire of which only the rising counts, by an irqfd.
+///
+/// The signal injects at once, and leaves the APLIC's input high: KVM lowers it only where it injects later, from a work
+/// queue (arch/riscv/kvm/vm.c, kvm_arch_set_irq_inatomic; seen on 6.12). A source of type edge-rising then never sees
+/// another edge, so the wire is lowered here.
+struct EdgeLine {
+    event: EventFd,
+    wire: LevelLine,
+}
 
 impl IrqLine for EdgeLine {
     fn set_level(&self, asserted: bool) {
-        // It fails only when 2^64 - 2 signals wait, and then one more says nothing new.
         if asserted {
-            let _ = self.0.write(1);
+            // It fails only when 2^64 - 2 signals wait, and then one more says nothing new.
+            let _ = self.event.write(1);
+            self.wire.set_level(false);
         }
     }
 }
