@@ -1,5 +1,6 @@
 //! The nested-QEMU lab of hvrun.
 
 pub mod cache;
+pub mod host;
 pub mod initramfs;
 pub mod provision;

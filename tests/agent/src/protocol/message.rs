@@ -118,6 +118,8 @@ pub enum Request {
     EndInput,
     /// So many more bytes of output may be sent.
     Credit(Stream, u32),
+    /// Nobody takes this output any more: its pipe is closed, and the process finds that when it writes.
+    CloseOutput(Stream),
     /// Send a signal to a process.
     Signal(i32),
     /// The terminal's window changed.
@@ -332,6 +334,11 @@ impl Request {
                 writer
             }
             Self::PowerOff => start(0x09),
+            Self::CloseOutput(stream) => {
+                let mut writer = start(0x0a);
+                stream.write(&mut writer);
+                writer
+            }
         }
         .finish()
     }
@@ -351,6 +358,7 @@ impl Request {
             0x07 => Self::Release,
             0x08 => Self::Mount(Mount::read(&mut reader)?),
             0x09 => Self::PowerOff,
+            0x0a => Self::CloseOutput(Stream::read(&mut reader)?),
             kind => return Err(Error::UnknownKind(kind)),
         };
         reader.finish()?;

@@ -22,6 +22,7 @@ fn requests() -> Vec<Request> {
         Request::Input(Vec::new()),
         Request::EndInput,
         Request::Credit(Stream::Stderr, u32::MAX),
+        Request::CloseOutput(Stream::Terminal),
         Request::Signal(-1),
         Request::Resize(WindowSize {
             rows: 0,

@@ -139,6 +139,11 @@ impl Process {
                 }
                 None
             }
+            Request::CloseOutput(stream) => {
+                let before = self.outputs.len();
+                self.outputs.retain(|output| output.stream != stream);
+                (self.outputs.len() < before).then_some(Event::EndOutput(stream))
+            }
             Request::Signal(signal) => {
                 if self.pidfd.is_some() {
                     // SAFETY: the call takes two integers. The process was not waited for, so the id is its own.

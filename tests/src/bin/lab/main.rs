@@ -1,0 +1,145 @@
+//! `cargo lab` and `cargo hvrun`: the nested host for a person at a terminal.
+
+mod disks;
+mod hvrun;
+mod session;
+mod setup;
+mod signals;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use hv_lab::cache;
+use hv_lab::host::{Host, HostChip, HostConfig};
+
+/// The lab could not do its part: it is none of hvrun's own exit codes.
+const EXIT_LAB: u8 = 125;
+
+/// The nested RISC-V host in which hvrun runs on machines that are none.
+///
+/// The variable HVRUN_LAB_HOST chooses its kind: `aia` (the default) or `plic`.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run hvrun, with its own arguments and files of this machine; without any, boot a small Linux from a disk.
+    #[command(disable_help_flag = true)]
+    Hvrun {
+        /// hvrun's arguments.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGS"
+        )]
+        arguments: Vec<String>,
+    },
+    /// Get and build everything that `cargo hvrun` needs, and run nothing.
+    Setup,
+    /// Open a shell in the nested host. This machine's files are below /host.
+    Shell,
+    /// Run a command in the nested host.
+    Exec {
+        /// The command and its arguments.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            required = true,
+            value_name = "COMMAND"
+        )]
+        command: Vec<String>,
+    },
+    /// Delete everything that was downloaded or built for the lab, the default guest's disk included.
+    Clean,
+}
+
+/// What ends a command: one line for the user, and the exit code.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            message: format!("lab: {error}"),
+            code: EXIT_LAB,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => error.exit(),
+    };
+    let result = match args.command {
+        Command::Hvrun { arguments } => hvrun::run(&arguments),
+        Command::Setup => setup::everything(),
+        Command::Shell => in_host(&["sh".into()]),
+        Command::Exec { command } => in_host(&command),
+        Command::Clean => clean(),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("{}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Runs a program of the nested host.
+fn in_host(command: &[String]) -> Result<u8, Failure> {
+    let signals = signals::Signals::take()?;
+    let host = boot()?;
+    session::run(&host, host.exec(command.iter().cloned()), &signals)
+}
+
+/// Boots the nested host that the user chose.
+fn boot() -> Result<Host, Failure> {
+    let config = HostConfig::new(chosen_chip()?).lifetime(None);
+    Host::boot(config).map_err(host_failure)
+}
+
+fn chosen_chip() -> Result<HostChip, Failure> {
+    let choice = std::env::var("HVRUN_LAB_HOST").unwrap_or_default();
+    if choice.is_empty() {
+        return Ok(HostChip::Aia);
+    }
+    choice.parse().map_err(|error| Failure {
+        message: format!("lab: HVRUN_LAB_HOST: {error}"),
+        code: EXIT_LAB,
+    })
+}
+
+/// One line, and where to read more.
+fn host_failure(error: hv_lab::host::Error) -> Failure {
+    let logs = error.logs().map_or_else(String::new, |logs| {
+        format!("; its logs are in {}", logs.display())
+    });
+    Failure {
+        message: format!("lab: {}{logs}", error.summary()),
+        code: EXIT_LAB,
+    }
+}
+
+fn clean() -> Result<u8, Failure> {
+    let root = cache::root()?;
+    match std::fs::remove_dir_all(&root) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure {
+            message: format!("lab: cannot delete {}: {error}", root.display()),
+            code: EXIT_LAB,
+        }),
+        _ => {
+            eprintln!("lab: {} is deleted", root.display());
+            Ok(0)
+        }
+    }
+}
