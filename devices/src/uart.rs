@@ -139,7 +139,9 @@ struct Registers {
     msr_deltas: u8,
     /// The transmitter became empty, or its interrupt was enabled, and the guest has not been told since.
     transmitter_empty_pending: bool,
-    /// The last `receive` found no room for all it was given.
+    /// Characters that the guest threw away unread, and that come again.
+    unread: VecDeque<u8>,
+    /// There is more to receive: the last `receive` found no room for all it was given, or there are unread ones.
     starved: bool,
     /// How many times in a row the guest has read LSR, without a write in between.
     polls: u8,
@@ -164,7 +166,8 @@ impl Uart {
     }
 
     /// Sets the event that is written to when the guest has read everything after [`receive`](Self::receive) could not
-    /// take all it was given. Then it is worth another try.
+    /// take all it was given, or when the guest emptied the FIFO with characters in it. Then [`receive`](Self::receive)
+    /// wants to be called again, if need be with nothing new.
     pub fn set_room_event(&self, event: EventFd) {
         lock(&self.state).room = Some(event);
     }
@@ -246,6 +249,7 @@ impl Registers {
             overrun: false,
             msr_deltas: 0,
             transmitter_empty_pending: false,
+            unread: VecDeque::with_capacity(FIFO_SIZE),
             starved: false,
             polls: 0,
             read_elsewhere: false,
@@ -364,9 +368,11 @@ impl Registers {
         } else {
             0
         };
-        let taken = room.min(bytes.len());
+        let again = room.min(self.unread.len());
+        self.received.extend(self.unread.drain(..again));
+        let taken = room.saturating_sub(again).min(bytes.len());
         self.received.extend(bytes.iter().take(taken));
-        self.starved = taken < bytes.len();
+        self.starved = taken < bytes.len() || !self.unread.is_empty();
         taken
     }
 
@@ -380,7 +386,7 @@ impl Registers {
         let enable = value & fcr::ENABLE != 0;
         if enable != self.fifos_enabled || (enable && value & fcr::RECEIVER_RESET != 0) {
             // Switching between FIFO and 16450 mode empties the FIFOs too.
-            self.received.clear();
+            self.empty_receiver();
         }
         self.fifos_enabled = enable;
         // "This bit must be a 1 when other FCR bits are written to or they will not be programmed."
@@ -391,6 +397,23 @@ impl Registers {
             2 => 8,
             _ => 14,
         };
+    }
+
+    /// The receiver is empty from the guest's point of view. What the user typed comes again: Linux enables the
+    /// interrupt a moment before it sets up the FIFO, and would lose the first character.
+    fn empty_receiver(&mut self) {
+        if self.mcr & mcr::LOOP != 0 {
+            self.received.clear();
+            return;
+        }
+        // The receiver is filled from these first, so together they are never more than a FIFO's worth of input. The limit
+        // is for a guest that adds characters of its own in loopback mode.
+        while let Some(character) = self.received.pop_back() {
+            if self.unread.len() < FIFO_SIZE {
+                self.unread.push_front(character);
+            }
+        }
+        self.starved |= !self.unread.is_empty();
     }
 
     fn control_modem(&mut self, value: u8) {

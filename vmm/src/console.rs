@@ -103,12 +103,13 @@ impl ConsoleInput {
 
     /// Gives the guest what waits, as far as it has room.
     fn deliver(&mut self) {
-        while !self.waiting.is_empty() {
+        loop {
+            // Also with nothing: the UART may have something left to receive itself.
             let taken = self.uart.receive(self.waiting.make_contiguous());
-            if taken == 0 {
+            self.waiting.drain(..taken);
+            if taken == 0 || self.waiting.is_empty() {
                 return;
             }
-            self.waiting.drain(..taken);
         }
     }
 

@@ -240,13 +240,10 @@ fn received_data_interrupt_follows_the_fifo() {
 
 #[test]
 fn below_the_trigger_level_it_is_a_character_timeout() {
-    let bench = Bench::new();
-    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
     for (bits, level) in [(0, 1), (1, 4), (2, 8), (3, 14)] {
-        bench.write(
-            register::IIR_FCR,
-            fcr::ENABLE | fcr::RECEIVER_RESET | bits << fcr::TRIGGER_SHIFT,
-        );
+        let bench = Bench::new();
+        bench.write(register::IER_DLM, ier::RECEIVED_DATA);
+        bench.write(register::IIR_FCR, fcr::ENABLE | bits << fcr::TRIGGER_SHIFT);
         for count in 1..=16 {
             assert_eq!(bench.uart.receive(b"x"), 1);
             let expected = if count >= level {
@@ -265,13 +262,19 @@ fn below_the_trigger_level_it_is_a_character_timeout() {
 
 #[test]
 fn fifo_control_empties_the_receiver() {
-    let bench = Bench::with_fifos();
-    for value in [fcr::ENABLE | fcr::RECEIVER_RESET, 0, fcr::ENABLE] {
+    for (before, value) in [
+        (fcr::ENABLE, fcr::ENABLE | fcr::RECEIVER_RESET),
+        (fcr::ENABLE, 0),
+        (0, fcr::ENABLE),
+    ] {
+        let bench = Bench::new();
+        bench.write(register::IIR_FCR, before);
         bench.poll_for_input();
         assert_eq!(bench.uart.receive(b"x"), 1);
         bench.write(register::IIR_FCR, value);
         assert_eq!(bench.read(register::LSR) & lsr::DATA_READY, 0, "{value:#x}");
     }
+    let bench = Bench::with_fifos();
     bench.poll_for_input();
     assert_eq!(bench.uart.receive(b"x"), 1);
     bench.write(register::IIR_FCR, fcr::ENABLE | 0xc0);
@@ -299,6 +302,26 @@ fn input_waits_for_room_and_is_asked_for() {
     assert_eq!(bench.uart.receive(&[b'x'; FIFO_SIZE]), FIFO_SIZE);
     bench.write(register::IIR_FCR, fcr::ENABLE | fcr::RECEIVER_RESET);
     assert!(room.read().is_err(), "nobody waits for room");
+}
+
+/// Linux's 8250 driver enables the received-data interrupt and then the FIFO, which empties the receiver.
+#[test]
+fn characters_that_a_starting_driver_throws_away_come_again() {
+    let bench = Bench::new();
+    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    bench.uart.set_room_event(room.try_clone().unwrap());
+    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
+    assert_eq!(bench.uart.receive(b"cat"), 1, "no FIFO yet");
+    bench.write(register::IIR_FCR, fcr::ENABLE);
+    assert_eq!(bench.read(register::LSR) & lsr::DATA_READY, 0);
+    assert_eq!(room.read().unwrap(), 1);
+    assert_eq!(bench.uart.receive(b"at"), 2);
+    bench.write(register::IIR_FCR, fcr::ENABLE | fcr::RECEIVER_RESET);
+    assert_eq!(room.read().unwrap(), 1);
+    assert_eq!(bench.uart.receive(b""), 0);
+    let read: Vec<u8> = (0..3).map(|_| bench.read(register::RBR_THR_DLL)).collect();
+    assert_eq!(read, b"cat");
+    assert!(room.read().is_err());
 }
 
 #[test]
@@ -465,13 +488,18 @@ proptest! {
                 }
                 Step::Write(offset, data) => bench.uart.write(offset, &data),
                 Step::Receive(bytes) => {
+                    let before = lock(&bench.uart.state).registers.clone();
                     let taken = bench.uart.receive(&bytes);
-                    received.extend(&bytes[..taken]);
+                    let after = lock(&bench.uart.state).registers.clone();
+                    let given = before.received.iter().chain(&before.unread).chain(&bytes[..taken]);
+                    prop_assert!(given.eq(after.received.iter().chain(&after.unread)));
+                    received = after.received;
                 }
             }
             let registers = lock(&bench.uart.state).registers.clone();
             prop_assert_eq!(bench.line.level(), registers.interrupt() != iir::NONE);
             prop_assert!(registers.received.len() <= FIFO_SIZE);
+            prop_assert!(registers.unread.len() <= FIFO_SIZE);
             if wrote {
                 // Loopback and FIFO control change the queue from within.
                 received = registers.received;
