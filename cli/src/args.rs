@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, Styles};
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, Parser, ValueEnum};
 use hv_vmm::{DiskConfig, IrqchipChoice, Serial};
 
 /// What `--help` says after the options.
@@ -34,6 +34,8 @@ Example:
     after_help = AFTER_HELP,
     max_term_width = 100,
     styles = Styles::plain(),
+    disable_help_flag = true,
+    disable_version_flag = true,
     override_usage = "hvrun --kernel FILE [--disk FILE]... [OPTIONS]"
 )]
 pub struct Args {
@@ -64,30 +66,34 @@ pub struct Args {
     )]
     pub disks: Vec<DiskConfig>,
 
-    /// Harts of the guest.
+    /// Harts of the guest [default: 1].
     #[arg(
         long,
         value_name = "N",
         default_value_t = 1,
+        hide_default_value = true,
         help_heading = "The machine"
     )]
     pub cpus: u32,
 
-    /// Memory of the guest, with K, M, G or T behind the number; MiB without.
+    /// Memory of the guest, with K, M, G or T behind the number, MiB without [default: 512M].
     #[arg(
         long,
         value_name = "SIZE",
         default_value = "512M",
+        hide_default_value = true,
         value_parser = parse_size,
         help_heading = "The machine"
     )]
     pub memory: u64,
 
-    /// The interrupt chip: KVM's AIA, a PLIC, or an AIA where the host has it and else a PLIC.
+    /// The interrupt chip: aia (KVM's), plic, or auto, an AIA where the host has it and else a PLIC [default: auto].
     #[arg(
         long,
         value_name = "KIND",
         default_value = "auto",
+        hide_default_value = true,
+        hide_possible_values = true,
         help_heading = "The machine"
     )]
     pub irqchip: Irqchip,
@@ -96,15 +102,24 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Looking inside")]
     pub dump_dtb: Option<PathBuf>,
 
-    /// How much hvrun tells on stderr: off, error, warn, info, debug or trace.
+    /// How much hvrun tells on stderr: off, error, warn, info, debug or trace [default: warn].
     #[arg(
         long,
         value_name = "LEVEL",
-        default_value_t = log::LevelFilter::Warn,
+        default_value = "warn",
+        hide_default_value = true,
         hide_possible_values = true,
         help_heading = "Looking inside"
     )]
     pub log_level: log::LevelFilter,
+
+    /// Print this help.
+    #[arg(short, long, action = ArgAction::Help, help_heading = "Looking inside")]
+    help: Option<bool>,
+
+    /// Print the version.
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Looking inside")]
+    version: Option<bool>,
 }
 
 /// `--irqchip`'s values.

@@ -1,0 +1,271 @@
+//! What the guest's disks promise.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use hv_lab::host::{HostChip, Stdio};
+use hv_lab::provision::GUEST_PROMPT;
+
+use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, run, text};
+
+/// hvrun dies by SIGKILL while the guest writes: every block that the guest was told is flushed is in the image.
+#[test]
+fn acknowledged_writes_survive_kill_9() {
+    const BLOCK: usize = 4096;
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let data = disk.beside("data.img");
+        fs::File::create(&data).unwrap().set_len(8 << 20).unwrap();
+        let mut console = guest(host(chip), Kernel::Small, &disk, &["--disk", &text(&data)]);
+        // Each block is its own number over and over; dd says nothing before its fsync has come back.
+        console
+            .send_line(
+                "n=0; while n=$((n + 1)); do yes $n | tr -d '\\n' | \
+                 dd of=/dev/vdb bs=4096 seek=$n count=1 iflag=fullblock conv=notrunc,fsync 2>/dev/null && \
+                 echo flushed=$n.; done",
+            )
+            .unwrap();
+        console.wait_for("flushed=40.", STEP).unwrap();
+        console.process().signal(libc::SIGKILL).unwrap();
+        let _ = console.wait_for_end(STEP).unwrap();
+        // The echo of the command line has no number there.
+        let flushed: Vec<usize> = console
+            .transcript()
+            .split("flushed=")
+            .filter_map(|rest| rest.split_once('.')?.0.parse().ok())
+            .collect();
+        assert!(flushed.len() >= 40, "{flushed:?}");
+        let image = fs::read(&data).unwrap();
+        for number in flushed {
+            let expected: Vec<u8> = number
+                .to_string()
+                .into_bytes()
+                .into_iter()
+                .cycle()
+                .take(BLOCK)
+                .collect();
+            assert!(
+                image[number * BLOCK..][..BLOCK] == expected,
+                "block {number} on {chip:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn two_writers_of_one_image_are_refused() {
+    let disk = Disk::new();
+    let host = host(HostChip::Plic);
+    let console = guest(host, Kernel::Small, &disk, &[]);
+    for option in ["", ",readonly=on"] {
+        let second = command(host, Kernel::Small.arguments())
+            .args(["--disk".to_owned(), text(&disk.image) + option])
+            .output(STEP)
+            .unwrap();
+        assert_eq!(second.status.code(), Some(1), "{second}");
+        let error = second.stderr_text();
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(
+            error.contains("root.img") && error.contains("in use"),
+            "{error}"
+        );
+    }
+    power_off(console);
+    // And nothing stays locked.
+    power_off(guest(host, Kernel::Small, &disk, &[]));
+}
+
+#[test]
+fn readers_share_an_image_and_cannot_write_it() {
+    let disk = Disk::new();
+    let shared = disk.beside("shared.img");
+    fs::write(&shared, vec![0x5a; 1 << 20]).unwrap();
+    let argument = text(&shared) + ",readonly=on";
+    let other = Disk::new();
+    let mut first = guest(
+        host(HostChip::Plic),
+        Kernel::Small,
+        &disk,
+        &["--disk", &argument],
+    );
+    let mut second = guest(
+        host(HostChip::Plic),
+        Kernel::Small,
+        &other,
+        &["--disk", &argument],
+    );
+    for console in [&mut first, &mut second] {
+        assert_eq!(run(console, "cat /sys/block/vdb/ro"), "1");
+        let written = console
+            .run(
+                "dd if=/dev/zero of=/dev/vdb bs=512 count=1 conv=fsync",
+                STEP,
+            )
+            .unwrap();
+        assert_ne!(written.code, 0, "{}", written.text);
+    }
+    power_off(first);
+    power_off(second);
+    assert_eq!(fs::read(&shared).unwrap(), vec![0x5a; 1 << 20]);
+}
+
+/// As under QEMU: the capacity is rounded up to whole sectors, what is behind the end reads as zeros and can be written.
+#[test]
+fn a_size_that_is_no_multiple_of_512_is_rounded_up() {
+    let disk = Disk::new();
+    let odd = disk.beside("odd.img");
+    fs::write(&odd, vec![0xaa; 1300]).unwrap();
+    let mut console = guest(
+        host(HostChip::Aia),
+        Kernel::Small,
+        &disk,
+        &["--disk", &text(&odd)],
+    );
+    assert_eq!(run(&mut console, "cat /sys/block/vdb/size"), "3");
+
+    assert_eq!(
+        run(&mut console, "tr -cd '\\252' < /dev/vdb | wc -c"),
+        "1300"
+    );
+    assert_eq!(
+        run(&mut console, "tail -c 236 /dev/vdb | tr -d '\\0' | wc -c"),
+        "0"
+    );
+    run(
+        &mut console,
+        "printf end | dd of=/dev/vdb bs=1 seek=1533 conv=notrunc,fsync 2>/dev/null",
+    );
+    power_off(console);
+    let image = fs::read(&odd).unwrap();
+    assert_eq!(image.len(), 1536);
+    assert!(image.ends_with(b"\0end") && image.starts_with(&[0xaa; 1300]));
+}
+
+#[test]
+fn a_guest_has_up_to_eight_disks_with_serials() {
+    let disk = Disk::new();
+    let mut more = Vec::new();
+    for number in 1..8 {
+        let image = disk.beside(&format!("disk,{number}.img"));
+        fs::File::create(&image)
+            .unwrap()
+            .set_len(number << 20)
+            .unwrap();
+        more.push("--disk".to_owned());
+        more.push(format!(
+            "{},serial=S-{number}",
+            text(&image).replace(',', ",,")
+        ));
+    }
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    let mut console = guest(host(HostChip::Plic), Kernel::Small, &disk, &more);
+    for (number, letter) in (1..8).zip('b'..) {
+        let sectors = run(&mut console, &format!("cat /sys/block/vd{letter}/size"));
+        assert_eq!(sectors, (number * 2048).to_string());
+        assert_eq!(
+            run(&mut console, &format!("cat /sys/block/vd{letter}/serial")),
+            format!("S-{number}")
+        );
+    }
+    power_off(console);
+}
+
+/// A discarded range gives its space back to the host, and reads as zeros.
+#[test]
+fn discards_free_space() {
+    let disk = Disk::new();
+    let data = disk.beside("data.img");
+    fs::write(&data, vec![0x77; 8 << 20]).unwrap();
+    let before = fs::metadata(&data).unwrap().blocks();
+    let mut console = guest(
+        host(HostChip::Aia),
+        Kernel::Small,
+        &disk,
+        &["--disk", &text(&data)],
+    );
+    run(&mut console, "blkdiscard -o 1048576 -l 6291456 /dev/vdb");
+    power_off(console);
+    let image = fs::read(&data).unwrap();
+    assert_eq!(image.len(), 8 << 20);
+    assert!(
+        image[..1 << 20]
+            .iter()
+            .chain(&image[7 << 20..])
+            .all(|byte| *byte == 0x77)
+    );
+    assert!(image[1 << 20..7 << 20].iter().all(|byte| *byte == 0));
+    let after = fs::metadata(&data).unwrap().blocks();
+    assert!(
+        after < before / 2,
+        "{before} blocks of 512 bytes before, {after} after"
+    );
+}
+
+/// 32 MiB through the page cache and around it, with several harts at once, come back as they were.
+#[test]
+fn data_is_not_mixed_up() {
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let data = disk.beside("data.img");
+        fs::File::create(&data).unwrap().set_len(32 << 20).unwrap();
+        let mut console = guest(
+            host(chip),
+            Kernel::Small,
+            &disk,
+            &["--cpus", "4", "--disk", &text(&data)],
+        );
+        run(
+            &mut console,
+            "for n in 0 1 2 3; do (yes part $n | dd of=/dev/vdb bs=64k seek=$((n * 128)) count=128 \
+             iflag=fullblock oflag=direct conv=notrunc 2>/dev/null) & done; wait; sync; echo 3 > /proc/sys/vm/drop_caches",
+        );
+        for number in 0..4 {
+            let read = run(
+                &mut console,
+                &format!(
+                    "dd if=/dev/vdb bs=64k skip=$(({number} * 128)) count=128 2>/dev/null | md5sum"
+                ),
+            );
+            let expected = run(
+                &mut console,
+                &format!("yes part {number} | head -c 8388608 | md5sum"),
+            );
+            assert_eq!(read, expected);
+        }
+        power_off(console);
+    }
+}
+
+/// A disk can be one of the host's block devices.
+#[test]
+fn a_block_device_is_a_disk() {
+    let host = host(HostChip::Plic);
+    let disk = Disk::new();
+    let nested = format!("{}{}", hv_lab::host::LOCAL_ROOT, text(&disk.image));
+    let device = host
+        .exec([
+            "sh",
+            "-c",
+            &format!("losetup -f && losetup $(losetup -f) {nested}"),
+        ])
+        .check(STEP)
+        .unwrap();
+    let device = device.stdout_text();
+    let mut console = command(host, Kernel::Small.arguments())
+        .args(["--disk", device.trim()])
+        .stdin(Stdio::Terminal)
+        .terminal(24, 80)
+        .console()
+        .unwrap();
+    console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+    run(
+        &mut console,
+        "echo through a block device > /root/file; sync",
+    );
+    power_off(console);
+    host.exec(["losetup", "-d", device.trim()])
+        .check(STEP)
+        .unwrap();
+    disk.assert_clean();
+    assert_eq!(disk.read_file("/root/file"), "through a block device\n");
+}

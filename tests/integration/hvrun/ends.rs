@@ -1,0 +1,139 @@
+//! The ways in which a run ends, or begins again, and what becomes of the terminal, pipes and files.
+
+use hv_lab::host::{Host, HostChip, Stdio, Stream};
+use hv_lab::provision::GUEST_PROMPT;
+
+use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, run, text};
+
+#[test]
+fn a_guest_reboots_in_the_same_process() {
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let mut console = guest(host(chip), Kernel::Small, &disk, &["--cpus", "2"]);
+        let pid = console.process().pid();
+        for round in 0..2 {
+            run(&mut console, &format!("echo {round} >> /root/rounds; sync"));
+            console.send_line("reboot").unwrap();
+            console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        }
+        assert_eq!(console.process().pid(), pid);
+        assert_eq!(run(&mut console, "cat /root/rounds"), "0\n1");
+        power_off(console);
+        disk.assert_clean();
+    }
+}
+
+/// hvrun under a shell that shows the terminal's settings before and after, ended in some way.
+fn ended_by(host: &Host, disk: &Disk, end: impl FnOnce(&mut hv_lab::host::Console)) -> i32 {
+    let mut arguments = Kernel::Small.arguments();
+    arguments.extend(disk.argument());
+    let line = format!(
+        "stty -g; {} {}; echo code=$?; stty -g",
+        text(crate::fixture::hvrun()),
+        arguments.join(" ")
+    );
+    // A shell of the nested host, with the developer's files where hvrun's own arguments name them.
+    let mut console = host
+        .exec([
+            "sh",
+            "-c",
+            &line.replace(" /", &format!(" {}/", hv_lab::host::LOCAL_ROOT)),
+        ])
+        .console()
+        .unwrap();
+    let before = console.wait_for("\n", STEP).unwrap();
+    console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+    end(&mut console);
+    console.wait_for("code=", STEP).unwrap();
+    let code = console.wait_for("\n", STEP).unwrap();
+    let after = console.wait_for("\n", STEP).unwrap();
+    assert_eq!(before, after, "the terminal is as it was");
+    code.trim().parse().unwrap()
+}
+
+fn signal_hvrun(host: &Host, image: &str, signal: &str) {
+    let kill = format!("pkill -{signal} -f 'hvrun.*{image}'");
+    host.exec(["sh", "-c", &kill]).check(STEP).unwrap();
+}
+
+#[test]
+fn ctrl_a_x_ends_the_machine_and_ctrl_a_h_lists_the_keys() {
+    let disk = Disk::new();
+    let code = ended_by(host(HostChip::Aia), &disk, |console| {
+        console.send("\x01h").unwrap();
+        console
+            .wait_for("Ctrl-a x  end the virtual machine", STEP)
+            .unwrap();
+        console.send("\x01x").unwrap();
+    });
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn signals_end_the_machine_and_restore_the_terminal() {
+    let host = host(HostChip::Plic);
+    for (signal, expected) in [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131)] {
+        let disk = Disk::new();
+        let image = text(&disk.image);
+        // Not the shell around it: its arguments end in the image.
+        let code = ended_by(host, &disk, |_| {
+            signal_hvrun(host, &format!("--disk .*{image}$"), signal)
+        });
+        assert_eq!(code, expected, "SIG{signal}");
+    }
+}
+
+#[test]
+fn a_power_off_restores_the_terminal() {
+    let disk = Disk::new();
+    let code = ended_by(host(HostChip::Aia), &disk, |console| {
+        console.send_line("poweroff").unwrap()
+    });
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn the_end_of_input_is_not_the_end_of_the_guest() {
+    let disk = Disk::new();
+    let command = command(host(HostChip::Plic), Kernel::Small.arguments()).args(disk.argument());
+    let process = command.stdin(Stdio::Null).spawn().unwrap();
+    let mut seen = String::new();
+    while !seen.contains(GUEST_PROMPT) {
+        let piece = process.read(Stream::Stdout, BOOT).unwrap();
+        assert!(!piece.is_empty(), "{seen}");
+        seen += &String::from_utf8_lossy(&piece);
+    }
+    assert_eq!(process.try_wait(), None);
+    process.signal(libc::SIGTERM).unwrap();
+    assert_eq!(process.wait(STEP).unwrap().code(), Some(143));
+}
+
+/// `printf … | hvrun … > file`: everything that is piped in reaches the guest, however early it comes.
+#[test]
+fn input_from_a_pipe_and_output_into_a_file() {
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let host = host(chip);
+        let output = disk.beside("output");
+        let log = format!("{}{}", hv_lab::host::LOCAL_ROOT, text(&output));
+        let process = command(host, Kernel::Small.arguments())
+            .args(disk.argument())
+            .stdin(Stdio::Pipe)
+            .stdout(Stdio::File(log))
+            .spawn()
+            .unwrap();
+        process
+            .write_stdin(
+                b"echo first $((6 * 7)) line\necho second line\npoweroff\n",
+                STEP,
+            )
+            .unwrap();
+        process.close_stdin().unwrap();
+        let finished = process.finish(BOOT).unwrap();
+        assert_eq!(finished.status.code(), Some(0), "{finished}");
+        let printed = std::fs::read_to_string(&output).unwrap();
+        assert!(printed.contains("\nfirst 42 line\r\n"), "{printed}");
+        assert!(printed.contains("\nsecond line\r\n"), "{printed}");
+        assert_eq!(finished.stderr_text(), "");
+    }
+}

@@ -1,0 +1,187 @@
+//! Guests of a few instructions, for what Linux does not do.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use crate::fixture::{CHIPS, STEP, command, host, text};
+
+/// A RISC-V Image whose first instruction after the header is the first of these.
+fn image(code: &[u32]) -> (TempDir, PathBuf) {
+    let mut bytes = vec![0; 64];
+    bytes[..4].copy_from_slice(&0x0400_006f_u32.to_le_bytes()); // j 64
+    bytes[8..16].copy_from_slice(&0x20_0000_u64.to_le_bytes());
+    bytes[16..24].copy_from_slice(&0x1000_u64.to_le_bytes());
+    bytes[48..60].copy_from_slice(b"RISCV\0\0\0RSC\x05");
+    bytes.extend(
+        code.iter()
+            .flat_map(|instruction| instruction.to_le_bytes()),
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Image");
+    fs::write(&path, bytes).unwrap();
+    (directory, path)
+}
+
+const A0: u32 = 10;
+const A1: u32 = 11;
+const A2: u32 = 12;
+const A6: u32 = 16;
+const A7: u32 = 17;
+const S0: u32 = 8;
+const ECALL: u32 = 0x73;
+
+/// `li register, value` in two instructions.
+fn li(register: u32, value: i32) -> [u32; 2] {
+    let low = value << 20 >> 20;
+    let high = value.wrapping_sub(low).cast_unsigned();
+    [
+        high | register << 7 | 0x37,
+        (low.cast_unsigned() << 20) | register << 15 | register << 7 | 0x1b,
+    ]
+}
+
+fn srst(kind: i32, reason: u32) -> Vec<u32> {
+    let mut code = Vec::new();
+    code.extend(li(A7, 0x5352_5354));
+    code.extend(li(A6, 0));
+    code.extend(li(A0, kind));
+    code.extend(li(A1, reason.cast_signed()));
+    code.push(ECALL);
+    code
+}
+
+/// `bne a, b, +bytes` and `beq`.
+fn branch(function: u32, a: u32, b: u32, bytes: u32) -> u32 {
+    (bytes >> 12 & 1) << 31
+        | (bytes >> 5 & 0x3f) << 25
+        | b << 20
+        | a << 15
+        | function << 12
+        | (bytes >> 1 & 0xf) << 8
+        | (bytes >> 11 & 1) << 7
+        | 0x63
+}
+
+/// Runs the program and gives hvrun's exit code and what it printed.
+fn exit_code(code: &[u32]) -> Vec<(i32, String, String)> {
+    let (_directory, path) = image(code);
+    CHIPS
+        .into_iter()
+        .map(|chip| {
+            let finished = command(host(chip), ["--kernel", &text(&path)])
+                .output(STEP)
+                .unwrap();
+            let code = finished.status.code().unwrap();
+            (code, finished.stdout_text(), finished.stderr_text())
+        })
+        .collect()
+}
+
+#[test]
+fn the_reset_reason_decides_the_exit_code() {
+    for (reason, expected) in [(0, 0), (1, 3)] {
+        for (code, _, error) in exit_code(&srst(0, reason)) {
+            assert_eq!(
+                code, expected,
+                "SRST shutdown with reason {reason}: {error}"
+            );
+        }
+    }
+}
+
+/// Vendor, experimental and unknown SBI calls come back as not supported, and the guest goes on.
+#[test]
+fn unknown_sbi_calls_are_answered() {
+    for extension in [0x0900_0000, 0x0800_0000, 0x0a00_0000, 0x7fff_ffff] {
+        let mut program = Vec::new();
+        program.extend(li(A7, extension));
+        program.extend(li(A6, 5));
+        program.push(ECALL);
+        program.extend(li(S0, -2));
+        let failed = srst(0, 1);
+        let skip = u32::try_from(4 * failed.len() + 4).unwrap();
+        program.push(branch(0, A0, S0, skip));
+        program.extend(&failed);
+        program.extend(srst(0, 0));
+        for (code, _, error) in exit_code(&program) {
+            assert_eq!(code, 0, "extension {extension:#x}: {error}");
+        }
+    }
+}
+
+/// Loads and stores where nothing is, of every width, do no harm.
+#[test]
+fn accesses_to_nothing_do_no_harm() {
+    let mut program = Vec::new();
+    for address in [
+        0x0000_1000,
+        0x0c00_0003,
+        0x0fff_fff9,
+        0x1000_0007,
+        0x1000_1100,
+        0x1000_8ffd,
+        0x2000_0000,
+    ] {
+        program.extend(li(A1, address));
+        for width in 0..4 {
+            program.push(A1 << 15 | width << 12 | A2 << 7 | 0x03); // l{b,h,w,d} a2, 0(a1)
+            program.push(A2 << 20 | A1 << 15 | width << 12 | 0x23); // s{b,h,w,d} a2, 0(a1)
+        }
+    }
+    program.extend(srst(0, 0));
+    for (code, _, error) in exit_code(&program) {
+        assert_eq!(code, 0, "{error}");
+    }
+}
+
+/// The debug console takes a length that is larger than the guest's memory as an error, and a good one as output.
+#[test]
+fn the_debug_console_bounds_what_a_guest_asks() {
+    let call = |length: i32, address: i32, high: i32| {
+        let mut code = Vec::new();
+        code.extend(li(A7, 0x4442_434e));
+        code.extend(li(A6, 0));
+        code.extend(li(A0, length));
+        // The address lies above 2 GiB: built from half of it.
+        code.extend(li(A1, address >> 1));
+        code.push(1 << 20 | A1 << 15 | 1 << 12 | A1 << 7 | 0x13); // slli a1, a1, 1
+        code.extend(li(A2, high));
+        code.push(ECALL);
+        code
+    };
+    let mut program = Vec::new();
+    let expect = |program: &mut Vec<u32>, error: i32| {
+        program.extend(li(S0, error));
+        let failed = srst(0, 1);
+        program.push(branch(
+            0,
+            A0,
+            S0,
+            u32::try_from(4 * failed.len() + 4).unwrap(),
+        ));
+        program.extend(failed);
+    };
+    let header = 0x8020_0000_u32.cast_signed();
+    // ERR_INVALID_PARAM for what is not guest memory.
+    for (length, address, high) in [(i32::MAX, header, 0), (16, 0x1000, 0), (16, header, 1)] {
+        program.extend(call(
+            length,
+            if address == header {
+                0x4010_0000 << 1
+            } else {
+                address
+            },
+            high,
+        ));
+        expect(&mut program, -3);
+    }
+    // "RISCV" of the Image's own header.
+    program.extend(call(5, header.wrapping_add(48), 0));
+    expect(&mut program, 0);
+    program.extend(srst(0, 0));
+    for (code, output, error) in exit_code(&program) {
+        assert_eq!((code, output.as_str()), (0, "RISCV"), "{error}");
+    }
+}

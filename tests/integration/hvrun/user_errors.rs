@@ -1,0 +1,258 @@
+//! What a user gets for what does not work: one line that says what is wrong and what to do, and exit code 1 (or 2, for
+//! the command line itself).
+
+use std::fs;
+
+use hv_lab::host::{Host, HostChip, HostConfig};
+use tempfile::TempDir;
+
+use crate::fixture::{Kernel, STEP, command, host, hvrun, text};
+
+/// hvrun fails with one line, which has all of these in it.
+fn fails_on(host: &Host, arguments: &[String], expected: &[&str]) {
+    let finished = command(host, arguments.iter().cloned())
+        .output(STEP)
+        .unwrap();
+    assert_eq!(finished.status.code(), Some(1), "{arguments:?}: {finished}");
+    let error = finished.stderr_text();
+    assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
+    assert!(error.starts_with("hvrun: "), "{error}");
+    for part in expected {
+        assert!(
+            error.contains(part),
+            "{arguments:?}: {part:?} is not in: {error}"
+        );
+    }
+    assert_eq!(finished.stdout_text(), "");
+}
+
+fn fails(arguments: &[String], expected: &[&str]) {
+    fails_on(host(HostChip::Plic), arguments, expected);
+}
+
+fn owned(arguments: &[&str]) -> Vec<String> {
+    arguments
+        .iter()
+        .map(|&argument| argument.to_owned())
+        .collect()
+}
+
+fn stable_with(more: &[&str]) -> Vec<String> {
+    let mut arguments = Kernel::Stable.arguments();
+    arguments.extend(owned(more));
+    arguments
+}
+
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Files {
+        Files(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        text(&self.0.path().join(name))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+#[test]
+fn kernels_that_cannot_boot() {
+    let files = Files::new();
+    let kernel = |path: &str, expected: &[&str]| {
+        fails(&owned(&["--kernel", path]), &[&[path], expected].concat())
+    };
+    kernel(&files.path("missing"), &["No such file"]);
+    kernel(&files.write("empty", b""), &["empty"]);
+    kernel(&files.path(""), &["directory"]);
+    kernel(
+        &files.write("text", &[b'x'; 10_000]),
+        &["none of the kernel formats"],
+    );
+
+    let image = fs::read(&Kernel::Stable.arguments()[1]).unwrap();
+    kernel(
+        &files.write("truncated", &image[..image.len() / 2]),
+        &["truncated"],
+    );
+    let zboot = fs::read(&Kernel::Backports.arguments()[1]).unwrap();
+    kernel(
+        &files.write("truncated-zboot", &zboot[..zboot.len() / 2]),
+        &["truncated"],
+    );
+
+    let mut arm = vec![0; 4096];
+    arm[56..60].copy_from_slice(b"ARM\x64");
+    kernel(&files.write("arm", &arm), &["64-bit Arm", "RISC-V"]);
+    // A program of the developer's machine.
+    kernel(&text(&std::env::current_exe().unwrap()), &["x86", "RISC-V"]);
+}
+
+#[test]
+fn things_that_do_not_fit_into_memory() {
+    fails(&stable_with(&["--memory", "16M"]), &["memory", "--memory"]);
+    let files = Files::new();
+    let large = files.path("large-initrd");
+    fs::File::create(&large)
+        .unwrap()
+        .set_len(600 << 20)
+        .unwrap();
+    let kernel = Kernel::Stable.arguments()[1].clone();
+    fails(
+        &owned(&["--kernel", &kernel, "--initrd", &large]),
+        &["initrd", "512 MiB", "--memory"],
+    );
+}
+
+#[test]
+fn sizes_and_counts_out_of_range() {
+    fails(&stable_with(&["--memory", "0"]), &["0 bytes", "--memory"]);
+    fails(
+        &stable_with(&["--memory", "900000T"]),
+        &["guest-physical", "--memory"],
+    );
+    fails(&stable_with(&["--cpus", "0"]), &["--cpus"]);
+    fails(&stable_with(&["--cpus", "100000"]), &["100000", "--cpus"]);
+    fails(
+        &stable_with(&["--irqchip", "aia"]),
+        &["AIA", "--irqchip plic"],
+    );
+}
+
+#[test]
+fn initrds_and_disks_that_cannot_be_used() {
+    let files = Files::new();
+    let kernel = Kernel::Stable.arguments()[1].clone();
+    let with = |option: &str, value: &str| owned(&["--kernel", &kernel, option, value]);
+    let missing = files.path("missing");
+    fails(&with("--initrd", &missing), &[&missing, "No such file"]);
+    fails(&with("--initrd", &files.write("empty", b"")), &["empty"]);
+    fails(&with("--initrd", &files.path("")), &["directory"]);
+    fails(&with("--disk", &missing), &[&missing, "does not exist"]);
+    fails(&with("--disk", &files.path("")), &["directory"]);
+    fails(&with("--disk", &files.write("empty.img", b"")), &["empty"]);
+
+    // Somebody who may read an image and not write it.
+    let image = files.write("readonly.img", &[0; 4096]);
+    let nested = format!("{}{image}", hv_lab::host::LOCAL_ROOT);
+    let host = host(HostChip::Plic);
+    host.exec([
+        "sh",
+        "-c",
+        &format!(
+            "cp {nested} /tmp/readonly.img && chmod 444 /tmp/readonly.img && chmod 666 /dev/kvm"
+        ),
+    ])
+    .check(STEP)
+    .unwrap();
+    let as_user = host
+        .exec([format!("{}{}", hv_lab::host::LOCAL_ROOT, text(hvrun()))])
+        .args([
+            "--kernel",
+            &format!("{}{kernel}", hv_lab::host::LOCAL_ROOT),
+            "--disk",
+            "/tmp/readonly.img",
+        ])
+        .user(1000, 1000)
+        .output(STEP)
+        .unwrap();
+    let error = as_user.stderr_text();
+    assert_eq!(
+        (as_user.status.code(), error.lines().count()),
+        (Some(1), 1),
+        "{error}"
+    );
+    assert!(
+        error.contains("/tmp/readonly.img") && error.contains("readonly=on"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense() {
+    for (arguments, expected) in [
+        (&[][..], "--kernel"),
+        (&["--kernle", "Image"], "--kernel"),
+        (&["--kernel", "Image", "--memory", "lots"], "512M"),
+        (&["--kernel", "Image", "--disk", "a.img,ro"], "readonly=on"),
+        (&["--kernel", "Image", "--irqchip", "gic"], "plic"),
+    ] {
+        let finished = command(host(HostChip::Plic), arguments.iter().copied())
+            .output(STEP)
+            .unwrap();
+        assert_eq!(finished.status.code(), Some(2), "{arguments:?}: {finished}");
+        assert!(
+            finished.stderr_text().contains(expected),
+            "{arguments:?}: {finished}"
+        );
+    }
+}
+
+#[test]
+fn nine_disks_are_too_many() {
+    let files = Files::new();
+    let mut arguments = Kernel::Stable.arguments();
+    for number in 0..9 {
+        arguments.extend([
+            "--disk".into(),
+            files.write(&format!("{number}.img"), &[0; 512]),
+        ]);
+    }
+    fails(&arguments, &["9 disks", "8"]);
+}
+
+#[test]
+fn no_permission_on_kvm() {
+    let host = Host::boot(HostConfig::new(HostChip::Plic)).unwrap();
+    let program = format!("{}{}", hv_lab::host::LOCAL_ROOT, text(hvrun()));
+    let kernel = format!(
+        "{}{}",
+        hv_lab::host::LOCAL_ROOT,
+        Kernel::Stable.arguments()[1]
+    );
+    host.exec(["chmod", "600", "/dev/kvm"]).check(STEP).unwrap();
+    let finished = host
+        .exec([program])
+        .args(["--kernel", &kernel])
+        .user(1000, 1000)
+        .output(STEP)
+        .unwrap();
+    let error = finished.stderr_text();
+    assert_eq!(
+        (finished.status.code(), error.lines().count()),
+        (Some(1), 1),
+        "{error}"
+    );
+    assert!(
+        error.contains("permission") && error.contains("/dev/kvm") && error.contains("kvm $USER"),
+        "{error}"
+    );
+}
+
+#[test]
+fn no_kvm_module_and_no_hypervisor_extension() {
+    let kernel = Kernel::Stable.arguments()[1].clone();
+    let without_module = Host::boot(HostConfig::new(HostChip::Plic).without_kvm()).unwrap();
+    fails_on(
+        &without_module,
+        &owned(&["--kernel", &kernel]),
+        &["/dev/kvm", "modprobe kvm"],
+    );
+    drop(without_module);
+    let without_h = Host::boot(
+        HostConfig::new(HostChip::Plic)
+            .without_kvm()
+            .cpu("rv64,h=false"),
+    )
+    .unwrap();
+    fails_on(
+        &without_h,
+        &owned(&["--kernel", &kernel]),
+        &["hypervisor extension"],
+    );
+}
