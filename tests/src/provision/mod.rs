@@ -16,8 +16,10 @@ pub(crate) mod progress;
 mod qemu;
 mod run;
 mod rust_library;
+mod small_kernel;
 mod tools;
 
+pub(crate) use busybox::applets;
 pub use busybox::busybox;
 pub use cross::{TARGET, cross_build};
 pub use error::{Error, Result};
@@ -25,6 +27,7 @@ pub use guest::{GUEST_DISK_SIZE, GUEST_PROMPT, debugfs, dtc, e2fsck, guest_disk,
 pub use kernel::{DebianKernel, KernelFiles, debian_kernel};
 pub use modules::modules_closure;
 pub use qemu::{Qemu, qemu};
+pub use small_kernel::small_kernel;
 
 /// Debian's present stable release: QEMU, the usual host and guest kernel, busybox and kernel sources come from it,
 /// whatever release this machine runs.
