@@ -1,5 +1,6 @@
 //! hvrun's messages: one line each, on stderr.
 
+use crate::terminal;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 struct Stderr;
@@ -10,14 +11,13 @@ impl Log for Stderr {
     }
 
     fn log(&self, record: &Record) {
-        match record.level() {
-            Level::Error => eprintln!("hvrun: error: {}", record.args()),
-            Level::Warn => eprintln!("hvrun: warning: {}", record.args()),
-            Level::Info => eprintln!("hvrun: {}", record.args()),
-            Level::Debug | Level::Trace => {
-                eprintln!("hvrun: {}: {}", record.target(), record.args())
-            }
-        }
+        let text = match record.level() {
+            Level::Error => format!("error: {}", record.args()),
+            Level::Warn => format!("warning: {}", record.args()),
+            Level::Info => record.args().to_string(),
+            Level::Debug | Level::Trace => format!("{}: {}", record.target(), record.args()),
+        };
+        eprint!("hvrun: {text}{}", terminal::line_end());
     }
 
     fn flush(&self) {}

@@ -4,7 +4,8 @@ use std::io::{IsTerminal, stdin};
 use std::sync::Mutex;
 
 use nix::sys::termios::{
-    InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
+    InputFlags, LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr,
+    tcsetattr,
 };
 
 /// The terminal's settings from before, while it is raw. A global, because a panic must find it.
@@ -15,8 +16,8 @@ static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 pub struct RawMode(());
 
 impl RawMode {
-    /// Makes stdin raw: each key reaches the guest at once and unchanged, Ctrl-c included. Output is processed as before,
-    /// so that messages of hvrun's own end their lines. `None` where stdin is no terminal.
+    /// Makes stdin's terminal raw: each key reaches the guest at once and unchanged, Ctrl-c included, and what the guest
+    /// prints is not changed either. `None` where stdin is no terminal.
     pub fn enter() -> Option<RawMode> {
         if !stdin().is_terminal() {
             return None;
@@ -32,6 +33,7 @@ impl RawMode {
                 | InputFlags::ISTRIP
                 | InputFlags::IXON,
         );
+        raw.output_flags.remove(OutputFlags::OPOST);
         raw.local_flags.remove(
             LocalFlags::ECHO
                 | LocalFlags::ECHONL
@@ -63,6 +65,14 @@ pub fn restore() {
         && let Some(before) = before.take()
     {
         let _ = tcsetattr(stdin(), SetArg::TCSADRAIN, &before);
+    }
+}
+
+/// What ends a line of hvrun's own: a raw terminal does not add the carriage return.
+pub fn line_end() -> &'static str {
+    match BEFORE.try_lock() {
+        Ok(before) if before.is_some() => "\r\n",
+        _ => "\n",
     }
 }
 

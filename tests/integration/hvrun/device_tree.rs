@@ -33,7 +33,8 @@ fn dumped(chip: HostChip, more: &[&str]) -> String {
         "{}",
         String::from_utf8_lossy(&stderr)
     );
-    String::from_utf8(stdout).unwrap()
+    // Before version 1.7, dtc shows a list of strings as one.
+    String::from_utf8(stdout).unwrap().replace("\\0", "\", \"")
 }
 
 #[test]

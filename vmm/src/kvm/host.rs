@@ -336,8 +336,16 @@ impl Vcpu {
             Err(error) => {
                 return match error.errno() {
                     libc::EINTR | libc::EAGAIN => Exit::Interrupted,
+                    // arch/riscv/kvm/vcpu_insn.c and vcpu_exit.c. KVM writes a line into the kernel's log for each of
+                    // these, so letting the guest trap and go on would let it fill that log.
                     libc::EOPNOTSUPP => Exit::Failed(
-                        "KVM cannot emulate the instruction with which the guest accessed a device"
+                        "the guest jumped to where no memory is, or accessed a device by an \
+                         instruction that KVM does not emulate"
+                            .into(),
+                    ),
+                    libc::EIO => Exit::Failed(
+                        "the guest accessed a device at an address that is not aligned to the \
+                         width of the access, which KVM does not emulate"
                             .into(),
                     ),
                     errno => Exit::Failed(format!("KVM_RUN failed: {}", Errno(errno))),
