@@ -14,7 +14,9 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::provision::progress;
 use crate::provision::{Error, Result};
@@ -40,7 +42,7 @@ pub fn root() -> Result<PathBuf> {
         return Err(Error::unavailable(
             "a cache directory",
             "neither HVRUN_LAB_CACHE, XDG_CACHE_HOME nor HOME is set",
-            "set HVRUN_LAB_CACHE to a directory with 2 GB of room",
+            "set HVRUN_LAB_CACHE to a directory with 3 GB of room",
         ));
     };
     match root.to_str() {
@@ -163,14 +165,24 @@ pub(crate) fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|error| Error::io("create", path, error))
 }
 
-/// Removes `path` with all it holds, if it exists.
+/// Removes `path` with all it holds, if it exists. A build whose process was killed may leave children that write there
+/// for a moment longer, so a directory that fills again while it is emptied is tried again.
 pub(crate) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path, error))
+    let mut attempts = 0..50;
+    loop {
+        match fs::remove_dir_all(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound && !path.exists() => return Ok(()),
+            Err(error) if may_pass(error.kind()) && attempts.next().is_some() => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(error) => return Err(Error::io("remove", path, error)),
         }
-        _ => Ok(()),
     }
+}
+
+fn may_pass(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound)
 }
 
 /// `version` without what a Debian version may hold but a search path may not: the epoch and its colon.

@@ -67,9 +67,10 @@ impl Machine {
         })
     }
 
-    /// The suite `name` of the machine's mirror for `arch`; `None` means the machine's own.
-    pub(crate) fn suite(&self, name: &str, arch: Option<&str>) -> Result<Suite> {
-        Suite::new(self, name, arch.unwrap_or(&self.arch))
+    /// The suite `name` of the machine's mirror for `arch`, where `None` means the machine's own. `wanted` is what its
+    /// errors say cannot be got.
+    pub(crate) fn suite(&self, name: &str, arch: Option<&str>, wanted: &str) -> Result<Suite> {
+        Suite::new(self, name, arch.unwrap_or(&self.arch), wanted)
     }
 }
 
@@ -95,6 +96,7 @@ fn choose_source(targets: &str) -> Option<(String, String)> {
 #[derive(Debug)]
 pub(crate) struct Suite {
     name: String,
+    wanted: String,
     directory: PathBuf,
 }
 
@@ -109,7 +111,7 @@ pub(crate) struct Package {
 }
 
 impl Suite {
-    fn new(machine: &Machine, name: &str, arch: &str) -> Result<Self> {
+    fn new(machine: &Machine, name: &str, arch: &str, wanted: &str) -> Result<Self> {
         let directory = cache::root()?.join("apt").join(format!("{name}-{arch}"));
         for part in ["state/lists/partial", "cache/archives/partial"] {
             create_dir(&directory.join(part))?;
@@ -135,6 +137,7 @@ impl Suite {
         }
         Ok(Self {
             name: name.to_owned(),
+            wanted: wanted.to_owned(),
             directory,
         })
     }
@@ -279,10 +282,10 @@ impl Suite {
                 .iter()
                 .any(|phrase| finished.stderr.contains(phrase))
         };
-        let what = format!("packages from Debian {}", self.name);
+        let what = format!("{} from Debian {}", self.wanted, self.name);
         if said(&["No space left on device", "have enough free space"]) {
-            let why = format!("the file system of {} is full", self.directory.display());
-            let remedy = "free some space, or set HVRUN_LAB_CACHE to a directory with 2 GB of room";
+            let why = format!("the file system of {} is full", cache::root()?.display());
+            let remedy = "free some space, or set HVRUN_LAB_CACHE to a directory with 3 GB of room";
             return Err(Error::unavailable(what, why, remedy));
         }
         if said(&[

@@ -22,7 +22,7 @@ pub enum Error {
         remedy: String,
     },
     /// A file operation failed.
-    #[error("cannot {action} {path}: {source}{}", hint(.source))]
+    #[error("cannot {action} {path}: {source}{}", hint(.path, .source))]
     Io {
         /// A verb, as in "cannot create".
         action: &'static str,
@@ -79,11 +79,13 @@ impl Error {
     }
 }
 
-/// What to do about the input/output errors that have an answer.
-fn hint(error: &io::Error) -> &'static str {
+/// What to do about errors in the cache directory that have an answer.
+fn hint(path: &str, error: &io::Error) -> &'static str {
+    let in_cache = crate::cache::root().is_ok_and(|root| Path::new(path).starts_with(root));
     match error.kind() {
+        _ if !in_cache => "",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space, or set HVRUN_LAB_CACHE to a directory with 2 GB of room"
+            "; free some space, or set HVRUN_LAB_CACHE to a directory with 3 GB of room"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "; set HVRUN_LAB_CACHE to a directory that you may write to"

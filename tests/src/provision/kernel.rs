@@ -83,13 +83,18 @@ fn from_suite(entry: &str, suite: &str) -> Result<KernelFiles> {
 }
 
 /// The packages that hold the kernel which `linux-image-riscv64` stands for. What its packages are has changed: up to
-/// Linux 6.12 one with everything, later one each for the image and the modules.
+/// Linux 6.12 one with everything, later one each for the image, the modules and the lists of modules.
 fn packages(suite: &Suite) -> Result<Vec<Package>> {
     let mut names = vec!["linux-image-riscv64".to_owned()];
     let mut next = 0;
     while let Some(name) = names.get(next) {
         for dependency in suite.depends(name)? {
-            let holds_files = ["linux-image-", "linux-binary-", "linux-modules-"];
+            let holds_files = [
+                "linux-image-",
+                "linux-binary-",
+                "linux-modules-",
+                "linux-base-",
+            ];
             if holds_files
                 .iter()
                 .any(|prefix| dependency.starts_with(prefix))

@@ -164,7 +164,7 @@ impl Build {
         for variable in ["KBUILD_BUILD_USER", "KBUILD_BUILD_HOST"] {
             make.env(variable, "hvrun");
         }
-        make.env("KBUILD_BUILD_TIMESTAMP", "@0")
+        make.env("KBUILD_BUILD_TIMESTAMP", "1970-01-01")
             .env("KBUILD_BUILD_VERSION", "1");
         make.arg(format!("-j{jobs}"))
             .arg("-C")

@@ -37,7 +37,7 @@ impl Recipe<'_> {
         cache::obtain(self.entry, &self.request(details), |staging| {
             let machine = Machine::find(self.title, self.remedy)?;
             let name = self.suite.unwrap_or(&machine.suite);
-            let suite = machine.suite(name, self.arch)?;
+            let suite = machine.suite(name, self.arch, self.title)?;
             let version = suite.with_lists(|suite| {
                 let packages = select(suite)?;
                 let chief = packages.first().ok_or_else(|| {
