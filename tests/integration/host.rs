@@ -137,6 +137,29 @@ fn the_developers_files_are_there_under_their_own_paths() -> Result<()> {
 }
 
 #[test]
+fn a_change_on_either_machine_is_seen_when_the_file_is_opened() -> Result<()> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    on_both(|host| {
+        let inside = host.local_path(&path).to_str().unwrap().to_owned();
+        for round in 0..3 {
+            // The same size, and most likely the same second.
+            fs::write(&path, format!("outside {round}")).unwrap();
+            assert_eq!(
+                host.read_file(&inside)?,
+                format!("outside {round}").as_bytes()
+            );
+            host.write_file(&inside, format!("inside {round}").as_bytes())?;
+            assert_eq!(
+                fs::read_to_string(&path).unwrap(),
+                format!("inside {round}")
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn the_nested_hosts_own_devices_lie_over_the_developers() -> Result<()> {
     let host = Host::shared(HostChip::Aia)?;
     for path in [

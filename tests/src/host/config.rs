@@ -45,8 +45,11 @@ impl std::str::FromStr for HostChip {
 
 /// A directory of the developer's machine that the nested host sees.
 ///
-/// The nested host's root acts with the permissions of the user who runs the lab. Locks are kept within the nested host:
-/// programs of the developer's machine do not see them.
+/// The nested host's root acts with the permissions of the user who runs the lab. What is written there is on the
+/// developer's machine at once; what changes on the developer's machine is seen when the file is opened the next time.
+/// Locks are kept within the nested host: programs of the developer's machine do not see them.
+///
+/// Writing is slow, a page at a time. Where speed counts, use files of the nested host, whose `/tmp` is in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
     /// The directory.

@@ -258,13 +258,17 @@ impl Host {
     }
 
     fn mount_9p(&self, tag: &str, target: &str) -> Result<()> {
-        self.mount(Mount {
-            source: tag.into(),
-            target: target.into(),
-            kind: "9p".into(),
-            flags: 0,
-            options: qemu::mount_options(),
-        })
+        let mount = |options| {
+            self.mount(Mount {
+                source: tag.into(),
+                target: target.into(),
+                kind: "9p".into(),
+                flags: 0,
+                options,
+            })
+        };
+        let [best, other] = qemu::mount_options();
+        mount(best).or_else(|_| mount(other))
     }
 
     fn mount(&self, mount: Mount) -> Result<()> {

@@ -31,10 +31,15 @@ const MSIZE: u32 = 500 * 1024;
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests \
                             initcall_blacklist=jent_mod_init,load_system_certificate_list";
 
-/// Options of a 9p mount. Without a cache, both machines see each other's writes at once, and a flush in the nested host
-/// is one on the developer's machine.
-pub(super) fn mount_options() -> String {
-    format!("trans=virtio,version=9p2000.L,msize={MSIZE},cache=none,access=client")
+/// Options of a 9p mount, the best first; Linux before 6.4 does not know them.
+///
+/// What is written goes to the developer's machine at once, and a flush in the nested host is one there. What is read is
+/// cached for as long as the file is open, so that reads become large requests: without a cache, Linux (6.12) asks for
+/// one page at a time, which takes a hundred times as long.
+pub(super) fn mount_options() -> [String; 2] {
+    ["readahead", "none"].map(|cache| {
+        format!("trans=virtio,version=9p2000.L,msize={MSIZE},cache={cache},access=client")
+    })
 }
 
 /// A running QEMU. It is killed when this is dropped, or when this process ends in whichever way.
