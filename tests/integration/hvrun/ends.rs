@@ -51,9 +51,14 @@ fn ended_by(host: &Host, disk: &Disk, end: impl FnOnce(&mut hv_lab::host::Consol
     code.trim().parse().unwrap()
 }
 
+/// Signals the hvrun that has this image, and not the shell around it, whose arguments name both.
 fn signal_hvrun(host: &Host, image: &str, signal: &str) {
-    let kill = format!("pkill -{signal} -f 'hvrun.*{image}'");
-    host.exec(["sh", "-c", &kill]).check(STEP).unwrap();
+    let root = hv_lab::host::LOCAL_ROOT;
+    let kill = format!(
+        "for process in /proc/[0-9]*; do case $(tr '\\0' ' ' < $process/cmdline) in {root}*{image}*) \
+         kill -{signal} ${{process#/proc/}};; esac; done 2>/dev/null"
+    );
+    host.exec(["sh", "-c", &kill]).output(STEP).unwrap();
 }
 
 #[test]
@@ -75,10 +80,7 @@ fn signals_end_the_machine_and_restore_the_terminal() {
     for (signal, expected) in [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131)] {
         let disk = Disk::new();
         let image = text(&disk.image);
-        // Not the shell around it: its arguments end in the image.
-        let code = ended_by(host, &disk, |_| {
-            signal_hvrun(host, &format!("--disk .*{image}$"), signal)
-        });
+        let code = ended_by(host, &disk, |_| signal_hvrun(host, &image, signal));
         assert_eq!(code, expected, "SIG{signal}");
     }
 }

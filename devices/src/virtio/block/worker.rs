@@ -124,6 +124,8 @@ impl<'m> Server<'m> {
 
     /// Serves all requests in the ring. Returns when it is empty and the driver has been asked to notify the next one.
     pub fn serve(&mut self) -> Result<(), Broken> {
+        // The ring was found to hold something, so the next look must find it too.
+        let mut promised = false;
         loop {
             self.queue
                 .disable_notification(self.memory)
@@ -132,17 +134,19 @@ impl<'m> Server<'m> {
             if served > 0 && self.wants_interrupt()? {
                 self.interrupt.notify_used();
             }
-            if self.stopped()
-                || !self
-                    .queue
-                    .enable_notification(self.memory)
-                    .map_err(Broken::Queue)?
-            {
+            if self.stopped() {
                 return Ok(());
             }
-            if served == 0 {
-                // The ring is said to hold something that cannot be got. Without this, the loop would not end.
+            if served == 0 && promised {
+                // It holds something that cannot be got. Without this, the loop would not end.
                 return Err(Broken::Unreadable);
+            }
+            promised = self
+                .queue
+                .enable_notification(self.memory)
+                .map_err(Broken::Queue)?;
+            if !promised {
+                return Ok(());
             }
         }
     }
