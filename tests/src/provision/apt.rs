@@ -4,7 +4,6 @@
 //! and changes nothing on the machine. It shares the machine's apt configuration (proxies, retries), its archive keyring
 //! and its mirror: no archive's address is known here, [`Machine::find`] asks for it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -43,16 +42,16 @@ impl Machine {
                 )));
             }
         }
-        let fields = ["REPO_URI", "RELEASE", "COMPONENT", "ORIGIN"]
-            .map(|field| format!("$({field})"))
-            .join("\t");
-        let targets = run(command("apt-get", None)?.args([
-            "indextargets",
-            "Created-By: Packages",
-            "--format",
-            &fields,
-        ]))?;
-        let (mirror, suite) = choose_source(&targets).ok_or_else(|| {
+        let fields = ["REPO_URI", "RELEASE", "COMPONENT", "ORIGIN"];
+        let fields = fields.map(|field| format!("$({field})")).join("\t");
+        let query = ["indextargets", "Created-By: Packages", "--format", &fields];
+        let mut source = choose_source(&run(command("apt-get", None).args(query))?);
+        if source.is_none() {
+            // apt answers that only for lists that it has. What it would fetch, it says in any case.
+            let uris = run(command("apt-get", None).args(["update", "--print-uris"]))?;
+            source = choose_source(&sources_in(&uris));
+        }
+        let (mirror, suite) = source.ok_or_else(|| {
             missing(
                 "it would come from Debian's archive, which this machine's apt sources do not name",
             )
@@ -72,6 +71,18 @@ impl Machine {
     pub(crate) fn suite(&self, name: &str, arch: Option<&str>, wanted: &str) -> Result<Suite> {
         Suite::new(self, name, arch.unwrap_or(&self.arch), wanted)
     }
+}
+
+/// Makes of what `apt-get update --print-uris` would fetch, `'MIRROR/dists/SUITE/COMPONENT/binary-ARCH/…' …`, lines of
+/// mirror, suite and component.
+fn sources_in(uris: &str) -> String {
+    let lines = uris.lines().filter_map(|line| {
+        let (mirror, path) = line.strip_prefix('\'')?.split_once("/dists/")?;
+        let (place, _file) = path.split_once("/binary-")?;
+        let (suite, component) = place.rsplit_once('/')?;
+        Some(format!("{mirror}/\t{suite}\t{component}\n"))
+    });
+    lines.collect()
 }
 
 /// Picks the main Debian source from lines of mirror, suite, component and origin: the one that names the shortest
@@ -142,7 +153,7 @@ impl Suite {
         })
     }
 
-    fn command(&self, program: &str) -> Result<Command> {
+    fn command(&self, program: &str) -> Command {
         command(program, Some(&self.directory.join("apt.conf")))
     }
 
@@ -161,7 +172,7 @@ impl Suite {
             return Ok(());
         }
         let step = progress::step(&format!("Debian {}", self.name), "fetching package lists");
-        let mut update = self.command("apt-get")?;
+        let mut update = self.command("apt-get");
         update.args(["update", "-q", "--error-on=any"]);
         let finished = finish(&mut update, run::LIMIT, || {
             step.update("fetching package lists")
@@ -203,7 +214,7 @@ impl Suite {
     }
 
     fn print_uris<S: AsRef<str>>(&self, action: &[&str], packages: &[S]) -> Result<Vec<Package>> {
-        let mut list = self.command("apt-get")?;
+        let mut list = self.command("apt-get");
         list.args(["-qq", "-y", "--print-uris"])
             .args(action)
             .args(packages.iter().map(AsRef::as_ref));
@@ -214,7 +225,7 @@ impl Suite {
 
     /// The versions of `package` on offer, newest first; none if the suite does not have it.
     pub(crate) fn versions(&self, package: &str) -> Result<Vec<String>> {
-        let table = run(self.command("apt-cache")?.args(["madison", package]))?;
+        let table = run(self.command("apt-cache").args(["madison", package]))?;
         let version = |line: &str| line.split('|').nth(1).map(|field| field.trim().to_owned());
         Ok(table.lines().filter_map(version).collect())
     }
@@ -222,7 +233,7 @@ impl Suite {
     /// What `package` depends on directly, the first of each group of alternatives.
     pub(crate) fn depends(&self, package: &str) -> Result<Vec<String>> {
         let listing = run(self
-            .command("apt-cache")?
+            .command("apt-cache")
             .args(["depends", "--important", package]))?;
         let name = |line: &str| {
             line.trim_start()
@@ -241,7 +252,7 @@ impl Suite {
         step: &Step,
     ) -> Result<()> {
         let total: u64 = packages.iter().map(|package| package.size).sum();
-        let mut download = self.command("apt-get")?;
+        let mut download = self.command("apt-get");
         download.args(["download", "-q"]).current_dir(directory);
         download.args(
             packages
@@ -342,18 +353,15 @@ const UNREACHABLE: [&str; 8] = [
 ];
 
 /// `program` of the apt family, isolated if it is given a configuration, in the C locale.
-fn command(program: &str, configuration: Option<&Path>) -> Result<Command> {
+fn command(program: &str, configuration: Option<&Path>) -> Command {
     let mut command = Command::new(program);
     command
         .env("LC_ALL", "C")
         .env("DEBIAN_FRONTEND", "noninteractive");
-    if let Some(readable) = readable_configuration()? {
-        command.env("APT_CONFIG", readable);
-    }
     if let Some(path) = configuration {
         command.arg("-c").arg(path);
     }
-    Ok(command)
+    command
 }
 
 /// The configuration of the isolated apt. `-c` has it read after the machine's own files, so that it can take back what
@@ -387,56 +395,6 @@ Dir::Etc::preferences "/dev/null";
 Dir::Etc::preferencesparts "/dev/null";
 "##
     )
-}
-
-/// apt stops at the first configuration or source file that it may not read, such as one that keeps a proxy's password
-/// from ordinary users. Where there is one, this makes a view of `/etc/apt` without such files, and returns a
-/// configuration file that points to it.
-fn readable_configuration() -> Result<Option<PathBuf>> {
-    let etc = Path::new("/etc/apt");
-    let mut readable = BTreeMap::new();
-    let mut complete = true;
-    for part in ["", "apt.conf.d", "sources.list.d"] {
-        let Ok(entries) = fs::read_dir(etc.join(part)) else {
-            continue;
-        };
-        for path in entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.is_file())
-        {
-            if fs::File::open(&path).is_ok() {
-                readable.insert(path.strip_prefix(etc).unwrap_or(&path).to_owned(), path);
-            } else {
-                complete = false;
-            }
-        }
-    }
-    if complete {
-        return Ok(None);
-    }
-    let parent = cache::root()?.join("apt");
-    create_dir(&parent)?;
-    let _lock = cache::lock(&parent.join("lock"), "apt's configuration")?;
-    let view = parent.join("etc");
-    for part in ["apt.conf.d", "sources.list.d"] {
-        create_dir(&view.join(part))?;
-    }
-    for (name, path) in readable {
-        let link = view.join(name);
-        match std::os::unix::fs::symlink(&path, &link) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::io("create", &link, error));
-            }
-            _ => {}
-        }
-    }
-    let configuration = parent.join("apt.conf");
-    write_if_different(
-        &configuration,
-        &format!("Dir::Etc \"{}\";\n", view.display()),
-    )?;
-    Ok(Some(configuration))
 }
 
 /// Reads a line of `apt-get --print-uris`: `'URI' FILE SIZE HASH`. Whatever else apt prints there is not a package.
@@ -490,6 +448,19 @@ mod tests {
                        http://m/debian-security/\tbookworm-security\tmain\tDebian\n";
         assert_eq!(
             choose_source(targets),
+            Some(("http://m/debian/".to_owned(), "bookworm".to_owned()))
+        );
+    }
+
+    #[test]
+    fn sources_are_read_from_what_apt_would_fetch() {
+        let uris = "'http://m/debian/dists/bookworm/InRelease' m_debian_dists_bookworm_InRelease 0 \n\
+                    'http://m/debian/dists/bookworm/main/binary-amd64/Packages.xz' m_Packages 0 \n\
+                    'http://m/debian-security/dists/bookworm-security/main/binary-all/Packages.xz' m_Packages 0 \n";
+        let sources = "http://m/debian/\tbookworm\tmain\nhttp://m/debian-security/\tbookworm-security\tmain\n";
+        assert_eq!(sources_in(uris), sources);
+        assert_eq!(
+            choose_source(sources),
             Some(("http://m/debian/".to_owned(), "bookworm".to_owned()))
         );
     }

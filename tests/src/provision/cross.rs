@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use super::compiler::{PREFIX, cross_compiler};
 use super::run::{self, finish, run};
@@ -35,12 +37,8 @@ pub fn cross_build(package: &str, bin: &str) -> Result<PathBuf> {
 }
 
 fn build(package: &str, bin: &str) -> Result<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("/"));
-    let target_dir = target_directory(workspace)?.join("lab");
+    let target_dir = target_directory()?.join("lab");
     let mut cargo = cargo();
-    cargo.current_dir(workspace);
     cargo.args([
         "build",
         "--release",
@@ -66,14 +64,22 @@ fn build(package: &str, bin: &str) -> Result<PathBuf> {
         cargo.env_remove(variable);
     }
     if !cfg!(target_arch = "riscv64") {
-        if let Some(directory) = cross_compiler()? {
+        let (compiler, library) = thread::scope(|scope| {
+            let compiler = scope.spawn(cross_compiler);
+            let library = rust_library();
+            (
+                compiler.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                library,
+            )
+        });
+        if let Some(directory) = compiler? {
             cargo.env("PATH", path_with(&[directory])?);
         }
         cargo.env(
             "CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_LINKER",
             format!("{PREFIX}gcc"),
         );
-        if let RustLibrary::Source(source) = rust_library()? {
+        if let RustLibrary::Source(source) = library? {
             // Compiling the standard library is a feature of nightly toolchains, which this variable lends to any.
             cargo
                 .arg("-Zbuild-std=std,panic_abort")
@@ -111,19 +117,22 @@ fn errors(log: &str) -> String {
         .to_owned()
 }
 
+/// The root of the workspace that the lab belongs to.
+pub(super) fn workspace() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
 fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace());
+    cargo
 }
 
 /// Where cargo builds the workspace, as the user set it.
-fn target_directory(workspace: &Path) -> Result<PathBuf> {
+fn target_directory() -> Result<PathBuf> {
     let mut metadata = cargo();
-    metadata.current_dir(workspace).args([
-        "metadata",
-        "--format-version=1",
-        "--no-deps",
-        "--offline",
-    ]);
+    metadata.args(["metadata", "--format-version=1", "--no-deps", "--offline"]);
     let answer = run(&mut metadata)?;
     let unexpected = || {
         Error::malformed(

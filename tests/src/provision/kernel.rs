@@ -10,10 +10,10 @@ use super::{Error, GUEST_ARCH, Result, STABLE, progress};
 /// Which of Debian's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DebianKernel {
-    /// The stable release's: the image is a plain `Image`.
+    /// The stable release's, in `/boot` of its package.
     Stable,
-    /// The newest packaged one, from the backports to the stable release or, while those cannot be had, from the release
-    /// in preparation: the image is an EFI zboot file.
+    /// The newest packaged one, in `usr/lib/modules`: from the backports to the stable release or, while those cannot be
+    /// had, from the release in preparation.
     Backports,
 }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::apt::{Package, Suite};
+use super::cross::workspace;
 use super::run::{finish, run, which};
 use super::tools::Recipe;
 use super::{Error, Result, STABLE, TARGET, progress};
@@ -83,8 +84,11 @@ const SUITES: [&str; 6] = [
     "bookworm",
 ];
 
+/// The compiler that cargo takes in the workspace: rustup's `rustc` and `rustup` choose a toolchain by the directory.
 fn rustc() -> Command {
-    Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.current_dir(workspace());
+    rustc
 }
 
 /// The version in "rustc 1.95.0 (59807616e 2026-04-14)".
@@ -116,7 +120,7 @@ fn add_target() -> bool {
     }
     let step = progress::step("Rust for riscv64", "rustup target add");
     let mut add = Command::new("rustup");
-    add.args(["target", "add", TARGET]);
+    add.args(["target", "add", TARGET]).current_dir(workspace());
     let finished = finish(&mut add, RUSTUP_LIMIT, || step.update("rustup target add"));
     let added = finished.and_then(|finished| finished.check(&add));
     match &added {
