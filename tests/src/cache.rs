@@ -147,10 +147,12 @@ fn find(parent: &Path, request: &str) -> Option<PathBuf> {
 /// When the file cannot be created or locked.
 pub fn lock(path: &Path, what: &str) -> Result<File> {
     let file = File::create(path).map_err(|error| Error::io("create", path, error))?;
-    match file.try_lock() {
-        Ok(()) => return Ok(file),
-        Err(TryLockError::WouldBlock) => {}
-        Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, error)),
+    for _ in 0..QUIET_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(100)),
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path, error)),
+        }
     }
     progress::note(format_args!(
         "waiting for another process or test that prepares {what}"
@@ -159,6 +161,9 @@ pub fn lock(path: &Path, what: &str) -> Result<File> {
         .map_err(|error| Error::io("lock", path, error))?;
     Ok(file)
 }
+
+/// How many tenths of a second pass before a wait is worth a message.
+const QUIET_ATTEMPTS: u32 = 30;
 
 /// Creates `path` and its parents.
 pub(crate) fn create_dir(path: &Path) -> Result<()> {

@@ -122,15 +122,20 @@ pub(super) fn native_tools(entry: &str, title: &str, packages: &[&str]) -> Resul
         packages.retain(|package| package.name != "libc6");
         Ok(packages)
     };
-    Ok(recipe.tree(packages, select, write_launchers)?.join("bin"))
+    let details: Vec<_> = packages.iter().copied().chain([LAUNCHERS]).collect();
+    Ok(recipe
+        .tree(&details, select, write_launchers)?
+        .join(LAUNCHERS))
 }
 
-/// Makes `bin/NAME` for each program of the tree: a script that lets it find its libraries and data in the tree. The
+/// Where a tree of tools has its [launchers](write_launchers).
+const LAUNCHERS: &str = "launchers";
+
+/// Makes a launcher for each program of the tree: a script that lets it find its libraries and data in the tree. The
 /// script finds the tree by its own path, because the tree moves when it is finished.
 fn write_launchers(tree: &Path) -> Result<()> {
-    let bin = tree.join("bin");
-    // On a tree with a merged /usr, `bin` itself may be one of the directories of programs.
-    create_dir(&bin)?;
+    let launchers = tree.join(LAUNCHERS);
+    create_dir(&launchers)?;
     let mut libraries = String::new();
     for parent in ["usr/lib", "lib"] {
         let directory = format!("{parent}/{}-linux-gnu", std::env::consts::ARCH);
@@ -149,14 +154,14 @@ fn write_launchers(tree: &Path) -> Result<()> {
             let _ = write!(variables, "{variable}=$tree/{path}\nexport {variable}\n");
         }
     }
-    for directory in ["usr/bin", "usr/sbin", "sbin"] {
+    for directory in ["usr/bin", "bin", "usr/sbin", "sbin"] {
         for entry in fs::read_dir(tree.join(directory))
             .into_iter()
             .flatten()
             .flatten()
         {
             let name = entry.file_name();
-            let script = bin.join(&name);
+            let script = launchers.join(&name);
             let text = format!(
                 "#!/bin/sh\ntree=${{0%/*}}/..\n{variables}exec \"$tree/{directory}/{}\" \"$@\"\n",
                 name.to_string_lossy()
