@@ -25,8 +25,8 @@ use crate::provision::{Error, Result};
 /// Specification defines it (`$XDG_CACHE_HOME`, else `~/.cache`).
 ///
 /// # Errors
-/// When none of the variables is set, or when the path holds a character that cannot be passed on in a search path or an
-/// apt configuration.
+/// When none of the variables is set, or when the path holds a character that cannot be passed on in a search path or
+/// an apt configuration.
 pub fn root() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value: &std::ffi::OsString| !value.is_empty());
     let root = if let Some(path) = set("HVRUN_LAB_CACHE") {
@@ -85,8 +85,8 @@ pub struct Staging {
 
 /// The entry `name` for `request`, made by `make` if it is not there yet.
 ///
-/// `make` fills [`Staging::content`] and returns the version, which becomes part of the entry's path. Only one caller on
-/// this machine runs it at a time; others wait and then find the entry.
+/// `make` fills [`Staging::content`] and returns the version, which becomes part of the entry's path. Only one caller
+/// on this machine runs it at a time; others wait and then find the entry.
 ///
 /// # Errors
 /// What `make` returns, and whatever goes wrong with the cache directory itself.

@@ -1,8 +1,8 @@
 //! Debian packages of any suite and architecture, fetched by an apt that is kept apart from the machine's own.
 //!
-//! The isolated apt has its own sources, lists, state and cache (below `apt/` in the lab's cache), so it needs no root
-//! and changes nothing on the machine. It shares the machine's apt configuration (proxies, retries), its archive keyring
-//! and its mirror: no archive's address is known here, [`Machine::find`] asks for it.
+//! The isolated apt has its own sources, lists, state and cache (below `apt/` in the lab's cache), so it needs no
+//! root and changes nothing on the machine. It shares the machine's apt configuration (proxies, retries), its archive
+//! keyring and its mirror: no archive's address is known here, [`Machine::find`] asks for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -313,7 +313,7 @@ impl Suite {
             ));
         }
         if said(&UNREACHABLE) {
-            let why = format!("the mirror did not answer ({})", finished.complaint());
+            let why = format!("{UNANSWERED} ({})", finished.complaint());
             return Err(Error::unavailable(
                 what,
                 why,
@@ -339,6 +339,14 @@ impl Suite {
 /// The reason in the error for an archive between two states; [`Suite::with_lists`] recognizes it.
 const INCONSISTENT: &str =
     "the mirror's package lists and files do not belong together at the moment";
+
+/// How the reason begins in the error for a mirror that cannot be reached.
+const UNANSWERED: &str = "the mirror did not answer";
+
+/// Whether `error` says that there is no way to the mirror, so that asking it for something else is in vain.
+pub(crate) fn is_unreachable(error: &Error) -> bool {
+    matches!(error, Error::Unavailable { why, .. } if why.starts_with(UNANSWERED))
+}
 
 /// What apt's methods say when there is no way to the mirror.
 const UNREACHABLE: [&str; 8] = [

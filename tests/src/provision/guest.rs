@@ -135,8 +135,8 @@ fn userland(program: &[u8]) -> Result<Vec<(String, Node<'_>)>> {
 }
 
 /// An initrd for `kernel`: busybox, and the kernel's modules for virtio and ext4, which it loads. It goes on from the
-/// root file system that `root=` on the kernel command line names; without `root=` it is itself the guest's system, with
-/// the same shell on the console as a [`guest_disk`].
+/// root file system that `root=` on the kernel command line names; without `root=` it is itself the guest's system,
+/// with the same shell on the console as a [`guest_disk`].
 ///
 /// # Errors
 /// When busybox or the kernel's modules cannot be had.

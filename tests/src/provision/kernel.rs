@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::apt::{Package, Suite};
+use super::apt::{self, Package, Suite};
 use super::tools::Recipe;
 use super::{Error, GUEST_ARCH, Result, STABLE, progress};
 
@@ -12,8 +12,8 @@ use super::{Error, GUEST_ARCH, Result, STABLE, progress};
 pub enum DebianKernel {
     /// The stable release's, in `/boot` of its package.
     Stable,
-    /// The newest packaged one, in `usr/lib/modules`: from the backports to the stable release or, while those cannot be
-    /// had, from the release in preparation.
+    /// The newest packaged one, in `usr/lib/modules`: from the backports to the stable release or, while those cannot
+    /// be had, from the release in preparation.
     Backports,
 }
 
@@ -51,6 +51,7 @@ fn newest() -> Result<KernelFiles> {
     for suite in suites {
         match from_suite(ENTRY, suite) {
             Ok(files) => return Ok(files),
+            Err(error) if apt::is_unreachable(&error) => return Err(error),
             Err(error) => {
                 progress::note(&error);
                 first_error.get_or_insert(error);

@@ -204,7 +204,8 @@ fn dependencies(info: &[(&str, &str)]) -> Vec<(String, Need)> {
         .collect()
 }
 
-/// The content of a section of a little-endian ELF64 file (Tool Interface Standard, ELF specification: section headers).
+/// The content of a section of a little-endian ELF64 file (Tool Interface Standard, ELF specification: section
+/// headers).
 fn elf_section<'a>(image: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     let number = |offset: usize, size: usize| -> Option<usize> {
         let bytes = image.get(offset..offset.checked_add(size)?)?;

@@ -135,7 +135,8 @@ fn columns() -> usize {
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    // SAFETY: TIOCGWINSZ writes one `struct winsize` through the pointer, which points at one that lives across the call.
+    // SAFETY: TIOCGWINSZ writes one `struct winsize` through the pointer, which points at one that lives across the
+    // call.
     match unsafe { window_size(libc::STDERR_FILENO, &raw mut size) } {
         Ok(_) if size.ws_col > 0 => usize::from(size.ws_col),
         _ => 80,

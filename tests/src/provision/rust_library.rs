@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::apt::{Package, Suite};
+use super::apt::{self, Package, Suite};
 use super::cross::workspace;
 use super::run::{finish, run, which};
 use super::tools::Recipe;
 use super::{Error, Result, STABLE, TARGET, progress};
-use crate::cache::create_dir;
+use crate::cache::{self, create_dir};
 
 /// How the standard library for [`TARGET`] is had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) fn rust_library() -> Result<RustLibrary> {
         // rustup failed before, and would now only cost time.
         return source(&packaged(suite), &version);
     }
-    if add_target() && is_installed(&sysroot) {
+    if add_target(&sysroot)? {
         return Ok(RustLibrary::Installed);
     }
     if sysroot
@@ -50,7 +50,13 @@ pub(super) fn rust_library() -> Result<RustLibrary> {
     for suite in SUITES {
         match source(&packaged(suite), &version) {
             Ok(library) => return Ok(library),
-            Err(error) => last = Some(error),
+            Err(error) => {
+                let offline = apt::is_unreachable(&error);
+                last = Some(error);
+                if offline {
+                    break;
+                }
+            }
         }
     }
     let why = last.map_or_else(String::new, |error| format!(" ({error})"));
@@ -112,22 +118,27 @@ fn is_installed(sysroot: &Path) -> bool {
         .any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
 }
 
-/// Has rustup add the target to the toolchain in use. Its failure is an expected answer: not every toolchain is
-/// rustup's, and not every machine reaches its server.
-fn add_target() -> bool {
+/// Has rustup add the target to the toolchain in use, and returns whether it is there then. That rustup fails is an
+/// expected answer: not every toolchain is rustup's, and not every machine reaches its server.
+fn add_target(sysroot: &Path) -> Result<bool> {
     if which("rustup").is_none() || offline() {
-        return false;
+        return Ok(false);
+    }
+    let root = cache::root()?;
+    create_dir(&root)?;
+    let _lock = cache::lock(&root.join(".rustup.lock"), "Rust for riscv64")?;
+    if is_installed(sysroot) {
+        return Ok(true);
     }
     let step = progress::step("Rust for riscv64", "rustup target add");
     let mut add = Command::new("rustup");
     add.args(["target", "add", TARGET]).current_dir(workspace());
     let finished = finish(&mut add, RUSTUP_LIMIT, || step.update("rustup target add"));
-    let added = finished.and_then(|finished| finished.check(&add));
-    match &added {
+    match finished.and_then(|finished| finished.check(&add)) {
         Ok(_) => step.done("added to the toolchain by rustup"),
         Err(error) => step.done(format_args!("{error}; trying another way")),
     }
-    added.is_ok()
+    Ok(is_installed(sysroot))
 }
 
 /// Whether cargo is told to keep off the network, by the variable for its setting `net.offline`.
@@ -166,10 +177,9 @@ fn keep_library(tree: &Path) -> Result<()> {
         .map(|entry| entry.path().join("library"))
         .find(|library| library.join("Cargo.lock").is_file())
         .ok_or_else(|| Error::malformed(&sources, "has no library of Rust"))?;
-    create_dir(tree)?;
     let kept = tree.join("library");
     fs::rename(&library, &kept).map_err(|error| Error::io("move", &library, error))?;
-    crate::cache::remove_tree(&tree.join("usr"))
+    cache::remove_tree(&tree.join("usr"))
 }
 
 #[cfg(test)]

@@ -93,7 +93,8 @@ fn release_of_this_machine() -> String {
     name.unwrap_or_default().trim_matches('"').to_owned()
 }
 
-/// The program `name`: from `PATH` or the system's directories, else from `package` of the machine's own Debian release.
+/// The program `name`: from `PATH` or the system's directories, else from `package` of the machine's own Debian
+/// release.
 pub(super) fn tool(name: &str, package: &str) -> Result<PathBuf> {
     match which(name) {
         Some(path) => Ok(path),
