@@ -134,11 +134,14 @@ fn add_target(sysroot: &Path) -> Result<bool> {
     let mut add = Command::new("rustup");
     add.args(["target", "add", TARGET]).current_dir(workspace());
     let finished = finish(&mut add, RUSTUP_LIMIT, || step.update("rustup target add"));
-    match finished.and_then(|finished| finished.check(&add)) {
-        Ok(_) => step.done("added to the toolchain by rustup"),
-        Err(error) => step.done(format_args!("{error}; trying another way")),
+    let failure = finished.and_then(|finished| finished.check(&add)).err();
+    let added = is_installed(sysroot);
+    match failure {
+        _ if added => step.done("added to the toolchain by rustup"),
+        Some(error) => step.done(format_args!("{error}; trying another way")),
+        None => step.done("rustup did not add it; trying another way"),
     }
-    Ok(is_installed(sysroot))
+    Ok(added)
 }
 
 /// Whether cargo is told to keep off the network, by the variable for its setting `net.offline`.
