@@ -14,6 +14,8 @@ fn a_guest_reboots_in_the_same_process() {
         for round in 0..2 {
             run(&mut console, &format!("echo {round} >> /root/rounds; sync"));
             console.send_line("reboot").unwrap();
+            // Not the prompt that stands there already.
+            console.wait_for("reboot: Restarting system", STEP).unwrap();
             console.wait_for(GUEST_PROMPT, BOOT).unwrap();
         }
         assert_eq!(console.process().pid(), pid);
