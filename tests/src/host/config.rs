@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::qemu::FAST_CPU;
 use crate::provision::KernelFiles;
 
 /// The interrupt controller of the nested host, which decides the one that KVM can give a guest.
@@ -125,6 +126,11 @@ impl HostConfig {
     pub fn cpu(mut self, cpu: &str) -> Self {
         self.cpu = Some(cpu.to_owned());
         self
+    }
+
+    /// The CPU that QEMU emulates fastest, for whom it is not the CPU's features that count.
+    pub fn fast_cpu(self) -> Self {
+        self.cpu(FAST_CPU)
     }
 
     /// Another kernel than Debian stable's. It needs drivers for virtio-mmio, the virtio console and 9p, built in or as

@@ -13,13 +13,6 @@ use crate::provision::{KernelFiles, applets, busybox, cross_build, modules_closu
 /// The kernel modules that the harness itself needs.
 const MODULES: [&str; 4] = ["virtio_mmio", "virtio_console", "9pnet_virtio", "9p"];
 
-/// Ends a module file that bears a signature (Linux, Documentation/admin-guide/module-signing.rst).
-const SIGNED: &[u8] = b"~Module signature appended~\n";
-
-/// The size of `struct module_signature`, which stands before [`SIGNED`]. Its last four bytes are the size of the
-/// signature before it, big-endian (Linux, include/linux/module_signature.h).
-const SIGNATURE_INFO: usize = 12;
-
 /// Writes the image for a host to `destination`.
 pub(super) fn write(config: &HostConfig, kernel: &KernelFiles, destination: &Path) -> Result<()> {
     let mut image = Initramfs::new();
@@ -40,11 +33,7 @@ pub(super) fn write(config: &HostConfig, kernel: &KernelFiles, destination: &Pat
     let mut order = String::new();
     for module in modules(config, kernel)? {
         let name = path_text(Path::new(module.file_name().unwrap_or_default()))?;
-        image.file(
-            &format!("modules/{name}"),
-            0o644,
-            without_signature(&read(&module)?),
-        );
+        image.file(&format!("modules/{name}"), 0o644, &read(&module)?);
         order += &name;
         order.push('\n');
     }
@@ -66,42 +55,10 @@ fn modules(config: &HostConfig, kernel: &KernelFiles) -> Result<Vec<PathBuf>> {
     modules_closure(kernel, &names).map_err(setup_error)
 }
 
-/// A module's own bytes. To check a signature takes an emulated hart longer than to load the module, and an unsigned one
-/// is just as welcome: the kernel only notes that it is.
-fn without_signature(module: &[u8]) -> &[u8] {
-    let unsigned = || {
-        let rest = module.strip_suffix(SIGNED)?;
-        let (rest, info) = rest.split_at_checked(rest.len().checked_sub(SIGNATURE_INFO)?)?;
-        let size = u32::from_be_bytes(*info.last_chunk()?);
-        rest.get(..rest.len().checked_sub(usize::try_from(size).ok()?)?)
-    };
-    unsigned().unwrap_or(module)
-}
-
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| unusable(path, &error))
 }
 
 fn unusable(path: &Path, error: &std::io::Error) -> Error {
     Error::new(ErrorKind::Setup, format!("{}: {error}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signature_is_cut_off_and_nothing_else() {
-        let mut signed = b"the module".to_vec();
-        signed.extend_from_slice(b"signature");
-        signed.extend_from_slice(&[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
-        signed.extend_from_slice(SIGNED);
-        assert_eq!(without_signature(&signed), b"the module");
-        assert_eq!(without_signature(b"the module"), b"the module");
-        // A size beyond the file's.
-        let size = signed.len() - SIGNED.len() - 1;
-        signed[size] = 200;
-        assert_eq!(without_signature(&signed), &signed);
-        assert_eq!(without_signature(SIGNED), SIGNED);
-    }
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use super::busybox::applets;
 use super::run::run;
 use super::tools::tool;
-use super::{Error, KernelFiles, Result, busybox, modules_closure};
+use super::{Error, KernelFiles, Result, busybox, modules, modules_closure};
 use crate::cache::{self, create_dir, fingerprint};
 use crate::initramfs::Initramfs;
 
@@ -147,6 +147,7 @@ pub fn guest_initrd(kernel: &KernelFiles) -> Result<PathBuf> {
         kernel.modules.to_string_lossy(),
         busybox.to_string_lossy(),
         INITRD_INIT.into(),
+        modules::FORM.into(),
     ];
     let inputs = inputs
         .into_iter()

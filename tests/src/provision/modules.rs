@@ -13,15 +13,29 @@ use super::tools::tool;
 use super::{Error, KernelFiles, Result};
 use crate::cache::{self, fingerprint};
 
-/// The decompressed modules `names` of `kernel` with all that they need, in an order in which insmod can load them.
+/// Ends a module file that bears a signature (Linux, Documentation/admin-guide/module-signing.rst).
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+
+/// The size of `struct module_signature`, which stands before [`SIGNED`]. Its last four bytes are the size of the
+/// signature before it, big-endian (Linux, include/linux/module_signature.h).
+const SIGNATURE_INFO: usize = 12;
+
+/// What becomes of a module, for the names of cache entries with modules in them.
+pub(super) const FORM: &str = "decompressed, without signature";
+
+/// The modules `names` of `kernel`, decompressed and without their signatures, with all that they need, in an order in
+/// which insmod can load them.
 /// Names of modules that are built into the kernel are accepted and yield nothing.
 ///
 /// # Errors
 /// When the kernel has no such module, or a module cannot be read.
 pub fn modules_closure(kernel: &KernelFiles, names: &[&str]) -> Result<Vec<PathBuf>> {
-    let request = fingerprint(
-        [&kernel.modules.to_string_lossy(), names.join(" ").as_str()].map(str::to_owned),
-    );
+    let what = [
+        kernel.modules.to_string_lossy().into_owned(),
+        names.join(" "),
+        FORM.to_owned(),
+    ];
+    let request = fingerprint(what);
     let entry = cache::obtain("modules", &request, |staging| {
         let mut closure = Closure::new(kernel, &staging.content)?;
         for name in names {
@@ -98,7 +112,8 @@ impl<'a> Closure<'a> {
         }
         let file = format!("{name}.ko");
         let path = self.output.join(&file);
-        fs::write(&path, &image).map_err(|error| Error::io("write", &path, error))?;
+        fs::write(&path, without_signature(&image))
+            .map_err(|error| Error::io("write", &path, error))?;
         self.order.push(file);
         Ok(())
     }
@@ -162,6 +177,18 @@ fn decompress(path: &Path) -> Result<Vec<u8>> {
         }
     }
     fs::read(output.path()).map_err(|error| Error::io("read", output.path(), error))
+}
+
+/// A module without its signature. To check one takes an emulated hart longer than to load the module, and an unsigned
+/// module is just as welcome: the kernel only notes that it is.
+fn without_signature(module: &[u8]) -> &[u8] {
+    let unsigned = || {
+        let rest = module.strip_suffix(SIGNED)?;
+        let (rest, info) = rest.split_at_checked(rest.len().checked_sub(SIGNATURE_INFO)?)?;
+        let size = u32::from_be_bytes(*info.last_chunk()?);
+        rest.get(..rest.len().checked_sub(usize::try_from(size).ok()?)?)
+    };
+    unsigned().unwrap_or(module)
 }
 
 /// The `KEY=VALUE` strings of a module's `.modinfo` section.
@@ -333,5 +360,20 @@ mod tests {
         assert_eq!(closure.order, ["jbd2.ko", "ext4.ko", "a_b.ko"]);
         assert!(closure.add("absent", Need::Required).is_err());
         assert!(closure.add("absent_too", Need::Wanted).is_ok());
+    }
+
+    #[test]
+    fn a_signature_is_cut_off_and_nothing_else() {
+        let mut signed = b"the module".to_vec();
+        signed.extend_from_slice(b"signature");
+        signed.extend_from_slice(&[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+        signed.extend_from_slice(SIGNED);
+        assert_eq!(without_signature(&signed), b"the module");
+        assert_eq!(without_signature(b"the module"), b"the module");
+        // A size beyond the file's.
+        let size = signed.len() - SIGNED.len() - 1;
+        signed[size] = 200;
+        assert_eq!(without_signature(&signed), &signed);
+        assert_eq!(without_signature(SIGNED), SIGNED);
     }
 }

@@ -104,8 +104,12 @@ fn in_host(command: &[String]) -> Result<u8, Failure> {
 
 /// Boots the nested host that the user chose.
 fn boot() -> Result<Host, Failure> {
-    let config = HostConfig::new(chosen_chip()?).lifetime(None);
-    Host::boot(config).map_err(host_failure)
+    Host::boot(host_config()?).map_err(host_failure)
+}
+
+/// The nested host that the user chose. It runs as long as they like.
+fn host_config() -> Result<HostConfig, Failure> {
+    Ok(HostConfig::new(chosen_chip()?).fast_cpu().lifetime(None))
 }
 
 fn chosen_chip() -> Result<HostChip, Failure> {

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use hv_lab::cache;
-use hv_lab::host::{Host, HostConfig};
+use hv_lab::host::Host;
 use hv_lab::provision::{
     self, DebianKernel, GUEST_DISK_SIZE, KernelFiles, cross_build, debian_kernel,
 };
 
-use super::{Failure, chosen_chip, host_failure};
+use super::{Failure, host_config, host_failure};
 
 /// The files of the guest that boots without any argument.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ pub(super) fn guest() -> provision::Result<Guest> {
 
 /// Boots the nested host, and builds hvrun for it meanwhile.
 pub(super) fn host_and_hvrun() -> Result<(Host, PathBuf), Failure> {
-    let config = HostConfig::new(chosen_chip()?).lifetime(None);
+    let config = host_config()?;
     thread::scope(|scope| {
         let downloads = scope.spawn(downloads);
         // Before hvrun: the nested host waits for this one.
