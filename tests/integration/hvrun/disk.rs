@@ -1,9 +1,8 @@
 //! What the guest's disks promise.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 
-use hv_lab::host::{HostChip, Stdio};
+use hv_lab::host::{Host, HostChip, HostConfig};
 use hv_lab::provision::GUEST_PROMPT;
 
 use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, run, text};
@@ -170,44 +169,47 @@ fn a_guest_has_up_to_eight_disks_with_serials() {
     power_off(console);
 }
 
-/// A discarded range gives its space back to the host, and reads as zeros.
+/// A discarded range gives its space back to the host, and reads as zeros there.
 #[test]
 fn discards_free_space() {
+    let host = host(HostChip::Aia);
     let disk = Disk::new();
-    let data = disk.beside("data.img");
-    fs::write(&data, vec![0x77; 8 << 20]).unwrap();
-    let before = fs::metadata(&data).unwrap().blocks();
-    let mut console = guest(
-        host(HostChip::Aia),
-        Kernel::Small,
-        &disk,
-        &["--disk", &text(&data)],
-    );
+    // In the nested host's own memory: the developer's files are behind a protocol that cannot punch holes.
+    let on_host = |line: &str| {
+        host.exec(["sh", "-c", line])
+            .check(STEP)
+            .unwrap()
+            .stdout_text()
+    };
+    let blocks = || {
+        on_host("stat -c %b /dev/discard.img")
+            .trim()
+            .parse::<u64>()
+            .unwrap()
+    };
+    on_host("yes w | head -c 8388608 > /dev/discard.img");
+    let before = blocks();
+    let mut console = guest(host, Kernel::Small, &disk, &["--disk", "/dev/discard.img"]);
     run(&mut console, "blkdiscard -o 1048576 -l 6291456 /dev/vdb");
     power_off(console);
-    let image = fs::read(&data).unwrap();
-    assert_eq!(image.len(), 8 << 20);
-    assert!(
-        image[..1 << 20]
-            .iter()
-            .chain(&image[7 << 20..])
-            .all(|byte| *byte == 0x77)
+    let after = blocks();
+    assert!(after < before / 2, "{before} blocks before, {after} after");
+    let left = on_host(
+        "tr -d '\\0' < /dev/discard.img | wc -c; stat -c %s /dev/discard.img; rm /dev/discard.img",
     );
-    assert!(image[1 << 20..7 << 20].iter().all(|byte| *byte == 0));
-    let after = fs::metadata(&data).unwrap().blocks();
-    assert!(
-        after < before / 2,
-        "{before} blocks of 512 bytes before, {after} after"
+    assert_eq!(
+        left.split_whitespace().collect::<Vec<_>>(),
+        ["2097152", "8388608"]
     );
 }
 
-/// 32 MiB through the page cache and around it, with several harts at once, come back as they were.
+/// 8 MiB around the page cache, with several harts at once, come back as they were.
 #[test]
 fn data_is_not_mixed_up() {
     for chip in CHIPS {
         let disk = Disk::new();
         let data = disk.beside("data.img");
-        fs::File::create(&data).unwrap().set_len(32 << 20).unwrap();
+        fs::File::create(&data).unwrap().set_len(8 << 20).unwrap();
         let mut console = guest(
             host(chip),
             Kernel::Small,
@@ -216,19 +218,19 @@ fn data_is_not_mixed_up() {
         );
         run(
             &mut console,
-            "for n in 0 1 2 3; do (yes part $n | dd of=/dev/vdb bs=64k seek=$((n * 128)) count=128 \
+            "for n in 0 1 2 3; do (yes part $n | dd of=/dev/vdb bs=64k seek=$((n * 32)) count=32 \
              iflag=fullblock oflag=direct conv=notrunc 2>/dev/null) & done; wait; sync; echo 3 > /proc/sys/vm/drop_caches",
         );
         for number in 0..4 {
             let read = run(
                 &mut console,
                 &format!(
-                    "dd if=/dev/vdb bs=64k skip=$(({number} * 128)) count=128 2>/dev/null | md5sum"
+                    "dd if=/dev/vdb bs=64k skip=$(({number} * 32)) count=32 2>/dev/null | md5sum"
                 ),
             );
             let expected = run(
                 &mut console,
-                &format!("yes part {number} | head -c 8388608 | md5sum"),
+                &format!("yes part {number} | head -c 2097152 | md5sum"),
             );
             assert_eq!(read, expected);
         }
@@ -239,7 +241,7 @@ fn data_is_not_mixed_up() {
 /// A disk can be one of the host's block devices.
 #[test]
 fn a_block_device_is_a_disk() {
-    let host = host(HostChip::Plic);
+    let host = Host::boot(HostConfig::new(HostChip::Plic).module("loop")).unwrap();
     let disk = Disk::new();
     let nested = format!("{}{}", hv_lab::host::LOCAL_ROOT, text(&disk.image));
     let device = host
@@ -251,10 +253,8 @@ fn a_block_device_is_a_disk() {
         .check(STEP)
         .unwrap();
     let device = device.stdout_text();
-    let mut console = command(host, Kernel::Small.arguments())
+    let mut console = command(&host, Kernel::Small.arguments())
         .args(["--disk", device.trim()])
-        .stdin(Stdio::Terminal)
-        .terminal(24, 80)
         .console()
         .unwrap();
     console.wait_for(GUEST_PROMPT, BOOT).unwrap();

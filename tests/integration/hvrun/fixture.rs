@@ -12,7 +12,7 @@ use tempfile::TempDir;
 pub const BOOT: Duration = Duration::from_secs(300);
 
 /// For anything that a running guest or hvrun itself does.
-pub const STEP: Duration = Duration::from_secs(120);
+pub const STEP: Duration = Duration::from_secs(240);
 
 /// Both kinds of host.
 pub const CHIPS: [HostChip; 2] = [HostChip::Plic, HostChip::Aia];

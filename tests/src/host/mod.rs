@@ -55,6 +55,9 @@ use qemu::{Boot, Qemu};
 use crate::cache;
 use crate::provision::{self, DebianKernel};
 
+/// How long a shared host may live: as long as a whole run of the tests on a busy machine.
+const SHARED_LIFETIME: Duration = Duration::from_secs(85 * 60);
+
 /// Where the developer's files are in a nested host.
 pub const LOCAL_ROOT: &str = "/host";
 
@@ -140,7 +143,8 @@ impl Host {
             HostChip::Plic => &PLIC,
             HostChip::Aia => &AIA,
         };
-        let booted = host.get_or_init(|| Self::boot(HostConfig::new(chip)));
+        let booted =
+            host.get_or_init(|| Self::boot(HostConfig::new(chip).lifetime(Some(SHARED_LIFETIME))));
         booted.as_ref().map_err(Clone::clone)
     }
 
