@@ -23,6 +23,15 @@ const OUTPUT_LIMIT: usize = 64 * 1024;
 /// How long the last output may take to arrive once the process ended: longer only if it left children behind.
 const LAST_OUTPUT: Duration = Duration::from_secs(2);
 
+/// Signals that end a process without anything being wrong with it.
+const ORDINARY_ENDS: [i32; 5] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGPIPE,
+    libc::SIGTERM,
+];
+
 /// The size of a terminal that does not say.
 const USUAL_SIZE: (u16, u16) = (24, 80);
 
@@ -60,15 +69,15 @@ pub(super) fn run(host: &Host, exec: Exec, signals: &Signals) -> Result<u8, Fail
         finish(readers);
     }
     drop(raw);
-    // What was written to this machine's files is there already: the share has no cache.
-    let ended = host.log_directory().to_owned();
     match status.map_err(host_failure)? {
         ExitStatus::Code(code) => Ok(u8::try_from(code).unwrap_or(u8::MAX)),
         ExitStatus::Signal(signal) => {
-            eprintln!(
-                "lab: the process was ended by signal {signal}; the nested host's logs are in {}",
-                ended.display()
-            );
+            if !ORDINARY_ENDS.contains(&signal) {
+                let logs = host.log_directory().display();
+                eprintln!(
+                    "lab: the process was ended by signal {signal}; the nested host's logs are in {logs}"
+                );
+            }
             Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX))
         }
     }
