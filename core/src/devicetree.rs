@@ -71,7 +71,8 @@ fn root(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
     tree.node("chosen", |tree| chosen(tree, machine))?;
     tree.node_at("memory", layout::RAM_BASE, |tree| memory(tree, machine))?;
     tree.node("cpus", |tree| cpus::cpus(tree, machine))?;
-    tree.node("soc", |tree| soc(tree, machine))
+    tree.node("soc", |tree| soc(tree, machine))?;
+    devices::power(tree)
 }
 
 /// Short names of devices, which number the serial ports in Linux (dt-schema: `aliases.yaml`).
@@ -107,6 +108,8 @@ fn soc(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
     tree.u32("#size-cells", 2)?;
     tree.string("compatible", "simple-bus")?;
     tree.flag("ranges")?;
+    devices::test(tree)?;
+    devices::rtc(tree, machine)?;
     match machine.interrupts {
         InterruptController::Plic { sources } => interrupts::plic(tree, machine, sources)?,
         InterruptController::Aia { sources, .. } => interrupts::aplic(tree, sources)?,
@@ -128,6 +131,8 @@ enum Phandle {
     WiredInterrupts,
     /// The IMSICs.
     MessageInterrupts,
+    /// The test device.
+    TestDevice,
     /// A hart.
     Cpu(u32),
     /// A hart's own interrupt controller.
@@ -140,6 +145,7 @@ impl Phandle {
         match self {
             Self::WiredInterrupts => 1,
             Self::MessageInterrupts => 2,
+            Self::TestDevice => 3,
             Self::Cpu(hart) => hart.saturating_mul(2).saturating_add(4),
             Self::CpuInterrupts(hart) => hart.saturating_mul(2).saturating_add(5),
         }

@@ -42,6 +42,12 @@ pub const MAX_HARTS: u32 = 512;
 pub const TEST_DEVICE_BASE: GuestPhysAddr = GuestPhysAddr(0x10_0000);
 /// Size in bytes of the test device's window.
 pub const TEST_DEVICE_SIZE: u64 = 0x1000;
+/// What a guest writes to the test device to report success and switch the machine off.
+pub const TEST_DEVICE_PASS: u16 = 0x5555;
+/// What a guest writes to the test device, with a code in the upper 16 bits of the word, to report a failure.
+pub const TEST_DEVICE_FAIL: u16 = 0x3333;
+/// What a guest writes to the test device to start the machine anew.
+pub const TEST_DEVICE_RESET: u16 = 0x7777;
 
 /// The real-time clock (google,goldfish-rtc).
 pub const RTC_BASE: GuestPhysAddr = GuestPhysAddr(0x10_1000);

@@ -1,5 +1,5 @@
-//! The devices that a hvrun guest sees, as values: the MMIO [`bus`], the 16550A [`uart`], and [`virtio`] devices on the
-//! virtio-mmio transport.
+//! The devices that a hvrun guest sees, as values: the MMIO [`bus`], the 16550A [`uart`], the real-time clock
+//! [`rtc`], the [`test_device`] that ends the machine, and [`virtio`] devices on the virtio-mmio transport.
 //!
 //! This crate knows guest memory and host files, and nothing of KVM: a device raises an [`interrupt::IrqLine`], and
 //! whoever builds the machine decides what stands behind it. Nothing a guest writes ends the process; a guest that
@@ -15,6 +15,8 @@
 pub mod bus;
 pub mod console;
 pub mod interrupt;
+pub mod rtc;
+pub mod test_device;
 pub mod uart;
 pub mod virtio;
 

@@ -1,10 +1,46 @@
 //! The devices.
 
 use super::interrupts::{self, Trigger};
-use super::{Error, Tree};
+use super::{Error, Phandle, Tree};
 use crate::addr::GuestPhysAddr;
 use crate::layout;
 use crate::machine::Machine;
+
+/// The test device, as a register that other nodes refer to (bindings: `mfd/syscon.yaml`).
+pub(super) fn test(tree: &mut Tree) -> Result<(), Error> {
+    tree.node_at("test", layout::TEST_DEVICE_BASE, |tree| {
+        tree.strings("compatible", ["sifive,test1", "sifive,test0", "syscon"])?;
+        tree.reg(layout::TEST_DEVICE_BASE, layout::TEST_DEVICE_SIZE)?;
+        tree.phandle(Phandle::TestDevice)
+    })
+}
+
+/// How to switch the machine off and to start it anew without SBI (bindings: `power/reset/syscon-poweroff.yaml` and
+/// `power/reset/syscon-reboot.yaml`). Linux reboots by SBI's SRST where both are there, and switches off by
+/// whichever its version asks first.
+pub(super) fn power(tree: &mut Tree) -> Result<(), Error> {
+    for (name, compatible, value) in [
+        ("poweroff", "syscon-poweroff", layout::TEST_DEVICE_PASS),
+        ("reboot", "syscon-reboot", layout::TEST_DEVICE_RESET),
+    ] {
+        tree.node(name, |tree| {
+            tree.string("compatible", compatible)?;
+            tree.u32("regmap", Phandle::TestDevice.cell())?;
+            tree.u32("offset", 0)?;
+            tree.u32("value", value.into())
+        })?;
+    }
+    Ok(())
+}
+
+/// The real-time clock (bindings: `rtc/google,goldfish-rtc.txt`).
+pub(super) fn rtc(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
+    tree.node_at("rtc", layout::RTC_BASE, |tree| {
+        tree.string("compatible", "google,goldfish-rtc")?;
+        tree.reg(layout::RTC_BASE, layout::RTC_SIZE)?;
+        interrupts::wire(tree, machine, layout::RTC_IRQ, Trigger::LevelHigh)
+    })
+}
 
 /// The serial port (bindings: `serial/8250.yaml`).
 pub(super) fn serial(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {

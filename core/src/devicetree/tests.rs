@@ -386,8 +386,13 @@ fn devices_are_wired_to_the_chip_that_there_is() {
         assert_eq!(nodes.target(nodes.cell(serial, "interrupt-parent")), chip);
         assert_eq!(
             nodes.cells(serial, "interrupts"),
-            [vec![10], level].concat()
+            [vec![10], level.clone()].concat()
         );
+        let rtc = "/soc/rtc@101000";
+        assert_eq!(nodes.strings(rtc, "compatible"), ["google,goldfish-rtc"]);
+        assert_eq!(nodes.reg(rtc), (0x10_1000, 0x1000));
+        assert_eq!(nodes.target(nodes.cell(rtc, "interrupt-parent")), chip);
+        assert_eq!(nodes.cells(rtc, "interrupts"), [vec![11], level].concat());
         for slot in 0..8_u32 {
             let address = 0x1000_1000 + u64::from(slot) * 0x1000;
             let virtio = format!("/soc/virtio_mmio@{address:x}");
@@ -399,6 +404,26 @@ fn devices_are_wired_to_the_chip_that_there_is() {
                 [vec![1 + slot], edge.clone()].concat()
             );
         }
+    }
+}
+
+#[test]
+fn the_test_device_switches_off_and_reboots() {
+    let nodes = Nodes::of(&machine(1, PLIC));
+    let test = "/soc/test@100000";
+    assert_eq!(
+        nodes.strings(test, "compatible"),
+        ["sifive,test1", "sifive,test0", "syscon"]
+    );
+    assert_eq!(nodes.reg(test), (0x10_0000, 0x1000));
+    for (node, compatible, value) in [
+        ("/poweroff", "syscon-poweroff", 0x5555),
+        ("/reboot", "syscon-reboot", 0x7777),
+    ] {
+        assert_eq!(nodes.strings(node, "compatible"), [compatible]);
+        assert_eq!(nodes.target(nodes.cell(node, "regmap")), test);
+        assert_eq!(nodes.cell(node, "offset"), 0);
+        assert_eq!(nodes.cell(node, "value"), value);
     }
 }
 

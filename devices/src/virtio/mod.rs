@@ -14,7 +14,7 @@ pub mod interrupt;
 pub mod mmio;
 mod state;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use device::{Activation, ActiveQueue, VirtioDevice};
 pub use interrupt::Interrupt;
