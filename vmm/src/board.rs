@@ -11,7 +11,7 @@ use hv_devices::bus::Bus;
 use hv_devices::console::ConsoleOutput;
 use hv_devices::uart::Uart;
 use hv_devices::virtio::block::{Block, Disk, Serial};
-use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY};
+use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY, Version};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, BootRegisters};
@@ -116,12 +116,12 @@ impl Board {
         let mut disks = blueprint.disks.iter().enumerate();
         for (base, irq) in (0..layout::VIRTIO_SLOTS).filter_map(layout::virtio_slot) {
             let Some((index, (disk, serial))) = disks.next() else {
-                attach(base, layout::VIRTIO_STRIDE, Arc::new(EmptySlot))?;
+                attach(base, layout::VIRTIO_STRIDE, Arc::new(EmptySlot::default()))?;
                 continue;
             };
             let block = Box::new(Block::new(disk.clone(), *serial, index));
             let line = irqchip.line(irq, Trigger::Edge)?;
-            let transport = MmioTransport::new(block, ram.memory().clone(), line)
+            let transport = MmioTransport::new(Version::Modern, block, ram.memory().clone(), line)
                 .map_err(Error::host("make a virtio device"))?;
             for queue in 0..transport.queue_count() {
                 if let Some(event) = transport.notify_event(queue) {

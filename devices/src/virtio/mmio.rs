@@ -1,13 +1,13 @@
-//! The virtio-mmio register layout, version 2.
+//! The virtio-mmio register layouts: version 2, and version 1 for drivers that know only the legacy interface.
 //!
-//! Source: VIRTIO 1.3, section 4.2.2, "MMIO Device Register Layout". Control registers take aligned 32-bit accesses
-//! only, as the specification demands of drivers; any other access to them reads zero and writes nothing. The
-//! configuration space, from 0x100 on, takes any width.
+//! Source: VIRTIO 1.3, sections 4.2.2, "MMIO Device Register Layout", and 4.2.4, "Legacy interface". Control registers
+//! take aligned 32-bit accesses only, as the specification demands of drivers; any other access to them reads zero and
+//! writes nothing. The configuration space, from 0x100 on, takes any width. Here are the registers that both layouts
+//! have; those of one alone are in `modern` and `legacy`.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_mmio as register;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -19,10 +19,11 @@ use crate::bus::MmioDevice;
 use crate::interrupt::IrqLine;
 use crate::lock;
 
+mod legacy;
+mod modern;
+
 /// "virt", read at the start of every slot.
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-/// The layout of this file.
-const VERSION: u32 = 2;
 /// "QEMU". Some guests accept no other vendor.
 const VENDOR: u32 = u32::from_le_bytes(*b"QEMU");
 
@@ -33,6 +34,27 @@ pub const QUEUE_NOTIFY: u64 = register::VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 /// Where the device's configuration space starts.
 const CONFIG: u64 = register::VIRTIO_MMIO_CONFIG as u64;
 
+/// Which register layout a slot has, and with it which interface the device offers. A driver reads it from the Version
+/// register; many know only one of the two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// Version 1: the legacy interface, from before VIRTIO 1.0, which does not offer VIRTIO_F_VERSION_1. QEMU's default.
+    Legacy,
+    /// Version 2.
+    #[default]
+    Modern,
+}
+
+impl Version {
+    /// The Version register.
+    const fn number(self) -> u32 {
+        match self {
+            Self::Legacy => 1,
+            Self::Modern => 2,
+        }
+    }
+}
+
 /// A virtio device in a virtio-mmio slot.
 ///
 /// Registers answer without waiting for the device's worker, with one exception that the specification asks for: a
@@ -41,6 +63,7 @@ pub struct MmioTransport {
     // The first two are in `registers` as well. They are what drivers touch all the time, hence outside its lock.
     interrupt: Arc<Interrupt>,
     kicks: Vec<Arc<EventFd>>,
+    version: Version,
     registers: Mutex<Registers>,
 }
 
@@ -48,39 +71,50 @@ struct Registers {
     device_features_select: u32,
     driver_features_select: u32,
     queue_select: u32,
+    /// The legacy GuestPageSize, as a power of two.
+    page_shift: u32,
+    version: Version,
     state: DeviceState,
 }
 
 impl MmioTransport {
-    /// Puts `device` into a slot whose interrupt is `line`.
+    /// Puts `device` into a slot whose registers are laid out as `version` says and whose interrupt is `line`.
     ///
     /// # Errors
     /// If the host has no file descriptors left.
     pub fn new(
+        version: Version,
         device: Box<dyn VirtioDevice>,
         memory: Arc<GuestMemoryMmap>,
         line: Arc<dyn IrqLine>,
     ) -> io::Result<Self> {
-        let state = DeviceState::new(device, memory, line, 1 << VIRTIO_F_VERSION_1)?;
+        let state = DeviceState::new(version, device, memory, line)?;
         Ok(Self {
             interrupt: Arc::clone(state.interrupt()),
             kicks: state.kicks().to_vec(),
+            version,
             registers: Mutex::new(Registers {
                 device_features_select: 0,
                 driver_features_select: 0,
                 queue_select: 0,
+                page_shift: 0,
+                version,
                 state,
             }),
         })
     }
 
     /// The event that a write of `queue` to [`QUEUE_NOTIFY`] signals, so that an ioeventfd can take its place; `None` if
-    /// the device has no such queue. It stays the same across resets.
+    /// the device has no such queue, or if the write has to come here. It stays the same across resets.
+    ///
+    /// A legacy driver may use the device before it is ready (VIRTIO 1.3, section 3.1.2), and its first notification is
+    /// what tells that it does: no ioeventfd takes its place.
     #[must_use]
     pub fn notify_event(&self, queue: u32) -> Option<&EventFd> {
-        self.kicks
-            .get(usize::try_from(queue).ok()?)
-            .map(AsRef::as_ref)
+        match self.version {
+            Version::Modern => self.kick(queue),
+            Version::Legacy => None,
+        }
     }
 
     /// How many queues the device has: the indexes below it are those of [`notify_event`](Self::notify_event).
@@ -91,11 +125,22 @@ impl MmioTransport {
 
     /// Power-on state, as if the driver had reset the device: for a reboot of the machine.
     pub fn reset(&self) {
-        lock(&self.registers).reset();
+        let mut registers = lock(&self.registers);
+        registers.reset();
+        registers.page_shift = 0;
+    }
+
+    fn kick(&self, queue: u32) -> Option<&EventFd> {
+        self.kicks
+            .get(usize::try_from(queue).ok()?)
+            .map(AsRef::as_ref)
     }
 
     fn notify(&self, queue: u32) {
-        if let Some(kick) = self.notify_event(queue) {
+        if let Some(kick) = self.kick(queue) {
+            if self.version == Version::Legacy {
+                lock(&self.registers).state.notified();
+            }
             // It fails only if the counter overflows, and then the event is signalled already.
             let _ = kick.write(1);
         }
@@ -113,7 +158,9 @@ impl MmioDevice for MmioTransport {
         {
             let value = match register {
                 register::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
-                register::VIRTIO_MMIO_CONFIG_GENERATION => self.interrupt.config_generation(),
+                register::VIRTIO_MMIO_CONFIG_GENERATION if self.version == Version::Modern => {
+                    self.interrupt.config_generation()
+                }
                 _ => lock(&self.registers).read(register),
             };
             *data = value.to_le_bytes();
@@ -149,26 +196,17 @@ impl Registers {
         let state = &self.state;
         match register {
             register::VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
-            register::VIRTIO_MMIO_VERSION => VERSION,
+            register::VIRTIO_MMIO_VERSION => self.version.number(),
             register::VIRTIO_MMIO_DEVICE_ID => state.device().device_id(),
             register::VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            register::VIRTIO_MMIO_DEVICE_FEATURES => match shift(self.device_features_select) {
-                Some(shift) => low(state.offered_features() >> shift),
-                None => 0,
-            },
             register::VIRTIO_MMIO_QUEUE_NUM_MAX => state
                 .queue(self.queue_select)
                 .map_or(0, |queue| queue.max_size.into()),
-            register::VIRTIO_MMIO_QUEUE_READY => state
-                .queue(self.queue_select)
-                .map_or(0, |queue| queue.ready.into()),
             register::VIRTIO_MMIO_STATUS => state.status(),
-            // No device has shared memory: length and address of a region that does not exist are all ones.
-            register::VIRTIO_MMIO_SHM_LEN_LOW
-            | register::VIRTIO_MMIO_SHM_LEN_HIGH
-            | register::VIRTIO_MMIO_SHM_BASE_LOW
-            | register::VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
-            _ => 0,
+            _ => match self.version {
+                Version::Modern => self.read_modern(register),
+                Version::Legacy => self.read_legacy(register),
+            },
         }
     }
 
@@ -176,48 +214,24 @@ impl Registers {
         match register {
             register::VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_select = value,
             register::VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_select = value,
-            register::VIRTIO_MMIO_DRIVER_FEATURES => {
-                // Features beyond bit 63 do not exist and cannot be asked for.
-                if let Some(shift) = shift(self.driver_features_select) {
-                    self.state.set_driver_features(shift, value);
-                }
-            }
             register::VIRTIO_MMIO_QUEUE_SEL => self.queue_select = value,
-            register::VIRTIO_MMIO_QUEUE_NUM => self.configure_queue(|queue| queue.size = value),
-            register::VIRTIO_MMIO_QUEUE_READY if value == 0 => {
-                self.state.disable_queue(self.queue_select)
-            }
-            register::VIRTIO_MMIO_QUEUE_READY => {
-                self.configure_queue(|queue| queue.ready = value & 1 != 0)
+            register::VIRTIO_MMIO_QUEUE_NUM => {
+                self.configure_queue(|queue| queue.size = value);
             }
             register::VIRTIO_MMIO_STATUS if value == 0 => self.reset(),
             register::VIRTIO_MMIO_STATUS => self.state.set_status(value),
-            register::VIRTIO_MMIO_QUEUE_DESC_LOW => {
-                self.configure_queue(|queue| set_low(&mut queue.descriptor_table, value))
-            }
-            register::VIRTIO_MMIO_QUEUE_DESC_HIGH => {
-                self.configure_queue(|queue| set_high(&mut queue.descriptor_table, value))
-            }
-            register::VIRTIO_MMIO_QUEUE_AVAIL_LOW => {
-                self.configure_queue(|queue| set_low(&mut queue.available_ring, value))
-            }
-            register::VIRTIO_MMIO_QUEUE_AVAIL_HIGH => {
-                self.configure_queue(|queue| set_high(&mut queue.available_ring, value))
-            }
-            register::VIRTIO_MMIO_QUEUE_USED_LOW => {
-                self.configure_queue(|queue| set_low(&mut queue.used_ring, value))
-            }
-            register::VIRTIO_MMIO_QUEUE_USED_HIGH => {
-                self.configure_queue(|queue| set_high(&mut queue.used_ring, value))
-            }
-            _ => {}
+            _ => match self.version {
+                Version::Modern => self.write_modern(register, value),
+                Version::Legacy => self.write_legacy(register, value),
+            },
         }
     }
 
-    fn configure_queue(&mut self, change: impl FnOnce(&mut QueueSetup)) {
-        self.state.configure_queue(self.queue_select, change);
+    fn configure_queue(&mut self, change: impl FnOnce(&mut QueueSetup)) -> bool {
+        self.state.configure_queue(self.queue_select, change)
     }
 
+    /// Back to the state after power-on, but for GuestPageSize: drivers write it once, and reset the device afterwards.
     fn reset(&mut self) {
         self.device_features_select = 0;
         self.driver_features_select = 0;
@@ -226,39 +240,17 @@ impl Registers {
     }
 }
 
-/// By how many bits the feature word with this number is shifted, if there is such a word.
-fn shift(select: u32) -> Option<u32> {
-    match select {
-        0 => Some(0),
-        1 => Some(u32::BITS),
-        _ => None,
-    }
-}
-
-/// The low half of `value`.
-#[allow(clippy::cast_possible_truncation)]
-fn low(value: u64) -> u32 {
-    value as u32
-}
-
-fn set_low(address: &mut u64, value: u32) {
-    *address = *address & !u64::from(u32::MAX) | u64::from(value);
-}
-
-fn set_high(address: &mut u64, value: u32) {
-    *address = *address & u64::from(u32::MAX) | u64::from(value) << u32::BITS;
-}
-
 /// A slot without a device: its DeviceID is zero, so that a driver passes on (VIRTIO 1.3, section 4.2.2).
+/// Its version is that of the machine's other slots, as guests take an unknown one for an error.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct EmptySlot;
+pub struct EmptySlot(pub Version);
 
 impl MmioDevice for EmptySlot {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let (Ok(data), Some(register)) = (<&mut [u8; 4]>::try_from(data), aligned(offset)) {
             let value = match register {
                 register::VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
-                register::VIRTIO_MMIO_VERSION => VERSION,
+                register::VIRTIO_MMIO_VERSION => self.0.number(),
                 register::VIRTIO_MMIO_VENDOR_ID => VENDOR,
                 _ => 0,
             };

@@ -5,7 +5,7 @@
 //! | [`device`] | [`VirtioDevice`]: what a kind of device is, apart from how the guest reaches it |
 //! | [`interrupt`] | the notifications from device to driver |
 //! | `state` | device status, feature negotiation, queue set-up: what every register layout shares |
-//! | [`mmio`] | the virtio-mmio register layout, version 2 |
+//! | [`mmio`] | the virtio-mmio register layouts, version 2 and legacy |
 //! | [`block`] | the block device |
 
 pub mod block;

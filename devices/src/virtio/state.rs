@@ -1,21 +1,27 @@
 //! Device status, feature negotiation and queue set-up: what every virtio register layout has in common.
 //!
-//! Source: VIRTIO 1.3, sections 2.1 (device status), 2.2 (feature bits), 2.4 (reset) and 3.1.1 (initialization).
+//! Source: VIRTIO 1.3, sections 2.1 (device status), 2.2 (feature bits), 2.4 (reset) and 3.1.1 (initialization); for
+//! the legacy interface 2.2.3 and 3.1.2.
+//!
+//! A legacy driver differs in three ways. There is no FEATURES_OK, so that what it asks for is what it gets of what is
+//! offered. It may use a queue before it sets DRIVER_OK: the device starts with the first notification. And it may set
+//! up a queue after that: the device then starts again with one queue more, and the others go on where they were.
 
 use std::io;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK,
-    VIRTIO_CONFIG_S_NEEDS_RESET,
+    VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_ANY_LAYOUT, VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueState, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Activation, ActiveQueue, VirtioDevice};
 use super::interrupt::Interrupt;
+use super::mmio::Version;
 use crate::interrupt::IrqLine;
 
 /// The queue features that the queue implementation brings to every device.
@@ -29,26 +35,61 @@ pub(super) struct QueueSetup {
     /// In descriptors.
     pub size: u32,
     pub ready: bool,
+    /// The device has served it since it became ready.
+    served: bool,
     pub descriptor_table: u64,
     pub available_ring: u64,
     pub used_ring: u64,
+    /// The legacy interface's QueueAlign, in bytes.
+    pub align: u32,
+    /// The legacy interface's QueuePFN.
+    pub page: u32,
 }
+
+/// QueueAlign of a driver that writes none: that of the legacy PCI transport (VIRTIO 1.3, section 4.1.5.1.3.1), which
+/// QEMU takes for this one too.
+const DEFAULT_ALIGN: u32 = 4096;
 
 impl QueueSetup {
     fn new(max_size: u16) -> Self {
         Self {
             max_size,
             size: max_size.into(),
+            align: DEFAULT_ALIGN,
             ..Self::default()
         }
     }
 
+    /// Lays the queue out as the legacy interface does (VIRTIO 1.3, section 2.7.2): all in one piece from `address` on,
+    /// the used ring at the next multiple of QueueAlign. `None` if that is impossible.
+    pub fn lay_out(&mut self, address: u64) -> Option<()> {
+        let align = u64::from(self.align);
+        if !align.is_power_of_two() {
+            return None;
+        }
+        let size = u64::from(self.size);
+        self.descriptor_table = address;
+        self.available_ring = address.checked_add(size.checked_mul(16)?)?;
+        let end = self
+            .available_ring
+            .checked_add(size.checked_mul(2)?.checked_add(6)?)?;
+        self.used_ring = end.checked_next_multiple_of(align)?;
+        Some(())
+    }
+
     /// The queue as described, if its size and addresses are possible and lie in guest memory.
     fn build(&self, memory: &GuestMemoryMmap, event_idx: bool) -> Option<Queue> {
+        let next = if self.served {
+            // What was taken is also done: a device lets go of its queues only between buffers.
+            let index = GuestAddress(self.used_ring.checked_add(2)?);
+            u16::from_le(memory.read_obj(index).ok()?)
+        } else {
+            0
+        };
         let state = QueueState {
             max_size: self.max_size,
-            next_avail: 0,
-            next_used: 0,
+            next_avail: next,
+            next_used: next,
             event_idx_enabled: event_idx,
             size: u16::try_from(self.size).ok()?,
             ready: self.ready,
@@ -73,23 +114,26 @@ pub(super) struct DeviceState {
     device: Box<dyn VirtioDevice>,
     memory: Arc<GuestMemoryMmap>,
     interrupt: Arc<Interrupt>,
+    version: Version,
     kicks: Vec<Arc<EventFd>>,
     /// All that the device, its queues and its transport can do.
     offered: u64,
     /// The status bits the driver has set.
     status: u32,
     driver_features: u64,
+    /// The device has been started, or has failed to.
+    started: bool,
     queues: Vec<QueueSetup>,
 }
 
 impl DeviceState {
-    /// `transport_features` are the feature bits that the register layout itself stands for.
     pub fn new(
+        version: Version,
         device: Box<dyn VirtioDevice>,
         memory: Arc<GuestMemoryMmap>,
         line: Arc<dyn IrqLine>,
-        transport_features: u64,
     ) -> io::Result<Self> {
+        let own = device.features() | QUEUE_FEATURES;
         let sizes = device.queue_sizes();
         Ok(Self {
             kicks: sizes
@@ -97,10 +141,17 @@ impl DeviceState {
                 .map(|_| EventFd::new(libc::EFD_CLOEXEC).map(Arc::new))
                 .collect::<Result<_, _>>()?,
             queues: sizes.iter().copied().map(QueueSetup::new).collect(),
-            offered: device.features() | QUEUE_FEATURES | transport_features,
+            offered: match version {
+                Version::Modern => own | 1 << VIRTIO_F_VERSION_1,
+                // The features beyond 31 came with the modern interface. That a buffer may be cut into descriptors in
+                // any way, which VERSION_1 implies, has a bit of its own.
+                Version::Legacy => own & u64::from(u32::MAX) | 1 << VIRTIO_F_ANY_LAYOUT,
+            },
             interrupt: Arc::new(Interrupt::new(line, device.device_id())),
+            version,
             status: 0,
             driver_features: 0,
+            started: false,
             memory,
             device,
         })
@@ -139,16 +190,29 @@ impl DeviceState {
         self.queues.get(usize::try_from(index).ok()?)
     }
 
-    /// Lets `change` alter what the driver has said about a queue, as long as that is allowed: before the driver is
-    /// ready, and while the queue is not.
-    pub fn configure_queue(&mut self, index: u32, change: impl FnOnce(&mut QueueSetup)) {
-        if self.status & VIRTIO_CONFIG_S_DRIVER_OK == 0
-            && let Some(queue) = usize::try_from(index)
-                .ok()
-                .and_then(|index| self.queues.get_mut(index))
-            && !queue.ready
-        {
-            change(queue);
+    /// Lets `change` alter what the driver has said about a queue, as long as that is allowed: while the queue is not
+    /// ready, and, but for a legacy driver, before the driver is. Returns whether it was.
+    pub fn configure_queue(&mut self, index: u32, change: impl FnOnce(&mut QueueSetup)) -> bool {
+        let early = self.status & VIRTIO_CONFIG_S_DRIVER_OK == 0 || self.version == Version::Legacy;
+        let queue = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.queues.get_mut(index))
+            .filter(|queue| early && !queue.ready);
+        queue.map(change).is_some()
+    }
+
+    /// A legacy driver has set up a queue, with nothing left to say about it.
+    pub fn queue_is_set_up(&mut self) {
+        if self.started || self.status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
+            self.start();
+        }
+    }
+
+    /// A legacy driver has notified a queue, which it may do before it is ready.
+    pub fn notified(&mut self) {
+        let failed = self.status() & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0;
+        if !self.started && !failed && self.queues.iter().any(|queue| queue.ready) {
+            self.start();
         }
     }
 
@@ -186,10 +250,11 @@ impl DeviceState {
         let mut added = value & 0xff & !VIRTIO_CONFIG_S_NEEDS_RESET & !self.status;
         // VIRTIO_F_VERSION_1 is not demanded: a driver that never writes the high feature word drives this layout all
         // the same (xv6). Bits that were not offered cannot be agreed on.
-        if self.driver_features & !self.offered != 0 {
+        if self.driver_features & !self.offered != 0 && self.version == Version::Modern {
             added &= !VIRTIO_CONFIG_S_FEATURES_OK;
         }
-        let agreed = (self.status | added) & VIRTIO_CONFIG_S_FEATURES_OK != 0;
+        let agreed = (self.status | added) & VIRTIO_CONFIG_S_FEATURES_OK != 0
+            || self.version == Version::Legacy;
         let failed =
             (self.status() | added) & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0;
         if !agreed || failed {
@@ -198,14 +263,21 @@ impl DeviceState {
         self.status |= added;
         if added & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
             self.interrupt.set_driver_ok();
-            self.activate();
+            if !self.started {
+                self.start();
+            }
         }
     }
 
-    fn activate(&mut self) {
-        let event_idx = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+    /// Starts the device with all queues that are set up, or starts it again.
+    fn start(&mut self) {
+        if std::mem::replace(&mut self.started, true) {
+            self.device.reset();
+        }
+        let features = self.driver_features & self.offered;
+        let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.queues.len());
-        for ((index, setup), kick) in (0..).zip(&self.queues).zip(&self.kicks) {
+        for ((index, setup), kick) in (0..).zip(&mut self.queues).zip(&self.kicks) {
             if !setup.ready {
                 continue;
             }
@@ -214,6 +286,7 @@ impl DeviceState {
                     .needs_reset(&format_args!("queue {index} is impossible: {setup:x?}"));
                 return;
             };
+            setup.served = true;
             queues.push(ActiveQueue {
                 index,
                 queue,
@@ -222,7 +295,7 @@ impl DeviceState {
         }
         let activation = Activation {
             memory: Arc::clone(&self.memory),
-            features: self.driver_features,
+            features,
             queues,
             interrupt: Arc::clone(&self.interrupt),
         };
@@ -239,6 +312,7 @@ impl DeviceState {
         self.interrupt.reset();
         self.status = 0;
         self.driver_features = 0;
+        self.started = false;
         for queue in &mut self.queues {
             *queue = QueueSetup::new(queue.max_size);
         }

@@ -16,10 +16,10 @@ use crate::virtio::testing::{AVAILABLE, RAM, RAM_SIZE, TABLE, TestLine, USED, me
 
 /// What the device has been through. `active` is there from activation to reset.
 #[derive(Default)]
-struct Log {
-    active: Option<Activation>,
-    activations: usize,
-    resets: usize,
+pub(super) struct Log {
+    pub active: Option<Activation>,
+    pub activations: usize,
+    pub resets: usize,
     config: [u8; 6],
     fail: bool,
 }
@@ -66,17 +66,22 @@ impl VirtioDevice for Device {
     }
 }
 
-struct Bench {
-    transport: MmioTransport,
-    line: Arc<TestLine>,
-    log: Arc<Mutex<Log>>,
+pub(super) struct Bench {
+    pub transport: MmioTransport,
+    pub line: Arc<TestLine>,
+    pub log: Arc<Mutex<Log>>,
 }
 
 impl Bench {
     fn new() -> Self {
+        Self::of(Version::Modern)
+    }
+
+    pub fn of(version: Version) -> Self {
         let (line, log) = (Arc::<TestLine>::default(), Arc::<Mutex<Log>>::default());
         let device = Box::new(Device(log.clone()));
-        let transport = MmioTransport::new(device, Arc::new(memory()), line.clone()).unwrap();
+        let transport =
+            MmioTransport::new(version, device, Arc::new(memory()), line.clone()).unwrap();
         Self {
             transport,
             line,
@@ -84,22 +89,22 @@ impl Bench {
         }
     }
 
-    fn read(&self, register: u32) -> u32 {
+    pub fn read(&self, register: u32) -> u32 {
         let mut data = [0; 4];
         self.transport.read(register.into(), &mut data);
         u32::from_le_bytes(data)
     }
 
-    fn write(&self, register: u32, value: u32) {
+    pub fn write(&self, register: u32, value: u32) {
         self.transport.write(register.into(), &value.to_le_bytes());
     }
 
-    fn status(&self) -> u32 {
+    pub fn status(&self) -> u32 {
         self.read(VIRTIO_MMIO_STATUS)
     }
 
     /// Adds to the status, as drivers do.
-    fn set_status(&self, bits: u32) {
+    pub fn set_status(&self, bits: u32) {
         self.write(VIRTIO_MMIO_STATUS, self.status() | bits);
     }
 
@@ -145,7 +150,7 @@ impl Bench {
         self.set_status(DRIVER_OK);
     }
 
-    fn interrupt(&self) -> Arc<Interrupt> {
+    pub fn interrupt(&self) -> Arc<Interrupt> {
         lock(&self.log).active.as_ref().unwrap().interrupt.clone()
     }
 }
@@ -169,13 +174,16 @@ fn identification() {
 fn empty_slot() {
     let read = |offset: u32| {
         let mut data = [0; 4];
-        EmptySlot.read(offset.into(), &mut data);
+        EmptySlot::default().read(offset.into(), &mut data);
         u32::from_le_bytes(data)
     };
     assert_eq!(read(VIRTIO_MMIO_MAGIC_VALUE), 0x7472_6976);
     assert_eq!(read(VIRTIO_MMIO_VERSION), 2);
     assert_eq!(read(VIRTIO_MMIO_DEVICE_ID), 0);
-    EmptySlot.write(VIRTIO_MMIO_STATUS.into(), &[1, 0, 0, 0]);
+    let mut version = [0; 4];
+    EmptySlot(Version::Legacy).read(VIRTIO_MMIO_VERSION.into(), &mut version);
+    assert_eq!(version, [1, 0, 0, 0]);
+    EmptySlot::default().write(VIRTIO_MMIO_STATUS.into(), &[1, 0, 0, 0]);
     assert_eq!(read(VIRTIO_MMIO_STATUS), 0);
 }
 

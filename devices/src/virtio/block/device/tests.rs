@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
 use crate::bus::MmioDevice;
-use crate::virtio::mmio::MmioTransport;
+use crate::virtio::mmio::{MmioTransport, Version};
 use crate::virtio::testing::{
     AVAILABLE, DATA, RAM, RAM_SIZE, Ring, TABLE, TestLine, USED, chain, memory, readable, writable,
 };
@@ -37,7 +37,13 @@ impl Bench {
         let disk = Arc::new(Disk::open(file.path(), read_only).unwrap());
         let block = Block::new(disk, Serial::default(), 0);
         let (memory, line) = (Arc::new(memory()), Arc::<TestLine>::default());
-        let transport = MmioTransport::new(Box::new(block), memory.clone(), line.clone()).unwrap();
+        let transport = MmioTransport::new(
+            Version::Modern,
+            Box::new(block),
+            memory.clone(),
+            line.clone(),
+        )
+        .unwrap();
         Self {
             file,
             memory,
