@@ -5,16 +5,23 @@
 //! | [`device`] | [`VirtioDevice`]: what a kind of device is, apart from how the guest reaches it |
 //! | [`interrupt`] | the notifications from device to driver |
 //! | `state` | device status, feature negotiation, queue set-up: what every register layout shares |
+//! | `queue`, `chain` | the device's side of a virtqueue, and a request's buffers |
+//! | `worker` | the thread of a device with one queue |
 //! | [`mmio`] | the virtio-mmio register layouts, version 2 and legacy |
 //! | [`block`] | the block device |
+//! | [`rng`] | the entropy device |
 
 pub mod block;
+mod chain;
 pub mod device;
 pub mod interrupt;
 pub mod mmio;
+mod queue;
+pub mod rng;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+mod worker;
 
 pub use device::{Activation, ActiveQueue, VirtioDevice};
 pub use interrupt::Interrupt;

@@ -1,13 +1,18 @@
-//! A driver for tests: guest memory, one split queue and an interrupt line.
+//! Drivers for tests: guest memory, split queues and an interrupt line.
 
-use std::sync::{Condvar, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::VirtioDevice;
+use super::mmio::{MmioTransport, Version};
+use crate::bus::MmioDevice;
 use crate::interrupt::IrqLine;
 
 /// Guest memory starts where RAM does on the board.
@@ -140,5 +145,149 @@ impl IrqLine for TestLine {
         state.level = asserted;
         state.assertions += usize::from(asserted);
         self.changed.notify_all();
+    }
+}
+
+/// The entries of each queue that [`Driver`] sets up.
+const QUEUE_SIZE: u16 = 8;
+
+/// A whole driver, for devices with any number of queues: queue `n` has a page of its own from [`RAM`] on.
+pub struct Driver {
+    pub memory: Arc<GuestMemoryMmap>,
+    pub line: Arc<TestLine>,
+    pub transport: MmioTransport,
+    /// How many chains were offered to each queue, and how many of them have been seen used.
+    counts: Vec<(u16, u16)>,
+}
+
+impl Driver {
+    pub fn new(device: Box<dyn VirtioDevice>) -> Self {
+        let (memory, line) = (Arc::new(memory()), Arc::<TestLine>::default());
+        let transport =
+            MmioTransport::new(Version::Modern, device, memory.clone(), line.clone()).unwrap();
+        Self {
+            memory,
+            line,
+            transport,
+            counts: Vec::new(),
+        }
+    }
+
+    pub fn read(&self, register: u32) -> u32 {
+        let mut data = [0; 4];
+        self.transport.read(register.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    pub fn write(&self, register: u32, value: u32) {
+        self.transport.write(register.into(), &value.to_le_bytes());
+    }
+
+    pub fn config<const N: usize>(&self, offset: u64) -> [u8; N] {
+        let mut data = [0; N];
+        self.transport
+            .read(u64::from(VIRTIO_MMIO_CONFIG) + offset, &mut data);
+        data
+    }
+
+    /// Resets the device and starts it with these features and all of its queues.
+    pub fn start(&mut self, features: u64) {
+        self.write(VIRTIO_MMIO_STATUS, 0);
+        self.write(VIRTIO_MMIO_STATUS, 3);
+        for (word, half) in [(0, features), (1, features >> 32)] {
+            self.write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, word);
+            self.write(VIRTIO_MMIO_DRIVER_FEATURES, half as u32);
+        }
+        self.write(VIRTIO_MMIO_STATUS, 11);
+        assert_eq!(self.read(VIRTIO_MMIO_STATUS), 11, "features are refused");
+        self.counts = vec![(0, 0); self.transport.queue_count() as usize];
+        for queue in 0..self.transport.queue_count() {
+            let page = Self::page(queue as u16);
+            self.memory
+                .write_slice(&[0; 0x1000], GuestAddress(page))
+                .unwrap();
+            self.write(VIRTIO_MMIO_QUEUE_SEL, queue);
+            self.write(VIRTIO_MMIO_QUEUE_NUM, QUEUE_SIZE.into());
+            self.write(VIRTIO_MMIO_QUEUE_DESC_LOW, page as u32);
+            self.write(VIRTIO_MMIO_QUEUE_AVAIL_LOW, page as u32 + 0x800);
+            self.write(VIRTIO_MMIO_QUEUE_USED_LOW, page as u32 + 0xc00);
+            self.write(VIRTIO_MMIO_QUEUE_READY, 1);
+        }
+        self.write(VIRTIO_MMIO_STATUS, 15);
+        assert_eq!(self.read(VIRTIO_MMIO_STATUS), 15);
+    }
+
+    fn page(queue: u16) -> u64 {
+        let page = RAM + 0x1000 * u64::from(queue);
+        assert!(page < DATA);
+        page
+    }
+
+    /// Makes a chain of `buffers` available, in table entries from `head` on, and notifies the queue.
+    pub fn give(&mut self, queue: u16, head: u16, buffers: &[(u64, u32, u16)]) {
+        self.offer(queue, head, buffers);
+        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, queue.into());
+    }
+
+    /// Makes a chain available without a word.
+    pub fn offer(&mut self, queue: u16, head: u16, buffers: &[(u64, u32, u16)]) {
+        let page = Self::page(queue);
+        for (n, descriptor) in (u64::from(head)..).zip(chain(head, buffers)) {
+            let address = GuestAddress(page + 16 * n);
+            self.memory
+                .write_obj(RawDescriptor::from(descriptor), address)
+                .unwrap();
+        }
+        let (offered, _) = &mut self.counts[usize::from(queue)];
+        let slot = u64::from(*offered % QUEUE_SIZE);
+        self.memory
+            .write_obj(head, GuestAddress(page + 0x804 + 2 * slot))
+            .unwrap();
+        *offered = offered.wrapping_add(1);
+        self.memory
+            .store(*offered, GuestAddress(page + 0x802), Ordering::Release)
+            .unwrap();
+    }
+
+    /// Head and length of the next used chain, if there is one.
+    pub fn used(&mut self, queue: u16) -> Option<(u32, u32)> {
+        let page = Self::page(queue);
+        let index: u16 = self
+            .memory
+            .load(GuestAddress(page + 0xc02), Ordering::Acquire)
+            .unwrap();
+        let (_, seen) = &mut self.counts[usize::from(queue)];
+        if index == *seen {
+            return None;
+        }
+        let entry = page + 0xc04 + 8 * u64::from(*seen % QUEUE_SIZE);
+        *seen = seen.wrapping_add(1);
+        let word = |address| self.memory.read_obj(GuestAddress(address)).unwrap();
+        Some((word(entry), word(entry + 4)))
+    }
+
+    /// Waits for the next used chain: its head and length.
+    pub fn wait_used(&mut self, queue: u16) -> (u32, u32) {
+        let line = self.line.clone();
+        let mut used = None;
+        line.wait(|| {
+            used = self.used(queue);
+            used.is_some()
+        });
+        used.unwrap()
+    }
+
+    pub fn put(&self, address: u64, bytes: &[u8]) {
+        self.memory
+            .write_slice(bytes, GuestAddress(address))
+            .unwrap();
+    }
+
+    pub fn get(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.memory
+            .read_slice(&mut bytes, GuestAddress(address))
+            .unwrap();
+        bytes
     }
 }

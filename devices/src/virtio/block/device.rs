@@ -16,7 +16,7 @@ use super::request::{
     Executor, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS,
     MAX_WRITE_ZEROES_SEGMENTS,
 };
-use super::worker::Worker;
+use crate::virtio::worker::Worker;
 use crate::virtio::{Activation, VirtioDevice};
 
 /// Descriptors in the request queue, as in QEMU.

@@ -4,13 +4,11 @@
 //! |---|---|
 //! | `disk` | the image: opening, locking, reading and writing guest memory without a copy |
 //! | `request` | one request: from a descriptor chain to its status byte |
-//! | `worker` | the thread that serves the queue |
 //! | `device` | features, configuration space, start and stop |
 
 mod device;
 mod disk;
 mod request;
-mod worker;
 
 pub use device::{Block, Serial, SerialError};
 pub use disk::{Disk, OpenError};

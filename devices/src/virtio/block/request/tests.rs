@@ -3,9 +3,10 @@
 use std::io::Write;
 
 use tempfile::NamedTempFile;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
+use crate::virtio::chain::MAX_DESCRIPTORS;
 use crate::virtio::testing::{DATA, RAM, RAM_SIZE, chain, memory, readable, writable};
 
 const HEADER: u64 = DATA;

@@ -1,17 +1,16 @@
-//! The thread that serves a block device's queue.
+//! The thread that serves the one queue of a device: one request after the other.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::request::{Chain, Executor, Malformed};
-use crate::virtio::{ActiveQueue, Interrupt};
+use super::chain::{Chain, Malformed};
+use super::queue::{Broken, DeviceQueue};
+use super::{ActiveQueue, Interrupt};
 
 /// A running worker. Ends when dropped.
 pub(super) struct Worker {
@@ -27,14 +26,20 @@ impl Worker {
         memory: Arc<GuestMemoryMmap>,
         queue: ActiveQueue,
         interrupt: Arc<Interrupt>,
-        executor: Executor,
+        handler: impl Handler,
     ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let kick = Arc::clone(&queue.kick);
         let thread = std::thread::Builder::new().name(name).spawn({
             let stop = Arc::clone(&stop);
             move || {
-                let mut server = Server::new(&memory, queue.queue, &interrupt, &executor, &stop);
+                let mut server = Server {
+                    queue: DeviceQueue::new(&memory, queue.queue),
+                    interrupt: &interrupt,
+                    handler,
+                    stop: &stop,
+                    chain: Chain::default(),
+                };
                 server.run(&queue.kick);
             }
         })?;
@@ -59,47 +64,25 @@ impl Drop for Worker {
     }
 }
 
-/// Why a device stops serving its queue until it is reset.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
-    #[error(transparent)]
-    Request(#[from] Malformed),
-    #[error("{0}")]
-    Queue(virtio_queue::Error),
-    #[error("available ring: descriptor {0} is not in the table")]
-    Head(u16),
-    #[error("available ring: cannot be read")]
-    Unreadable,
+/// What a device does with its requests.
+pub(super) trait Handler: Send + 'static {
+    /// Carries out the request in `chain`. Returns how many bytes from the start of its writable buffers on are written.
+    ///
+    /// # Errors
+    /// If there is no request in it, which stops the device.
+    fn handle(&mut self, chain: &mut Chain<'_>) -> Result<u32, Malformed>;
 }
 
 /// The queue and what is needed to serve it.
-pub(super) struct Server<'m> {
-    memory: &'m GuestMemoryMmap,
-    queue: Queue,
+struct Server<'m, H> {
+    queue: DeviceQueue<'m>,
     interrupt: &'m Interrupt,
-    executor: &'m Executor,
+    handler: H,
     stop: &'m AtomicBool,
     chain: Chain<'m>,
 }
 
-impl<'m> Server<'m> {
-    pub fn new(
-        memory: &'m GuestMemoryMmap,
-        queue: Queue,
-        interrupt: &'m Interrupt,
-        executor: &'m Executor,
-        stop: &'m AtomicBool,
-    ) -> Self {
-        Self {
-            memory,
-            queue,
-            interrupt,
-            executor,
-            stop,
-            chain: Chain::default(),
-        }
-    }
-
+impl<H: Handler> Server<'_, H> {
     fn run(&mut self, kick: &EventFd) {
         while !self.stopped() {
             // First a look, then the wait: what was made available before the driver was ready comes without a kick.
@@ -123,15 +106,13 @@ impl<'m> Server<'m> {
     }
 
     /// Serves all requests in the ring. Returns when it is empty and the driver has been asked to notify the next one.
-    pub fn serve(&mut self) -> Result<(), Broken> {
+    fn serve(&mut self) -> Result<(), Broken> {
         // The ring was found to hold something, so the next look must find it too.
         let mut promised = false;
         loop {
-            self.queue
-                .disable_notification(self.memory)
-                .map_err(Broken::Queue)?;
+            self.queue.disable_notification()?;
             let served = self.serve_batch()?;
-            if served > 0 && self.wants_interrupt()? {
+            if served > 0 && self.queue.wants_interrupt()? {
                 self.interrupt.notify_used();
             }
             if self.stopped() {
@@ -141,10 +122,7 @@ impl<'m> Server<'m> {
                 // It holds something that cannot be got. Without this, the loop would not end.
                 return Err(Broken::Unreadable);
             }
-            promised = self
-                .queue
-                .enable_notification(self.memory)
-                .map_err(Broken::Queue)?;
+            promised = self.queue.enable_notification()?;
             if !promised {
                 return Ok(());
             }
@@ -156,36 +134,13 @@ impl<'m> Server<'m> {
     fn serve_batch(&mut self) -> Result<u16, Broken> {
         let mut served = 0;
         while served < self.queue.size() && !self.stopped() {
-            let next = self.queue.iter(self.memory).map_err(Broken::Queue)?.next();
-            let Some(descriptors) = next else { break };
-            let head = descriptors.head_index();
-            if head >= self.queue.size() {
-                return Err(Broken::Head(head));
-            }
-            self.chain.load(self.memory, descriptors)?;
-            let used = self.executor.execute(&mut self.chain)?;
-            self.queue
-                .add_used(self.memory, head, used)
-                .map_err(Broken::Queue)?;
+            let Some(head) = self.queue.next(&mut self.chain)? else {
+                break;
+            };
+            let used = self.handler.handle(&mut self.chain)?;
+            self.queue.add_used(&[(head, used)])?;
             served = served.saturating_add(1);
         }
         Ok(served)
-    }
-
-    /// Whether the driver wants to hear of the used buffers (VIRTIO 1.3, section 2.7.7).
-    fn wants_interrupt(&mut self) -> Result<bool, Broken> {
-        if !self.queue.event_idx_enabled() {
-            // The driver clears its flag and then looks at the used ring; here the ring is written and then the flag
-            // read. Without a full barrier each could miss the other.
-            fence(Ordering::SeqCst);
-            let flags: u16 = self
-                .memory
-                .read_obj(GuestAddress(self.queue.avail_ring()))
-                .map_err(|_| Broken::Unreadable)?;
-            return Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0);
-        }
-        self.queue
-            .needs_notification(self.memory)
-            .map_err(Broken::Queue)
     }
 }

@@ -1,0 +1,139 @@
+//! The device's side of a split virtqueue (VIRTIO 1.3, section 2.7).
+
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::chain::{Chain, Malformed};
+
+/// Why a device stops serving a queue until it is reset.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error(transparent)]
+    Request(#[from] Malformed),
+    #[error("{0}")]
+    Queue(virtio_queue::Error),
+    #[error("available ring: descriptor {0} is not in the table")]
+    Head(u16),
+    #[error("available ring: cannot be read")]
+    Unreadable,
+    #[error("used ring: cannot be written")]
+    Unwritable,
+}
+
+/// A queue that is being served.
+pub(super) struct DeviceQueue<'m> {
+    memory: &'m GuestMemoryMmap,
+    queue: Queue,
+    /// Where the used ring was when the driver was last considered for an interrupt.
+    considered: u16,
+}
+
+impl<'m> DeviceQueue<'m> {
+    /// A queue whose addresses lie in `memory`.
+    pub fn new(memory: &'m GuestMemoryMmap, queue: Queue) -> Self {
+        Self {
+            memory,
+            considered: queue.next_used(),
+            queue,
+        }
+    }
+
+    /// Entries in its rings.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Takes the next available chain, if there is one: its buffers go to `chain`, and its head is what goes to the used
+    /// ring.
+    pub fn next(&mut self, chain: &mut Chain<'m>) -> Result<Option<u16>, Broken> {
+        let next = self.queue.iter(self.memory).map_err(Broken::Queue)?.next();
+        let Some(descriptors) = next else {
+            return Ok(None);
+        };
+        let head = descriptors.head_index();
+        if head >= self.queue.size() {
+            return Err(Broken::Head(head));
+        }
+        chain.load(self.memory, descriptors)?;
+        Ok(Some(head))
+    }
+
+    /// Hands chains back to the driver, each with how many bytes were written to it. The driver sees all of them at
+    /// once or none, as a packet in several buffers demands (section 5.1.6.4).
+    pub fn add_used(&mut self, chains: &[(u16, u32)]) -> Result<(), Broken> {
+        let (ring, size) = (self.queue.used_ring(), u64::from(self.queue.size()));
+        let mut index = self.queue.next_used();
+        for &(head, length) in chains {
+            // Flags and index, 2 bytes each, then entries of 8 bytes. The size of a queue is not zero.
+            let entry = u64::from(index)
+                .checked_rem(size)
+                .and_then(|slot| ring.checked_add(slot.checked_mul(8)?)?.checked_add(4))
+                .ok_or(Broken::Unwritable)?;
+            let element = u64::from(head) | u64::from(length) << u32::BITS;
+            self.memory
+                .write_obj(element.to_le(), GuestAddress(entry))
+                .map_err(|_| Broken::Unwritable)?;
+            index = index.wrapping_add(1);
+        }
+        self.queue.set_next_used(index);
+        let address = ring.checked_add(2).ok_or(Broken::Unwritable)?;
+        // The driver that sees the new index sees the entries too.
+        self.memory
+            .store(index.to_le(), GuestAddress(address), Ordering::Release)
+            .map_err(|_| Broken::Unwritable)
+    }
+
+    /// Tells the driver not to notify: the device looks by itself.
+    pub fn disable_notification(&mut self) -> Result<(), Broken> {
+        self.queue
+            .disable_notification(self.memory)
+            .map_err(Broken::Queue)
+    }
+
+    /// Asks the driver to notify the next chain. Returns whether there is one already, of which it will not tell.
+    pub fn enable_notification(&mut self) -> Result<bool, Broken> {
+        self.queue
+            .enable_notification(self.memory)
+            .map_err(Broken::Queue)
+    }
+
+    /// Whether the driver wants to hear of the chains that were used since the last call (sections 2.7.7 and 2.7.10).
+    pub fn wants_interrupt(&mut self) -> Result<bool, Broken> {
+        let now = self.queue.next_used();
+        let before = std::mem::replace(&mut self.considered, now);
+        // The driver says what it wants and then looks at the used ring; here the ring is written and then that read.
+        // Without a full barrier each could miss the other.
+        fence(Ordering::SeqCst);
+        let event_idx = self.queue.event_idx_enabled();
+        // Flags and index, 2 bytes each, then entries of 2 bytes, then used_event.
+        let offset = if event_idx {
+            u64::from(self.queue.size())
+                .saturating_mul(2)
+                .saturating_add(4)
+        } else {
+            0
+        };
+        let address = self
+            .queue
+            .avail_ring()
+            .checked_add(offset)
+            .ok_or(Broken::Unreadable)?;
+        let value: u16 = self
+            .memory
+            .load(GuestAddress(address), Ordering::Relaxed)
+            .map_err(|_| Broken::Unreadable)?;
+        let value = u16::from_le(value);
+        Ok(if event_idx {
+            // Whether the entry that the driver waits for is among those from `before` up to `now`.
+            value.wrapping_sub(before) < now.wrapping_sub(before)
+        } else {
+            u32::from(value) & VRING_AVAIL_F_NO_INTERRUPT == 0
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

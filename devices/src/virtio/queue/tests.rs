@@ -1,0 +1,136 @@
+//! Checked against VIRTIO 1.3, sections 2.7.5 to 2.7.10.
+
+use virtio_queue::QueueState;
+
+use super::*;
+use crate::virtio::testing::{AVAILABLE, DATA, Ring, TABLE, USED, chain, memory, readable};
+
+const SIZE: u16 = 4;
+
+fn queue(memory: &GuestMemoryMmap, event_idx: bool, next: u16) -> DeviceQueue<'_> {
+    let state = QueueState {
+        max_size: SIZE,
+        next_avail: next,
+        next_used: next,
+        event_idx_enabled: event_idx,
+        size: SIZE,
+        ready: true,
+        desc_table: TABLE,
+        avail_ring: AVAILABLE,
+        used_ring: USED,
+    };
+    DeviceQueue::new(memory, Queue::try_from(state).unwrap())
+}
+
+#[test]
+fn chains_come_in_order() {
+    let memory = memory();
+    let mut ring = Ring::new(&memory, SIZE);
+    let (mut queue, mut buffers) = (queue(&memory, false, 0), Chain::default());
+    assert_eq!(queue.next(&mut buffers).unwrap(), None);
+    ring.describe(1, &chain(1, &[readable(DATA, 5)]));
+    ring.describe(3, &chain(3, &[readable(DATA, 7)]));
+    ring.offer(3);
+    ring.offer(1);
+    assert_eq!(queue.next(&mut buffers).unwrap(), Some(3));
+    assert_eq!(buffers.readable.length(), 7);
+    assert_eq!(queue.next(&mut buffers).unwrap(), Some(1));
+    assert_eq!(buffers.readable.length(), 5);
+    assert_eq!(queue.next(&mut buffers).unwrap(), None);
+}
+
+#[test]
+fn a_head_outside_of_the_table_breaks_the_queue() {
+    let memory = memory();
+    Ring::new(&memory, SIZE).offer(SIZE);
+    let mut queue = queue(&memory, false, 0);
+    assert!(matches!(
+        queue.next(&mut Chain::default()),
+        Err(Broken::Head(SIZE))
+    ));
+}
+
+#[test]
+fn an_index_beyond_the_ring_breaks_the_queue() {
+    let memory = memory();
+    memory
+        .write_obj(SIZE + 1, GuestAddress(AVAILABLE + 2))
+        .unwrap();
+    let mut queue = queue(&memory, false, 0);
+    assert!(matches!(
+        queue.next(&mut Chain::default()),
+        Err(Broken::Queue(_))
+    ));
+}
+
+#[test]
+fn used_chains_appear_together_and_wrap_around() {
+    let memory = memory();
+    let ring = Ring::new(&memory, SIZE);
+    let mut queue = queue(&memory, false, u16::MAX - 1);
+    queue.add_used(&[(2, 10), (0, 20), (3, 30)]).unwrap();
+    assert_eq!(ring.used_index(), 1);
+    assert_eq!(ring.used(u16::MAX - 1), (2, 10));
+    assert_eq!(ring.used(u16::MAX), (0, 20));
+    assert_eq!(ring.used(0), (3, 30));
+    queue.add_used(&[]).unwrap();
+    assert_eq!(ring.used_index(), 1);
+}
+
+#[test]
+fn the_flag_decides_without_event_indexes() {
+    let memory = memory();
+    let mut queue = queue(&memory, false, 0);
+    assert!(queue.wants_interrupt().unwrap());
+    memory.write_obj(1_u16, GuestAddress(AVAILABLE)).unwrap();
+    assert!(!queue.wants_interrupt().unwrap());
+    memory
+        .write_obj(0xfffe_u16, GuestAddress(AVAILABLE))
+        .unwrap();
+    assert!(queue.wants_interrupt().unwrap(), "other bits are reserved");
+}
+
+#[test]
+fn the_entry_waited_for_decides_with_event_indexes() {
+    let memory = memory();
+    let used_event = GuestAddress(AVAILABLE + 4 + 2 * u64::from(SIZE));
+    // From where the used ring is, after how many entries, waiting for which.
+    for (before, count, event, wanted) in [
+        (0_u16, 1, 0_u16, true),
+        (0, 1, 1, false),
+        (0, 3, 2, true),
+        (0, 3, 0, true),
+        (0, 3, 3, false),
+        (0, 3, u16::MAX, false),
+        (5, 2, 4, false),
+        (u16::MAX, 2, 0, true),
+        (u16::MAX, 2, u16::MAX, true),
+        (u16::MAX, 2, 1, false),
+        (7, 0, 7, false),
+    ] {
+        let mut queue = queue(&memory, true, before);
+        memory.write_obj(event, used_event).unwrap();
+        queue.add_used(&vec![(0, 0); count]).unwrap();
+        assert_eq!(
+            queue.wants_interrupt().unwrap(),
+            wanted,
+            "{before} {count} {event}"
+        );
+        assert!(!queue.wants_interrupt().unwrap(), "nothing new");
+    }
+}
+
+#[test]
+fn enabling_notifications_tells_of_what_is_there() {
+    let memory = memory();
+    let mut ring = Ring::new(&memory, SIZE);
+    let flags = || memory.read_obj::<u16>(GuestAddress(USED)).unwrap();
+    let mut queue = queue(&memory, false, 0);
+    queue.disable_notification().unwrap();
+    assert_eq!(flags(), 1);
+    assert!(!queue.enable_notification().unwrap());
+    assert_eq!(flags(), 0);
+    ring.describe(0, &chain(0, &[readable(DATA, 1)]));
+    ring.offer(0);
+    assert!(queue.enable_notification().unwrap());
+}

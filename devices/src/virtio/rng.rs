@@ -1,0 +1,193 @@
+//! The entropy device (VIRTIO 1.3, section 5.4): random bytes of the host for the guest.
+
+use std::fs::File;
+use std::io;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+use vm_memory::ReadVolatile;
+
+use super::chain::{Chain, Malformed};
+use super::worker::{Handler, Worker};
+use super::{Activation, VirtioDevice};
+
+/// Descriptors in the request queue. Linux has one request under way.
+const QUEUE_SIZE: u16 = 8;
+
+/// The most bytes that one request gets, however much it asks for: a reset waits for the request at hand, and a device
+/// may give less than is asked for (section 5.4.6.1).
+const MAX_BYTES: usize = 16 * 1024;
+
+/// A virtio entropy device with one queue, served by a thread named `virtio-rng`.
+pub struct Rng {
+    source: File,
+    worker: Option<Worker>,
+}
+
+impl Rng {
+    /// A device that gives the host kernel's random bytes.
+    ///
+    /// # Errors
+    /// If the host has no /dev/urandom, or no file descriptor left.
+    pub fn new() -> io::Result<Self> {
+        File::open("/dev/urandom").map(Self::from_source)
+    }
+
+    /// A device that gives the bytes of `source`.
+    #[must_use]
+    pub fn from_source(source: File) -> Self {
+        Self {
+            source,
+            worker: None,
+        }
+    }
+}
+
+impl VirtioDevice for Rng {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        let Activation {
+            memory,
+            queues,
+            interrupt,
+            ..
+        } = activation;
+        if let Some(queue) = queues.into_iter().next() {
+            let source = Source {
+                file: self.source.try_clone()?,
+                reported: false,
+            };
+            let name = "virtio-rng".to_owned();
+            self.worker = Some(Worker::spawn(name, memory, queue, interrupt, source)?);
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.worker = None;
+    }
+}
+
+struct Source {
+    file: File,
+    /// An error of the host has been reported. A guest can cause one after the other and must not fill the log.
+    reported: bool,
+}
+
+impl Handler for Source {
+    fn handle(&mut self, chain: &mut Chain<'_>) -> Result<u32, Malformed> {
+        let mut given = 0_usize;
+        for buffer in chain.writable.as_slice() {
+            let room = MAX_BYTES.saturating_sub(given).min(buffer.len());
+            let Ok(mut rest) = buffer.subslice(0, room) else {
+                break;
+            };
+            while !rest.is_empty() {
+                match self.file.read_volatile(&mut rest) {
+                    Ok(count @ 1..) => {
+                        given = given.saturating_add(count);
+                        match rest.offset(count) {
+                            Ok(later) => rest = later,
+                            Err(_) => break,
+                        }
+                    }
+                    end => {
+                        if !std::mem::replace(&mut self.reported, true) {
+                            log::warn!("the host's entropy ends, the guest gets none: {end:?}");
+                        }
+                        return Ok(bytes(given));
+                    }
+                }
+            }
+        }
+        Ok(bytes(given))
+    }
+}
+
+/// As a used length. It is at most [`MAX_BYTES`].
+fn bytes(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::virtio::testing::{DATA, Driver, readable, writable};
+
+    #[test]
+    fn it_is_an_entropy_device_with_one_queue() {
+        let rng = Rng::new().unwrap();
+        assert_eq!(rng.device_id(), 4);
+        assert_eq!(rng.features(), 0);
+        assert_eq!(rng.queue_sizes().len(), 1);
+    }
+
+    #[test]
+    fn buffers_are_filled_with_what_the_source_has() {
+        let mut source = tempfile::tempfile().unwrap();
+        let random: Vec<u8> = (1..=100).collect();
+        source.write_all(&random).unwrap();
+        std::io::Seek::rewind(&mut source).unwrap();
+        let mut driver = Driver::new(Box::new(Rng::from_source(source)));
+        driver.start(0);
+        let buffers = [writable(DATA, 10), writable(DATA + 0x100, 60)];
+        driver.give(0, 0, &buffers);
+        assert_eq!(driver.wait_used(0), (0, 70));
+        let got = [driver.get(DATA, 10), driver.get(DATA + 0x100, 60)].concat();
+        assert_eq!(got, random[..70]);
+        // What is left, and then nothing.
+        driver.give(0, 2, &[writable(DATA, 1000)]);
+        assert_eq!(driver.wait_used(0), (2, 30));
+        driver.give(0, 2, &[writable(DATA, 1000)]);
+        assert_eq!(driver.wait_used(0), (2, 0));
+    }
+
+    #[test]
+    fn a_request_gets_no_more_than_its_share() {
+        let mut driver = Driver::new(Box::new(Rng::new().unwrap()));
+        driver.start(0);
+        let size = MAX_BYTES as u32;
+        let buffers = [writable(DATA, size - 1), writable(DATA + 0x10_0000, size)];
+        driver.give(0, 0, &buffers);
+        assert_eq!(driver.wait_used(0), (0, size));
+        let filled = driver.get(DATA, MAX_BYTES - 1);
+        assert!(filled.iter().any(|byte| *byte != 0));
+        assert_eq!(driver.get(DATA + 0x10_0001, 4), [0; 4]);
+    }
+
+    #[test]
+    fn requests_without_room_get_nothing() {
+        let mut driver = Driver::new(Box::new(Rng::new().unwrap()));
+        driver.start(0);
+        assert_eq!(driver.config(0), [0; 8], "nothing to configure");
+        driver.put(DATA, b"give me it");
+        driver.give(0, 0, &[readable(DATA, 10)]);
+        assert_eq!(driver.wait_used(0), (0, 0));
+        driver.give(0, 0, &[writable(DATA, 0)]);
+        assert_eq!(driver.wait_used(0), (0, 0));
+    }
+
+    #[test]
+    fn it_works_again_after_a_reset() {
+        let mut driver = Driver::new(Box::new(Rng::new().unwrap()));
+        for _ in 0..3 {
+            driver.start(0);
+            driver.give(0, 1, &[writable(DATA, 8)]);
+            assert_eq!(driver.wait_used(0), (1, 8));
+        }
+    }
+}
