@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::lock;
 
@@ -16,6 +17,24 @@ pub trait ConsoleOutput: Send + Sync {
     /// Takes all of `bytes`, in order. May block the calling vCPU while the reader of the output is slow: a guest must
     /// not lose output because the terminal cannot keep up.
     fn write(&self, bytes: &[u8]);
+
+    /// Takes what there is room for, without waiting, and returns how many bytes that is. If it is not all of them, the
+    /// event of [`set_room_event`](Self::set_room_event) is written to when another try is worth it.
+    fn try_write(&self, bytes: &[u8]) -> usize;
+
+    /// Sets the event for [`try_write`](Self::try_write). There is one for each output, which is for the one device
+    /// that uses it like that.
+    fn set_room_event(&self, event: Arc<EventFd>);
+}
+
+/// The device that a console's input goes to.
+pub trait InputSink: Send + Sync {
+    /// Hands bytes to the guest. Returns how many of them were taken: as many as there is room for.
+    fn receive(&self, bytes: &[u8]) -> usize;
+
+    /// Sets the event that is written to when the guest has read everything after [`receive`](Self::receive) could not
+    /// take all it was given. Then it is worth another try.
+    fn set_room_event(&self, event: EventFd);
 }
 
 /// How much output may wait for a slow reader before the writing vCPU blocks, in bytes.
@@ -65,6 +84,10 @@ struct State {
     dead: bool,
     /// No more bytes are accepted; what is pending still goes out.
     closed: bool,
+    /// The last try_write found no room for all it was given.
+    starved: bool,
+    /// Where to say that there is room again.
+    room: Option<Arc<EventFd>>,
 }
 
 impl OutputThread {
@@ -102,9 +125,11 @@ impl OutputThread {
     /// most for `timeout` until what was written before has gone out, and returns whether it has. A thread that is
     /// stuck behind a reader who does not read is left behind; it ends with the process.
     pub fn close(&self, timeout: Duration) -> bool {
-        lock(&self.shared.state).closed = true;
+        let mut state = lock(&self.shared.state);
+        state.closed = true;
         self.shared.work.notify_one();
-        self.shared.progress.notify_all();
+        self.shared.there_is_room(&mut state);
+        drop(state);
         let flushed = self.shared.flush(timeout);
         if flushed && let Some(thread) = lock(&self.thread).take() {
             // The buffer is empty and no write(2) is under way, so the thread is about to return.
@@ -124,6 +149,17 @@ impl ConsoleOutput for OutputThread {
     fn write(&self, bytes: &[u8]) {
         self.shared.write(bytes);
     }
+
+    fn try_write(&self, bytes: &[u8]) -> usize {
+        let mut state = lock(&self.shared.state);
+        let taken = self.shared.store(&mut state, bytes);
+        state.starved = taken < bytes.len();
+        taken
+    }
+
+    fn set_room_event(&self, event: Arc<EventFd>) {
+        lock(&self.shared.state).room = Some(event);
+    }
 }
 
 impl State {
@@ -136,23 +172,31 @@ impl Shared {
     fn write(&self, mut bytes: &[u8]) {
         let mut state = lock(&self.state);
         while !bytes.is_empty() {
-            if state.dead || state.closed {
-                return;
-            }
-            let room = CAPACITY.saturating_sub(state.pending.len());
-            if room == 0 {
+            let taken = self.store(&mut state, bytes);
+            if taken == 0 {
                 state = wait(&self.progress, state);
-                continue;
             }
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            let before = state.pending.len();
-            state.pending.extend_from_slice(now);
-            bytes = later;
-            let reached_limit = before < GATHER_LIMIT && state.pending.len() >= GATHER_LIMIT;
-            if std::mem::take(&mut state.idle) || reached_limit {
-                self.work.notify_one();
-            }
+            bytes = bytes.get(taken..).unwrap_or_default();
         }
+    }
+
+    /// Takes what there is room for, and all if nobody wants it any more. Returns how many bytes that is.
+    fn store(&self, state: &mut State, bytes: &[u8]) -> usize {
+        if state.dead || state.closed {
+            return bytes.len();
+        }
+        let room = CAPACITY.saturating_sub(state.pending.len());
+        let (now, _) = bytes.split_at(room.min(bytes.len()));
+        if now.is_empty() {
+            return 0;
+        }
+        let before = state.pending.len();
+        state.pending.extend_from_slice(now);
+        let reached_limit = before < GATHER_LIMIT && state.pending.len() >= GATHER_LIMIT;
+        if std::mem::take(&mut state.idle) || reached_limit {
+            self.work.notify_one();
+        }
+        now.len()
     }
 
     fn flush(&self, timeout: Duration) -> bool {
@@ -170,6 +214,17 @@ impl Shared {
         }
         state.flushing = state.flushing.saturating_sub(1);
         state.drained()
+    }
+
+    /// Lets go on who waits for room.
+    fn there_is_room(&self, state: &mut State) {
+        self.progress.notify_all();
+        if std::mem::take(&mut state.starved)
+            && let Some(room) = &state.room
+        {
+            // It fails only if the counter overflows, and then the event is signalled already.
+            let _ = room.write(1);
+        }
     }
 
     /// The thread's body: until closed and empty.
@@ -193,7 +248,7 @@ impl Shared {
             }
             std::mem::swap(&mut batch, &mut state.pending);
             state.writing = true;
-            self.progress.notify_all();
+            self.there_is_room(&mut state);
             drop(state);
 
             let result = write_all(output, &batch);
@@ -206,6 +261,7 @@ impl Shared {
                 log::debug!("console output ends: {error}");
                 state.dead = true;
                 state.pending.clear();
+                self.there_is_room(&mut state);
             }
             self.progress.notify_all();
         }
@@ -254,6 +310,7 @@ mod tests {
     use std::os::fd::OwnedFd;
 
     use super::*;
+    use crate::borrowed;
 
     /// Far longer than anything here takes; reaching it is a failure.
     const LONG: Duration = Duration::from_secs(60);
@@ -308,6 +365,38 @@ mod tests {
         drop(reader);
         output.write(&vec![b'x'; 4 * CAPACITY]);
         assert!(output.close(LONG));
+    }
+
+    #[test]
+    fn who_does_not_wait_is_told_when_there_is_room() {
+        let (reader, output) = piped();
+        let mut reader = Some(reader);
+        let room = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        output.set_room_event(Arc::clone(&room));
+        // Far more than the pipe, the batch and the buffer hold; the reader begins when that has shown.
+        let expected: Vec<u8> = (0..4 << 20_u32).map(|n| (n % 251) as u8).collect();
+        let mut reading = None;
+        let mut rest = expected.as_slice();
+        loop {
+            rest = &rest[output.try_write(rest)..];
+            if rest.is_empty() {
+                break;
+            }
+            if let Some(mut reader) = reader.take() {
+                reading = Some(std::thread::spawn(move || {
+                    let mut all = Vec::new();
+                    reader.read_to_end(&mut all).unwrap();
+                    all
+                }));
+            }
+            let mut fds = [PollFd::new(borrowed(&room), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, PollTimeout::from(60_000_u16)), Ok(1));
+            room.read().unwrap();
+        }
+        assert!(output.close(LONG));
+        assert_eq!(output.try_write(b"dropped"), 7);
+        drop(output);
+        assert!(reading.expect("it was never full").join().unwrap() == expected);
     }
 
     #[test]

@@ -20,10 +20,20 @@ pub mod test_device;
 pub mod uart;
 pub mod virtio;
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use vmm_sys_util::eventfd::EventFd;
+
 /// Locks `mutex` also after a panic elsewhere poisoned it. The state behind every lock of this crate is valid between
 /// any two statements, so a second panic would only hide the first one.
 fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The descriptor of an event, to wait for it.
+fn borrowed(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open for as long as the event lives, which is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::MmioDevice;
-use crate::console::ConsoleOutput;
+use crate::console::{ConsoleOutput, InputSink};
 use crate::interrupt::IrqLine;
 use crate::lock;
 
@@ -213,6 +213,16 @@ impl Uart {
             let _ = room.write(1);
         }
         result
+    }
+}
+
+impl InputSink for Uart {
+    fn receive(&self, bytes: &[u8]) -> usize {
+        self.receive(bytes)
+    }
+
+    fn set_room_event(&self, event: EventFd) {
+        self.set_room_event(event);
     }
 }
 

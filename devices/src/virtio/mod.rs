@@ -9,10 +9,12 @@
 //! | `worker` | the thread of a device with one queue |
 //! | [`mmio`] | the virtio-mmio register layouts, version 2 and legacy |
 //! | [`block`] | the block device |
+//! | [`console`] | the console device |
 //! | [`rng`] | the entropy device |
 
 pub mod block;
 mod chain;
+pub mod console;
 pub mod device;
 pub mod interrupt;
 pub mod mmio;

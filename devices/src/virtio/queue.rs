@@ -100,6 +100,11 @@ impl<'m> DeviceQueue<'m> {
             .map_err(Broken::Queue)
     }
 
+    /// Whether chains were used since [`wants_interrupt`](Self::wants_interrupt) was last asked.
+    pub fn has_used(&self) -> bool {
+        self.queue.next_used() != self.considered
+    }
+
     /// Whether the driver wants to hear of the chains that were used since the last call (sections 2.7.7 and 2.7.10).
     pub fn wants_interrupt(&mut self) -> Result<bool, Broken> {
         let now = self.queue.next_used();

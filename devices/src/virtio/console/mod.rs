@@ -1,0 +1,23 @@
+//! The console device (VIRTIO 1.3, section 5.3): a console, and more ports beside it.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `port` | a port, as the host's side sees it |
+//! | `control` | the conversation about ports, when there are several |
+//! | `worker` | the thread that serves all queues |
+//! | `device` | features, configuration space, start and stop |
+//!
+//! What is behind a port is up to whoever builds the machine: output goes to a
+//! [`ConsoleOutput`](crate::console::ConsoleOutput), input comes by
+//! [`InputSink::receive`](crate::console::InputSink::receive).
+
+mod control;
+mod device;
+mod port;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use device::{Console, MAX_PORTS, PortConfig};
+pub use port::Port;

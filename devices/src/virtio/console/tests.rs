@@ -1,0 +1,343 @@
+//! The whole device behind its registers, checked against VIRTIO 1.3, section 5.3.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::control::event;
+use super::device::feature;
+use super::*;
+use crate::bus::MmioDevice;
+use crate::console::{ConsoleOutput, InputSink};
+use crate::lock;
+use crate::virtio::VirtioDevice;
+use crate::virtio::testing::{DATA, Driver, readable, writable};
+
+/// Output with as much room as a test gives it.
+struct Sink {
+    state: Mutex<(Vec<u8>, usize)>,
+    room: Mutex<Option<Arc<EventFd>>>,
+}
+
+impl Sink {
+    fn new(room: usize) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new((Vec::new(), room)),
+            room: Mutex::default(),
+        })
+    }
+    fn text(&self) -> Vec<u8> {
+        lock(&self.state).0.clone()
+    }
+    fn give_room(&self, room: usize) {
+        lock(&self.state).1 = room;
+        lock(&self.room).as_ref().unwrap().write(1).unwrap();
+    }
+}
+
+impl ConsoleOutput for Sink {
+    fn write(&self, _bytes: &[u8]) {
+        unreachable!("the worker must not block");
+    }
+    fn try_write(&self, bytes: &[u8]) -> usize {
+        let mut state = lock(&self.state);
+        let taken = bytes.len().min(state.1);
+        state.0.extend_from_slice(&bytes[..taken]);
+        state.1 -= taken;
+        taken
+    }
+    fn set_room_event(&self, event: Arc<EventFd>) {
+        *lock(&self.room) = Some(event);
+    }
+}
+
+fn port(name: &str, is_console: bool, output: &Arc<Sink>) -> PortConfig {
+    PortConfig {
+        name: name.into(),
+        is_console,
+        output: output.clone(),
+    }
+}
+
+/// A device with one port.
+fn single(room: usize) -> (Driver, Arc<Port>, Arc<Sink>) {
+    let sink = Sink::new(room);
+    let console = Console::new(vec![port("", false, &sink)]).unwrap();
+    let first = console.port(0).unwrap();
+    assert!(console.port(1).is_none());
+    (Driver::new(Box::new(console)), first, sink)
+}
+
+#[test]
+fn one_port_has_two_queues_and_several_have_two_more() {
+    let sink = Sink::new(0);
+    let ports = |count| (0..count).map(|_| port("", true, &sink)).collect();
+    let one = Console::new(ports(1)).unwrap();
+    assert_eq!(one.device_id(), 3);
+    assert_eq!(one.queue_sizes().len(), 2);
+    assert_eq!(one.features(), 0b101);
+    let three = Console::new(ports(3)).unwrap();
+    assert_eq!(three.queue_sizes().len(), 8);
+    assert_eq!(three.features(), 0b111);
+    assert!(Console::new(ports(0)).is_err());
+    assert!(Console::new(ports(MAX_PORTS)).is_ok());
+    assert!(Console::new(ports(MAX_PORTS + 1)).is_err());
+}
+
+#[test]
+fn what_the_guest_writes_goes_out_in_order() {
+    let (mut driver, _, sink) = single(usize::MAX);
+    driver.start(0);
+    driver.put(DATA, b"hello, world");
+    driver.give(1, 0, &[readable(DATA, 5), readable(DATA + 5, 2)]);
+    driver.give(1, 2, &[readable(DATA + 7, 5)]);
+    assert_eq!(driver.wait_used(1), (0, 0));
+    assert_eq!(driver.wait_used(1), (2, 0));
+    assert_eq!(sink.text(), b"hello, world");
+    let long: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
+    driver.put(DATA, &long);
+    driver.give(1, 0, &[readable(DATA, 1_000_000)]);
+    assert_eq!(driver.wait_used(1), (0, 0));
+    assert!(sink.text().ends_with(&long));
+    driver.give(1, 0, &[readable(DATA, 0)]);
+    assert_eq!(driver.wait_used(1), (0, 0));
+}
+
+#[test]
+fn a_full_output_stops_its_port_alone_and_loses_nothing() {
+    let (mut driver, port, sink) = single(3);
+    driver.start(0);
+    driver.put(DATA, b"abcdef");
+    driver.give(1, 0, &[readable(DATA, 6)]);
+    // Input still arrives, and a reset still works.
+    driver.give(0, 0, &[writable(DATA + 0x1000, 16)]);
+    assert_eq!(port.receive(b"in"), 2);
+    assert_eq!(driver.wait_used(0), (0, 2));
+    assert_eq!(driver.used(1), None);
+    assert_eq!(sink.text(), b"abc");
+    sink.give_room(2);
+    sink.give_room(usize::MAX);
+    assert_eq!(driver.wait_used(1), (0, 0));
+    assert_eq!(sink.text(), b"abcdef");
+    sink.give_room(0);
+    driver.give(1, 0, &[readable(DATA, 6)]);
+    driver.start(0);
+}
+
+#[test]
+fn input_waits_for_buffers_and_the_sender_for_room() {
+    let (mut driver, port, _) = single(0);
+    let room = EventFd::new(0).unwrap();
+    port.set_room_event(room.try_clone().unwrap());
+    assert_eq!(port.receive(&[b'x'; 5000]), 4096);
+    assert_eq!(port.receive(b"y"), 0);
+    driver.start(0);
+    driver.give(0, 0, &[writable(DATA, 4000)]);
+    assert_eq!(driver.wait_used(0), (0, 4000));
+    let buffers = [writable(DATA, 50), writable(DATA + 0x1000, 5000)];
+    driver.give(0, 0, &buffers);
+    assert_eq!(driver.wait_used(0), (0, 96));
+    assert_eq!(
+        driver.get(DATA + 0x1000, 47),
+        [&[b'x'; 46][..], &[0]].concat()
+    );
+    assert_eq!(room.read().unwrap(), 1);
+    assert_eq!(port.receive(b"y"), 1);
+}
+
+#[test]
+fn the_size_of_the_terminal_is_in_the_configuration_space() {
+    let (mut driver, port, _) = single(0);
+    assert_eq!(driver.config(0), [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    port.set_size(80, 25);
+    driver.start(feature::SIZE);
+    let changes = |driver: &Driver| {
+        let interrupt = driver.read(VIRTIO_MMIO_INTERRUPT_STATUS);
+        interrupt & VIRTIO_MMIO_INT_CONFIG != 0
+    };
+    driver.line.wait(|| changes(&driver));
+    assert_eq!(driver.config(0), [80, 0, 25, 0]);
+    driver.start(feature::SIZE);
+    assert!(!changes(&driver));
+    port.set_size(300, 1);
+    driver.line.wait(|| changes(&driver));
+    assert_eq!(driver.config(0), [44, 1, 1, 0]);
+    assert_eq!(driver.config(u64::MAX / 2), [0; 4]);
+}
+
+#[test]
+fn a_character_can_be_printed_before_anything_is_set_up() {
+    let (driver, _, sink) = single(1);
+    let register = u64::from(VIRTIO_MMIO_CONFIG) + 8;
+    driver.transport.write(register, &[b'!', 0, 0, 0]);
+    driver.transport.write(register - 1, b"?");
+    driver.transport.write(register, b"?");
+    assert_eq!(sink.text(), b"!");
+}
+
+/// A device with a console and a channel, and the conversation of a driver.
+struct Several {
+    driver: Driver,
+    ports: Vec<Arc<Port>>,
+    sinks: Vec<Arc<Sink>>,
+}
+
+impl Several {
+    fn new() -> Self {
+        let sinks = vec![Sink::new(usize::MAX), Sink::new(usize::MAX)];
+        let ports = vec![
+            port("", true, &sinks[0]),
+            port("org.example", false, &sinks[1]),
+        ];
+        let console = Console::new(ports).unwrap();
+        let ports = vec![console.port(0).unwrap(), console.port(1).unwrap()];
+        Self {
+            driver: Driver::new(Box::new(console)),
+            ports,
+            sinks,
+        }
+    }
+
+    fn say(&mut self, id: u32, event: u16, value: u16) {
+        let message = [
+            &id.to_le_bytes()[..],
+            &event.to_le_bytes(),
+            &value.to_le_bytes(),
+        ]
+        .concat();
+        self.driver.put(DATA, &message);
+        self.driver.give(3, 0, &[readable(DATA, 8)]);
+        assert_eq!(self.driver.wait_used(3), (0, 0));
+    }
+
+    fn hear(&mut self) -> (u32, u16, u16, Vec<u8>) {
+        let buffer = DATA + 0x100;
+        self.driver.give(2, 0, &[writable(buffer, 64)]);
+        let (_, length) = self.driver.wait_used(2);
+        let message = self.driver.get(buffer, length as usize);
+        let half = |at: usize| u16::from_le_bytes([message[at], message[at + 1]]);
+        let id = u32::from(half(0)) | u32::from(half(2)) << 16;
+        (id, half(4), half(6), message[8..].to_vec())
+    }
+
+    /// Everything up to both ports open.
+    fn meet(&mut self) {
+        self.driver.start(feature::MULTIPORT | feature::SIZE);
+        self.say(0, event::DEVICE_READY, 1);
+        assert_eq!(self.hear(), (0, event::DEVICE_ADD, 1, vec![]));
+        assert_eq!(self.hear(), (1, event::DEVICE_ADD, 1, vec![]));
+        self.say(0, event::PORT_READY, 1);
+        assert_eq!(self.hear(), (0, event::CONSOLE_PORT, 1, vec![]));
+        assert_eq!(self.hear(), (0, event::PORT_OPEN, 1, vec![]));
+        self.say(1, event::PORT_READY, 1);
+        let name = b"org.example".to_vec();
+        assert_eq!(self.hear(), (1, event::PORT_NAME, 1, name));
+        assert_eq!(self.hear(), (1, event::PORT_OPEN, 1, vec![]));
+        self.say(0, event::PORT_OPEN, 1);
+        self.say(1, event::PORT_OPEN, 1);
+    }
+}
+
+#[test]
+fn ports_are_introduced_and_carry_bytes() {
+    let mut several = Several::new();
+    several.meet();
+    several.driver.put(DATA, b"to the console, to the channel");
+    several.driver.give(1, 0, &[readable(DATA, 14)]);
+    several.driver.give(5, 0, &[readable(DATA + 16, 14)]);
+    assert_eq!(several.driver.wait_used(1), (0, 0));
+    assert_eq!(several.driver.wait_used(5), (0, 0));
+    assert_eq!(several.sinks[0].text(), b"to the console");
+    assert_eq!(several.sinks[1].text(), b"to the channel");
+    several.driver.give(4, 0, &[writable(DATA, 8)]);
+    several.ports[1].receive(b"answer");
+    assert_eq!(several.driver.wait_used(4), (0, 6));
+    assert_eq!(several.driver.get(DATA, 6), b"answer");
+}
+
+#[test]
+fn input_for_a_port_that_is_closed_is_kept() {
+    let mut several = Several::new();
+    several.meet();
+    several.say(1, event::PORT_OPEN, 0);
+    several.driver.give(4, 0, &[writable(DATA + 0x1000, 8)]);
+    several.ports[1].receive(b"later");
+    several.say(1, event::PORT_NAME, 0);
+    assert_eq!(several.driver.used(4), None);
+    several.say(1, event::PORT_OPEN, 1);
+    assert_eq!(several.driver.wait_used(4), (0, 5));
+}
+
+#[test]
+fn a_resize_is_told_rows_first() {
+    let mut several = Several::new();
+    several.meet();
+    several.ports[1].set_size(1, 2);
+    several.ports[0].set_size(132, 50);
+    assert_eq!(
+        several.hear(),
+        (0, event::RESIZE, 0, vec![50, 0, 132, 0]),
+        "of the console alone"
+    );
+    assert_eq!(several.driver.config(0), [132, 0, 50, 0]);
+}
+
+#[test]
+fn nonsense_is_ignored_and_a_driver_that_does_not_listen_bounded() {
+    let mut several = Several::new();
+    several.driver.start(feature::MULTIPORT);
+    several.say(0, event::DEVICE_READY, 0);
+    several.say(2, event::PORT_READY, 1);
+    several.say(u32::MAX, event::PORT_OPEN, 1);
+    several.say(0, 0xffff, 1);
+    several.driver.give(3, 0, &[readable(DATA, 7)]);
+    assert_eq!(several.driver.wait_used(3), (0, 0), "too short");
+    several.driver.give(3, 0, &[writable(DATA, 8)]);
+    assert_eq!(several.driver.wait_used(3), (0, 0), "the wrong way round");
+    for _ in 0..200 {
+        several.say(0, event::DEVICE_READY, 1);
+    }
+    for n in 0..256 {
+        assert_eq!(several.hear(), (n % 2, event::DEVICE_ADD, 1, vec![]));
+    }
+    let buffer = [writable(DATA + 0x100, 64)];
+    several.driver.give(2, 0, &buffer);
+    several.say(0, event::PORT_NAME, 1);
+    assert_eq!(several.driver.used(2), None);
+}
+
+#[test]
+fn a_driver_without_multiport_has_port_0() {
+    let mut several = Several::new();
+    several.driver.start(0);
+    several.driver.give(0, 0, &[writable(DATA, 8)]);
+    several.ports[0].receive(b"hello");
+    assert_eq!(several.driver.wait_used(0), (0, 5));
+}
+
+#[test]
+fn an_output_thread_is_an_output() {
+    use std::io::Read;
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let output = crate::console::OutputThread::spawn(std::os::fd::OwnedFd::from(writer)).unwrap();
+    let output = Arc::new(output);
+    let console = Console::new(vec![PortConfig {
+        name: String::new(),
+        is_console: true,
+        output: output.clone(),
+    }]);
+    let mut driver = Driver::new(Box::new(console.unwrap()));
+    driver.start(0);
+    let text: Vec<u8> = (0..500_000_u32).map(|n| (n % 253) as u8).collect();
+    driver.put(DATA, &text);
+    driver.give(1, 0, &[readable(DATA, 500_000)]);
+    let mut read = vec![0; text.len()];
+    reader.read_exact(&mut read).unwrap();
+    assert!(read == text);
+    assert_eq!(driver.wait_used(1), (0, 0));
+    assert!(output.close(Duration::from_secs(60)));
+}

@@ -1,0 +1,348 @@
+//! The thread that serves all queues of a console device.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::control::{Control, MESSAGE_SIZE};
+use super::device::feature;
+use super::port::Port;
+use crate::borrowed;
+use crate::virtio::chain::Chain;
+use crate::virtio::queue::{Broken, DeviceQueue};
+use crate::virtio::{Activation, ActiveQueue, Interrupt};
+
+/// How many bytes go from a buffer to the output, or from the input to a buffer, at once.
+const CHUNK: usize = 4096;
+
+/// How often that happens before it is another queue's turn.
+const TURN: u32 = 64;
+
+/// A running worker. Ends when dropped.
+pub(super) struct Worker {
+    stop: Arc<AtomicBool>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub fn spawn(
+        activation: Activation,
+        ports: &[Arc<Port>],
+        wake: &Arc<EventFd>,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let name = "virtio-console".to_owned();
+        let thread = std::thread::Builder::new().name(name).spawn({
+            let (stop, wake) = (Arc::clone(&stop), Arc::clone(wake));
+            let ports = ports.to_vec();
+            move || {
+                let Activation {
+                    memory,
+                    features,
+                    queues,
+                    interrupt,
+                } = activation;
+                let mut server = Server::new(&memory, features, queues, ports, &interrupt);
+                if let Err(reason) = server.run(&stop, &wake) {
+                    interrupt.needs_reset(&reason);
+                }
+            }
+        })?;
+        Ok(Self {
+            stop,
+            wake: Arc::clone(wake),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Worker {
+    /// Waits for the buffer at hand; nothing that the thread does blocks.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let _ = self.wake.write(1);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A queue with what announces its buffers.
+struct Line<'m> {
+    queue: DeviceQueue<'m>,
+    kick: Arc<EventFd>,
+    chain: Chain<'m>,
+    /// The chain that was taken and is not used up.
+    held: Option<u16>,
+}
+
+impl<'m> Line<'m> {
+    fn new(memory: &'m GuestMemoryMmap, queue: ActiveQueue) -> Self {
+        Self {
+            queue: DeviceQueue::new(memory, queue.queue),
+            kick: queue.kick,
+            chain: Chain::default(),
+            held: None,
+        }
+    }
+
+    /// The chain at hand, or the next one. Without one, the driver has been asked to notify it.
+    fn head(&mut self) -> Result<Option<u16>, Broken> {
+        if self.held.is_none() {
+            self.held = self.queue.next(&mut self.chain)?;
+        }
+        if self.held.is_none() && self.queue.enable_notification()? {
+            self.held = self.queue.next(&mut self.chain)?;
+            if self.held.is_none() {
+                return Err(Broken::Unreadable);
+            }
+        }
+        Ok(self.held)
+    }
+
+    /// The chain at hand is used up.
+    fn finish(&mut self, head: u16, length: u32) -> Result<(), Broken> {
+        self.held = None;
+        self.queue.add_used(&[(head, length)])
+    }
+}
+
+/// Two queues, called as the driver calls them. It need not set them up.
+struct Pair<'m> {
+    receive: Option<Line<'m>>,
+    transmit: Option<Line<'m>>,
+}
+
+struct Server<'m> {
+    ports: Vec<(Arc<Port>, Pair<'m>)>,
+    control: Option<(Control, Pair<'m>)>,
+    sized: bool,
+    interrupt: &'m Interrupt,
+}
+
+impl<'m> Server<'m> {
+    fn new(
+        memory: &'m GuestMemoryMmap,
+        features: u64,
+        queues: Vec<ActiveQueue>,
+        mut ports: Vec<Arc<Port>>,
+        interrupt: &'m Interrupt,
+    ) -> Self {
+        let mut lines: Vec<_> = queues
+            .into_iter()
+            .map(|queue| (usize::from(queue.index), Line::new(memory, queue)))
+            .collect();
+        let mut take = |index| {
+            let position = lines.iter().position(|(number, _)| *number == index)?;
+            Some(lines.swap_remove(position).1)
+        };
+        let mut pair = |receive: usize| Pair {
+            receive: take(receive),
+            transmit: take(receive.saturating_add(1)),
+        };
+        // Queues 2 and 3 are for control, and those of port 1 follow them (VIRTIO 1.3, section 5.3.2).
+        let several = features & feature::MULTIPORT != 0;
+        let control = several.then(|| (Control::new(&ports), pair(2)));
+        if !several {
+            ports.truncate(1);
+        }
+        let ports = ports.into_iter().enumerate().map(|(number, port)| {
+            let first = match number {
+                0 => 0,
+                _ => number.saturating_mul(2).saturating_add(2),
+            };
+            (port, pair(first))
+        });
+        Self {
+            ports: ports.collect(),
+            control,
+            sized: features & feature::SIZE != 0,
+            interrupt,
+        }
+    }
+
+    fn run(&mut self, stop: &AtomicBool, wake: &EventFd) -> Result<(), Stopped> {
+        while !stop.load(Ordering::Acquire) {
+            // First a look, then the wait: what was made available before the driver was ready comes without a kick.
+            let more = self.serve()?;
+            if !more {
+                self.wait(wake)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves each queue for a while. Returns whether there is more to do right now.
+    fn serve(&mut self) -> Result<bool, Broken> {
+        self.tell_sizes();
+        let mut more = false;
+        if let Some((control, queues)) = &mut self.control {
+            more |= queues.control(control)?;
+        }
+        for (number, (port, queues)) in self.ports.iter_mut().enumerate() {
+            more |= queues.transmit(port)?;
+            let is_open = match &self.control {
+                Some((control, _)) => control.is_open(number),
+                None => true,
+            };
+            // For who opens it later the input is kept.
+            if is_open {
+                more |= queues.receive(port)?;
+            }
+        }
+        let mut interrupt = false;
+        for line in self.lines() {
+            interrupt |= line.queue.has_used() && line.queue.wants_interrupt()?;
+        }
+        if interrupt {
+            self.interrupt.notify_used();
+        }
+        Ok(more)
+    }
+
+    fn tell_sizes(&mut self) {
+        for (number, (port, _)) in (0..).zip(&self.ports) {
+            let Some(size) = port.take_resized() else {
+                continue;
+            };
+            if let Some((control, _)) = &mut self.control {
+                control.resized(number, size);
+            }
+            if number == 0 && self.sized {
+                self.interrupt.notify_config();
+            }
+        }
+    }
+
+    fn lines(&mut self) -> impl Iterator<Item = &mut Line<'m>> {
+        let control = self.control.iter_mut().map(|(_, queues)| queues);
+        let ports = self.ports.iter_mut().map(|(_, queues)| queues);
+        control
+            .chain(ports)
+            .flat_map(|queues| queues.receive.iter_mut().chain(&mut queues.transmit))
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self, wake: &EventFd) -> Result<(), Stopped> {
+        let kicks: Vec<Arc<EventFd>> = self.lines().map(|line| Arc::clone(&line.kick)).collect();
+        let mut fds: Vec<PollFd<'_>> = kicks
+            .iter()
+            .map(AsRef::as_ref)
+            .chain([wake])
+            .map(|event| PollFd::new(borrowed(event), PollFlags::POLLIN))
+            .collect();
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(Stopped::Host(error.into())),
+        }
+        let events = kicks.iter().map(AsRef::as_ref).chain([wake]);
+        for (fd, event) in fds.iter().zip(events) {
+            if fd.any() == Some(true) {
+                // Readable, and nobody else reads it.
+                let _ = event.read();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why the worker ends before it is told to.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    #[error("it cannot wait: {0}")]
+    Host(io::Error),
+}
+
+impl Pair<'_> {
+    /// Brings what the guest writes to the output, as much as fits into a turn. Returns whether there is more that can
+    /// go.
+    fn transmit(&mut self, port: &Port) -> Result<bool, Broken> {
+        let Some(line) = &mut self.transmit else {
+            return Ok(false);
+        };
+        line.queue.disable_notification()?;
+        for _ in 0..TURN {
+            let Some(head) = line.head()? else {
+                return Ok(false);
+            };
+            let mut chunk = [0; CHUNK];
+            let count = line.chain.readable.peek(&mut chunk);
+            let taken = port
+                .output
+                .try_write(chunk.get(..count).unwrap_or_default());
+            line.chain.readable.advance(taken as u64);
+            if taken < count {
+                // The output says when there is room.
+                return Ok(false);
+            }
+            if line.chain.readable.length() == 0 {
+                line.finish(head, 0)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Brings input to the guest, as much as fits into a turn. Returns whether there is more that it has buffers for.
+    fn receive(&mut self, port: &Port) -> Result<bool, Broken> {
+        let Some(line) = &mut self.receive else {
+            return Ok(false);
+        };
+        line.queue.disable_notification()?;
+        for _ in 0..TURN {
+            if !port.has_input() {
+                return Ok(false);
+            }
+            let Some(head) = line.head()? else {
+                return Ok(false);
+            };
+            let mut chunk = [0; CHUNK];
+            let room = usize::try_from(line.chain.writable.length()).unwrap_or(usize::MAX);
+            let room = chunk.get_mut(..room.min(CHUNK)).unwrap_or_default();
+            let count = port.take_input(room);
+            let length = line
+                .chain
+                .writable
+                .copy_from(chunk.get(..count).unwrap_or_default());
+            line.finish(head, u32::try_from(length).unwrap_or(u32::MAX))?;
+        }
+        Ok(true)
+    }
+
+    /// Hears the driver, and tells it what it is to be told. Returns whether there is more to hear.
+    fn control(&mut self, control: &mut Control) -> Result<bool, Broken> {
+        let mut more = false;
+        if let Some(line) = &mut self.transmit {
+            line.queue.disable_notification()?;
+            more = true;
+            for _ in 0..TURN {
+                let Some(head) = line.head()? else {
+                    more = false;
+                    break;
+                };
+                if let Some(message) = line.chain.readable.take_front::<MESSAGE_SIZE>() {
+                    control.receive(message);
+                }
+                line.finish(head, 0)?;
+            }
+        }
+        if let Some(line) = &mut self.receive {
+            line.queue.disable_notification()?;
+            while let Some(message) = control.next() {
+                let Some(head) = line.head()? else { break };
+                let length = line.chain.writable.copy_from(message);
+                control.sent();
+                line.finish(head, u32::try_from(length).unwrap_or(u32::MAX))?;
+            }
+        }
+        Ok(more)
+    }
+}
