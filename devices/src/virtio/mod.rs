@@ -10,6 +10,7 @@
 //! | [`mmio`] | the virtio-mmio register layouts, version 2 and legacy |
 //! | [`block`] | the block device |
 //! | [`console`] | the console device |
+//! | [`net`] | the network device |
 //! | [`rng`] | the entropy device |
 
 pub mod block;
@@ -18,6 +19,7 @@ pub mod console;
 pub mod device;
 pub mod interrupt;
 pub mod mmio;
+pub mod net;
 mod queue;
 pub mod rng;
 mod state;

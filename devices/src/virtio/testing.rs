@@ -225,12 +225,6 @@ impl Driver {
 
     /// Makes a chain of `buffers` available, in table entries from `head` on, and notifies the queue.
     pub fn give(&mut self, queue: u16, head: u16, buffers: &[(u64, u32, u16)]) {
-        self.offer(queue, head, buffers);
-        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, queue.into());
-    }
-
-    /// Makes a chain available without a word.
-    pub fn offer(&mut self, queue: u16, head: u16, buffers: &[(u64, u32, u16)]) {
         let page = Self::page(queue);
         for (n, descriptor) in (u64::from(head)..).zip(chain(head, buffers)) {
             let address = GuestAddress(page + 16 * n);
@@ -247,6 +241,7 @@ impl Driver {
         self.memory
             .store(*offered, GuestAddress(page + 0x802), Ordering::Release)
             .unwrap();
+        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, queue.into());
     }
 
     /// Head and length of the next used chain, if there is one.

@@ -1,0 +1,194 @@
+//! The network device's features and configuration space, and its start and stop.
+
+use std::ffi::c_uint;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::mac::Mac;
+use super::tap::Tap;
+use super::worker::{Setup, Worker};
+use crate::virtio::{Activation, VirtioDevice};
+
+/// Descriptors in each queue, as in QEMU.
+const QUEUE_SIZE: u16 = 256;
+
+/// Bytes of `struct virtio_net_hdr_v1`, and of the header without `num_buffers` that the legacy interface has unless
+/// buffers are mergeable (VIRTIO 1.3, sections 5.1.6 and 5.1.6.1).
+const HEADER: usize = 12;
+const LEGACY_HEADER: usize = 10;
+
+/// What may be left undone in packets from the guest: the host's kernel does it for any tap interface.
+const FROM_GUEST: u64 = 1 << VIRTIO_NET_F_CSUM
+    | 1 << VIRTIO_NET_F_HOST_TSO4
+    | 1 << VIRTIO_NET_F_HOST_TSO6
+    | 1 << VIRTIO_NET_F_HOST_ECN;
+
+/// What may be left undone in packets to the guest, by what the interface has to be told.
+const TO_GUEST: [(u32, c_uint); 4] = [
+    (VIRTIO_NET_F_GUEST_CSUM, libc::TUN_F_CSUM),
+    (VIRTIO_NET_F_GUEST_TSO4, libc::TUN_F_TSO4),
+    (VIRTIO_NET_F_GUEST_TSO6, libc::TUN_F_TSO6),
+    (VIRTIO_NET_F_GUEST_ECN, libc::TUN_F_TSO_ECN),
+];
+
+/// Whether the cable is plugged in, as the guest sees it. It is at first.
+#[derive(Debug)]
+pub struct Link {
+    up: AtomicBool,
+    changed: AtomicBool,
+    /// Wakes the worker.
+    wake: EventFd,
+}
+
+impl Link {
+    /// Plugs the cable in or out. Packets are lost while it is out.
+    pub fn set(&self, up: bool) {
+        if self.up.swap(up, Ordering::AcqRel) != up {
+            self.changed.store(true, Ordering::Release);
+            self.wake();
+        }
+    }
+
+    /// Whether it is plugged in.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    pub(super) fn take_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn event(&self) -> &EventFd {
+        &self.wake
+    }
+
+    pub(super) fn wake(&self) {
+        // It fails only if the counter overflows, and then the event is signalled already.
+        let _ = self.wake.write(1);
+    }
+}
+
+/// A virtio network device with one pair of queues, served by a thread named `virtio-net-N`.
+pub struct Net {
+    tap: Arc<Tap>,
+    mac: Mac,
+    index: usize,
+    link: Arc<Link>,
+    worker: Option<Worker>,
+}
+
+impl Net {
+    /// A device at the other end of `tap`, with the address `mac`; `index` only names its thread.
+    ///
+    /// # Errors
+    /// If the host has no file descriptor left.
+    pub fn new(tap: Arc<Tap>, mac: Mac, index: usize) -> io::Result<Self> {
+        let link = Link {
+            up: AtomicBool::new(true),
+            changed: AtomicBool::new(false),
+            wake: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+        };
+        Ok(Self {
+            tap,
+            mac,
+            index,
+            link: Arc::new(link),
+            worker: None,
+        })
+    }
+
+    /// The cable.
+    #[must_use]
+    pub fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.link)
+    }
+}
+
+/// What the interface has to be told of the driver's features. A driver that wants segments put together has to take
+/// packets without a checksum (section 5.1.3.1); the interface refuses anything else.
+pub(super) fn offloads(features: u64) -> c_uint {
+    let wanted = TO_GUEST
+        .iter()
+        .filter(|(bit, _)| features & 1 << bit != 0)
+        .fold(0, |offloads, (_, flag)| offloads | flag);
+    if wanted & libc::TUN_F_CSUM == 0 {
+        0
+    } else if wanted & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) == 0 {
+        libc::TUN_F_CSUM
+    } else {
+        wanted
+    }
+}
+
+impl VirtioDevice for Net {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_NET
+    }
+
+    fn features(&self) -> u64 {
+        let to_guest = TO_GUEST
+            .iter()
+            .filter(|(_, flag)| self.tap.offloads() & flag != 0)
+            .fold(0, |features, (bit, _)| features | 1 << bit);
+        FROM_GUEST
+            | to_guest
+            | 1 << VIRTIO_NET_F_MAC
+            | 1 << VIRTIO_NET_F_STATUS
+            | 1 << VIRTIO_NET_F_MRG_RXBUF
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE, QUEUE_SIZE]
+    }
+
+    /// `struct virtio_net_config` (section 5.1.4), up to the status.
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let up = self.link.is_up();
+        let status = if up { VIRTIO_NET_S_LINK_UP } else { 0 };
+        let [low, high, ..] = status.to_le_bytes();
+        let config = self.mac.0.into_iter().chain([low, high]);
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (to, from) in data.iter_mut().zip(config.skip(offset)) {
+            *to = from;
+        }
+    }
+
+    fn activate(&mut self, mut activation: Activation) -> io::Result<()> {
+        let features = activation.features;
+        let mut take = |index| {
+            let queues = &mut activation.queues;
+            let position = queues.iter().position(|queue| queue.index == index)?;
+            Some(queues.swap_remove(position))
+        };
+        let (Some(receive), Some(transmit)) = (take(0), take(1)) else {
+            // A driver that is not finished, or uses no network.
+            return Ok(());
+        };
+        let long = features & (1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
+        let header = if long { HEADER } else { LEGACY_HEADER };
+        self.tap.configure(header, offloads(features))?;
+        let setup = Setup {
+            name: format!("virtio-net-{}", self.index),
+            tap: Arc::clone(&self.tap),
+            link: Arc::clone(&self.link),
+            header,
+        };
+        self.worker = Some(Worker::spawn(setup, activation, receive, transmit)?);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.worker = None;
+    }
+}

@@ -1,0 +1,359 @@
+//! The whole device behind its registers, on a socket in place of a tap interface, checked against VIRTIO 1.3, section
+//! 5.1.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS};
+use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+
+use super::device::offloads;
+use super::*;
+use crate::virtio::VirtioDevice;
+use crate::virtio::testing::{DATA, Driver, readable, writable};
+
+const MODERN: u64 = 1 << VIRTIO_F_VERSION_1;
+const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
+/// What nothing was written to.
+const UNTOUCHED: u8 = 0xee;
+
+struct Bench {
+    driver: Driver,
+    link: Arc<Link>,
+    /// The other end of the cable.
+    peer: UnixDatagram,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (ours, peer) = UnixDatagram::pair().unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let tap = Arc::new(Tap::from_socket(File::from(OwnedFd::from(ours)), 0));
+        let net = Net::new(tap, "52:54:00:12:34:56".parse().unwrap(), 0).unwrap();
+        let link = net.link();
+        let driver = Driver::new(Box::new(net));
+        driver.put(DATA, &[UNTOUCHED; 0x2_0000]);
+        Self { driver, link, peer }
+    }
+
+    fn started(features: u64) -> Self {
+        let mut bench = Self::new();
+        bench.driver.start(features);
+        bench
+    }
+
+    fn arrives(&self) -> Vec<u8> {
+        let mut packet = vec![0; 70_000];
+        let length = self.peer.recv(&mut packet).unwrap();
+        packet.truncate(length);
+        packet
+    }
+}
+
+/// A header of 10 bytes and room for a count, and `length` bytes that tell packets and places apart.
+fn packet(seed: u8, length: usize) -> Vec<u8> {
+    let mut packet = vec![seed; 10];
+    packet.extend([0, 0]);
+    packet.extend((0..length).map(|n| (n % 239) as u8 ^ seed));
+    packet
+}
+
+/// The packet as the driver is to see it.
+fn counted(mut packet: Vec<u8>, buffers: u16) -> Vec<u8> {
+    packet[10..12].copy_from_slice(&buffers.to_le_bytes());
+    packet
+}
+
+#[test]
+fn features_are_what_the_interface_can_do() {
+    let net = |offloads| {
+        let (ours, _) = UnixDatagram::pair().unwrap();
+        let tap = Tap::from_socket(File::from(OwnedFd::from(ours)), offloads);
+        Net::new(Arc::new(tap), Mac([2; 6]), 0).unwrap()
+    };
+    let always = 1 << 0 | 1 << 5 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16;
+    assert_eq!(net(0).device_id(), 1);
+    assert_eq!(net(0).queue_sizes().len(), 2);
+    assert_eq!(net(0).features(), always);
+    assert_eq!(net(libc::TUN_F_CSUM).features(), always | 1 << 1);
+    let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let to_guest = 1 << 1 | 1 << 7 | 1 << 8 | 1 << 9;
+    assert_eq!(net(all).features(), always | to_guest);
+}
+
+#[test]
+fn the_interface_is_told_what_makes_sense() {
+    use libc::{TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6};
+    for (features, told) in [
+        (0, 0),
+        (1 << 1, TUN_F_CSUM),
+        (1 << 7 | 1 << 8, 0),
+        (1 << 1 | 1 << 9, TUN_F_CSUM),
+        (1 << 1 | 1 << 7, TUN_F_CSUM | TUN_F_TSO4),
+        (
+            1 << 1 | 1 << 7 | 1 << 8 | 1 << 9,
+            TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN,
+        ),
+    ] {
+        assert_eq!(offloads(features), told, "{features:#x}");
+    }
+}
+
+#[test]
+fn address_and_link_are_in_the_configuration_space() {
+    let mut bench = Bench::new();
+    let config = [0x52, 0x54, 0, 0x12, 0x34, 0x56, 1, 0, 0, 0];
+    assert_eq!(bench.driver.config(0), config);
+    assert_eq!(bench.driver.config(4), [0x34, 0x56, 1, 0]);
+    assert_eq!(bench.driver.config(u64::MAX / 2), [0; 4]);
+    bench.driver.start(MODERN);
+    for (up, status) in [(false, [0, 0]), (true, [1, 0])] {
+        bench.link.set(up);
+        let driver = &bench.driver;
+        driver
+            .line
+            .wait(|| driver.read(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG != 0);
+        assert_eq!(driver.config(6), status);
+        bench.driver.start(MODERN);
+    }
+}
+
+#[test]
+fn packets_leave_as_the_driver_made_them() {
+    let mut bench = Bench::started(MODERN);
+    let long = packet(1, 20_000);
+    bench.driver.put(DATA, &long);
+    bench.driver.give(
+        1,
+        0,
+        &[
+            readable(DATA, 12),
+            readable(DATA + 12, 5_000),
+            readable(DATA + 5_012, 15_000),
+        ],
+    );
+    assert_eq!(bench.driver.wait_used(1), (0, 0));
+    assert!(bench.arrives() == long);
+    bench.driver.put(DATA, &packet(2, 60));
+    bench.driver.give(1, 0, &[readable(DATA, 72)]);
+    assert_eq!(bench.driver.wait_used(1), (0, 0));
+    assert_eq!(bench.arrives(), packet(2, 60));
+}
+
+#[test]
+fn what_is_no_packet_is_lost() {
+    let mut bench = Bench::started(MODERN);
+    for buffers in [
+        vec![readable(DATA, MAX_PACKET as u32 + 1)],
+        vec![readable(DATA, 0)],
+        vec![writable(DATA, 100)],
+    ] {
+        bench.driver.give(1, 0, &buffers);
+        assert_eq!(bench.driver.wait_used(1), (0, 0));
+    }
+    bench.driver.put(DATA, &packet(3, 60));
+    bench.driver.give(1, 0, &[readable(DATA, 72)]);
+    assert_eq!(bench.arrives(), packet(3, 60));
+}
+
+#[test]
+fn a_full_interface_is_waited_for() {
+    let mut bench = Bench::started(MODERN);
+    let total = 200_u32;
+    // The socket takes fewer than these before somebody reads.
+    let (mut given, mut done) = (0, 0);
+    let mut arrived = 0;
+    while done < total {
+        while given < total && given - done < 8 {
+            let place = DATA + u64::from(given % 8) * 0x100;
+            bench.driver.put(place, &packet(given as u8, 20));
+            let head = (given % 8) as u16;
+            bench.driver.give(1, head, &[readable(place, 32)]);
+            given += 1;
+        }
+        if given - arrived >= 16 || given == total {
+            assert_eq!(bench.arrives(), packet(arrived as u8, 20));
+            arrived += 1;
+        }
+        while bench.driver.used(1).is_some() {
+            done += 1;
+        }
+    }
+    for n in arrived..total {
+        assert_eq!(bench.arrives(), packet(n as u8, 20), "none is lost");
+    }
+}
+
+#[test]
+fn a_packet_comes_into_one_buffer() {
+    for (features, count) in [(MODERN, 1), (MODERN | MERGE, 1), (MERGE, 1)] {
+        let mut bench = Bench::started(features);
+        bench
+            .driver
+            .give(0, 3, &[writable(DATA, 12), writable(DATA + 0x1000, 1600)]);
+        bench.peer.send(&packet(7, 1500)).unwrap();
+        assert_eq!(bench.driver.wait_used(0), (3, 1512));
+        let seen = [
+            bench.driver.get(DATA, 12),
+            bench.driver.get(DATA + 0x1000, 1501),
+        ]
+        .concat();
+        let mut expected = counted(packet(7, 1500), count);
+        expected.push(UNTOUCHED);
+        assert!(seen == expected);
+    }
+}
+
+#[test]
+fn the_short_header_of_the_legacy_interface_has_no_count() {
+    let mut bench = Bench::started(0);
+    bench.driver.give(0, 0, &[writable(DATA, 1600)]);
+    bench.peer.send(&[0x55; 70]).unwrap();
+    assert_eq!(bench.driver.wait_used(0), (0, 70));
+    assert_eq!(bench.driver.get(DATA, 70), [0x55; 70]);
+}
+
+#[test]
+fn a_long_packet_takes_several_buffers_and_the_next_one_those_behind() {
+    let mut bench = Bench::started(MODERN | MERGE);
+    for head in 0..8_u16 {
+        let buffer = [writable(DATA + u64::from(head) * 0x1000, 1000)];
+        bench.driver.give(0, head, &buffer);
+    }
+    bench.peer.send(&packet(1, 2488)).unwrap();
+    bench.peer.send(&packet(2, 100)).unwrap();
+    bench.peer.send(&packet(3, 1988)).unwrap();
+    let mut packets = Vec::new();
+    for lengths in [&[1000, 1000, 500][..], &[112], &[1000, 1000]] {
+        let mut bytes = Vec::new();
+        for length in lengths {
+            let (head, written) = bench.driver.wait_used(0);
+            assert_eq!(written, *length);
+            let place = DATA + u64::from(head) * 0x1000;
+            bytes.extend(bench.driver.get(place, *length as usize));
+        }
+        packets.push(bytes);
+    }
+    assert!(packets[0] == counted(packet(1, 2488), 3));
+    assert!(packets[1] == counted(packet(2, 100), 1));
+    assert!(packets[2] == counted(packet(3, 1988), 2));
+}
+
+#[test]
+fn a_packet_waits_for_buffers() {
+    let mut bench = Bench::started(MODERN | MERGE);
+    bench.peer.send(&packet(1, 3000)).unwrap();
+    bench.peer.send(&packet(2, 10)).unwrap();
+    // None, too few, and enough.
+    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
+    bench.driver.give(0, 1, &[writable(DATA + 1000, 1000)]);
+    assert_eq!(bench.driver.used(0), None);
+    bench.driver.give(0, 2, &[writable(DATA + 2000, 1000)]);
+    bench.driver.give(0, 3, &[writable(DATA + 3000, 1000)]);
+    for used in [(0, 1000), (1, 1000), (2, 1000), (3, 12)] {
+        assert_eq!(bench.driver.wait_used(0), used);
+    }
+    assert!(bench.driver.get(DATA, 3012) == counted(packet(1, 3000), 4));
+    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
+    assert_eq!(bench.driver.wait_used(0), (0, 22));
+    assert_eq!(bench.driver.get(DATA, 22), counted(packet(2, 10), 1));
+}
+
+#[test]
+fn a_packet_that_cannot_fit_is_lost_and_the_next_one_is_not() {
+    // One buffer for each packet, and a queue full of buffers that are too small together.
+    for (features, buffers) in [(MODERN, 1), (MODERN | MERGE, 8)] {
+        let mut bench = Bench::started(features);
+        for head in 0..buffers {
+            bench
+                .driver
+                .give(0, head, &[writable(DATA + u64::from(head) * 0x100, 100)]);
+        }
+        bench.peer.send(&packet(1, 1000)).unwrap();
+        bench.peer.send(&packet(2, 50)).unwrap();
+        assert_eq!(bench.driver.wait_used(0), (0, 62));
+        assert_eq!(bench.driver.get(DATA, 62), counted(packet(2, 50), 1));
+    }
+}
+
+#[test]
+fn buffers_without_room_come_back_empty() {
+    let mut bench = Bench::started(MODERN | MERGE);
+    bench.driver.give(0, 0, &[readable(DATA, 100)]);
+    assert_eq!(bench.driver.wait_used(0), (0, 0));
+    bench.driver.give(0, 1, &[writable(DATA, 100)]);
+    bench.peer.send(&packet(1, 10)).unwrap();
+    assert_eq!(bench.driver.wait_used(0), (1, 22));
+}
+
+#[test]
+fn without_a_link_packets_are_lost() {
+    let mut bench = Bench::started(MODERN);
+    bench.link.set(false);
+    bench.driver.put(DATA, &packet(1, 50));
+    bench.driver.give(1, 0, &[readable(DATA, 62)]);
+    assert_eq!(bench.driver.wait_used(1), (0, 0));
+    bench.link.set(true);
+    bench.driver.put(DATA, &packet(2, 50));
+    bench.driver.give(1, 0, &[readable(DATA, 62)]);
+    assert_eq!(bench.arrives(), packet(2, 50));
+}
+
+#[test]
+fn an_interface_that_is_gone_leaves_the_guest_running() {
+    // A directory can be neither read nor written.
+    let directory = File::open("/").unwrap();
+    let tap = Arc::new(Tap::from_socket(directory, 0));
+    let net = Net::new(tap, Mac([2; 6]), 0).unwrap();
+    let mut driver = Driver::new(Box::new(net));
+    driver.start(MODERN);
+    driver.give(0, 0, &[writable(DATA, 100)]);
+    for _ in 0..3 {
+        driver.give(1, 0, &[readable(DATA, 62)]);
+        assert_eq!(driver.wait_used(1), (0, 0));
+    }
+}
+
+#[test]
+fn a_reset_lets_go_of_buffers_and_keeps_packets() {
+    let mut bench = Bench::started(MODERN | MERGE);
+    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
+    bench.driver.start(MODERN | MERGE);
+    bench.peer.send(&packet(1, 10)).unwrap();
+    bench.driver.give(0, 0, &[writable(DATA + 0x1000, 1000)]);
+    assert_eq!(bench.driver.wait_used(0), (0, 22));
+    assert_eq!(bench.driver.get(DATA, 22), [UNTOUCHED; 22]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is in the rings, the device can be reset and works again.
+    #[test]
+    fn nonsense_in_the_rings_ends_with_a_reset(
+        pages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0x1000), 2),
+        merge in any::<bool>(),
+        sizes in prop::collection::vec(0..3000_usize, 0..5),
+    ) {
+        let features = if merge { MODERN | MERGE } else { MODERN };
+        let mut bench = Bench::started(features);
+        for (page, bytes) in (0..).zip(&pages) {
+            bench.driver.put(crate::virtio::testing::RAM + page * 0x1000, bytes);
+        }
+        for size in &sizes {
+            bench.peer.send(&packet(1, *size)).unwrap();
+        }
+        bench.driver.give(0, 0, &[writable(DATA, 100)]);
+        bench.driver.give(1, 0, &[readable(DATA, 100)]);
+        bench.driver.start(features);
+        bench.driver.put(DATA, &packet(9, 50));
+        bench.driver.give(1, 0, &[readable(DATA, 62)]);
+        prop_assert_eq!(bench.driver.wait_used(1), (0, 0));
+    }
+}

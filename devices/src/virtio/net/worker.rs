@@ -1,0 +1,187 @@
+//! The thread that serves both queues of a network device.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MRG_RXBUF,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::MAX_PACKET;
+use super::device::Link;
+use super::receive::{Received, Receiver};
+use super::tap::Tap;
+use super::transmit::{Transmitted, Transmitter};
+use crate::borrowed;
+use crate::virtio::queue::{Broken, DeviceQueue};
+use crate::virtio::{Activation, ActiveQueue, Interrupt};
+
+/// A running worker. Ends when dropped.
+pub(super) struct Worker {
+    stop: Arc<AtomicBool>,
+    link: Arc<Link>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a worker needs beside the queues.
+pub(super) struct Setup {
+    pub name: String,
+    pub tap: Arc<Tap>,
+    pub link: Arc<Link>,
+    /// Bytes in front of each packet.
+    pub header: usize,
+}
+
+impl Worker {
+    /// Starts the thread, on the receive queue and the transmit queue.
+    pub fn spawn(
+        setup: Setup,
+        activation: Activation,
+        receive: ActiveQueue,
+        transmit: ActiveQueue,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let link = Arc::clone(&setup.link);
+        let thread = std::thread::Builder::new()
+            .name(setup.name.clone())
+            .spawn({
+                let stop = Arc::clone(&stop);
+                move || {
+                    let has = |bit: u32| activation.features & 1 << bit != 0;
+                    // Without segmentation offload packets are as long as the usual MTU has them.
+                    let longest = if has(VIRTIO_NET_F_GUEST_TSO4) || has(VIRTIO_NET_F_GUEST_TSO6) {
+                        MAX_PACKET
+                    } else {
+                        setup.header.saturating_add(1518)
+                    };
+                    let memory = &activation.memory;
+                    let mut server = Server {
+                        receiver: Receiver::new(
+                            DeviceQueue::new(memory, receive.queue),
+                            has(VIRTIO_NET_F_MRG_RXBUF),
+                            setup.header,
+                            longest,
+                        ),
+                        transmitter: Transmitter::new(DeviceQueue::new(memory, transmit.queue)),
+                        receive_kick: &receive.kick,
+                        transmit_kick: &transmit.kick,
+                        tap: &setup.tap,
+                        gone: false,
+                        link: &setup.link,
+                        interrupt: &activation.interrupt,
+                    };
+                    if let Err(reason) = server.run(&stop) {
+                        activation.interrupt.needs_reset(&reason);
+                    }
+                }
+            })?;
+        Ok(Self {
+            stop,
+            link,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Worker {
+    /// Waits for the turn at hand; nothing that the thread does blocks.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.link.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Why the worker ends before it is told to.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    #[error("it cannot wait: {0}")]
+    Host(io::Error),
+}
+
+struct Server<'m> {
+    receiver: Receiver<'m>,
+    transmitter: Transmitter<'m>,
+    receive_kick: &'m EventFd,
+    transmit_kick: &'m EventFd,
+    tap: &'m Tap,
+    /// The interface was deleted, or its descriptor is otherwise of no use.
+    gone: bool,
+    link: &'m Link,
+    interrupt: &'m Interrupt,
+}
+
+impl Server<'_> {
+    fn run(&mut self, stop: &AtomicBool) -> Result<(), Stopped> {
+        while !stop.load(Ordering::Acquire) {
+            if self.link.take_changed() {
+                self.interrupt.notify_config();
+            }
+            let connected = self.link.is_up() && !self.gone;
+            // First a look, then the wait: what was made available before the driver was ready comes without a kick.
+            let transmitted = self.transmitter.run(connected.then_some(self.tap))?;
+            let received = if connected {
+                self.receiver.run(self.tap)?
+            } else {
+                Received::Gone
+            };
+            self.gone |= connected && received == Received::Gone;
+            self.interrupt()?;
+            if transmitted != Transmitted::More && received != Received::More {
+                self.wait(transmitted, received)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn interrupt(&mut self) -> Result<(), Broken> {
+        let mut wanted = false;
+        for queue in [&mut self.receiver.queue, &mut self.transmitter.queue] {
+            wanted |= queue.has_used() && queue.wants_interrupt()?;
+        }
+        if wanted {
+            self.interrupt.notify_used();
+        }
+        Ok(())
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&self, transmitted: Transmitted, received: Received) -> Result<(), Stopped> {
+        let mut packets = PollFlags::empty();
+        packets.set(PollFlags::POLLIN, received == Received::Empty);
+        packets.set(PollFlags::POLLOUT, transmitted == Transmitted::Full);
+        let wake = self.link.event();
+        let mut fds = vec![
+            PollFd::new(borrowed(wake), PollFlags::POLLIN),
+            PollFd::new(borrowed(self.transmit_kick), PollFlags::POLLIN),
+            PollFd::new(borrowed(self.receive_kick), PollFlags::POLLIN),
+        ];
+        // Its errors are reported even if nothing is asked for.
+        if !packets.is_empty() {
+            fds.push(PollFd::new(self.tap.as_fd(), packets));
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(Stopped::Host(error.into())),
+        }
+        for (fd, event) in fds
+            .iter()
+            .zip([wake, self.transmit_kick, self.receive_kick])
+        {
+            if fd.any() == Some(true) {
+                // Readable, and nobody else reads it.
+                let _ = event.read();
+            }
+        }
+        Ok(())
+    }
+}
