@@ -18,6 +18,7 @@ Exit codes:
   1      hvrun could not start or continue the guest; the reason is on stderr
   2      the command line is wrong
   3      the guest powered off and reported a system failure
+  N      the guest reported failure N through the test device: the code's low 8 bits, 1 if they are 0
   128+N  ended by signal N (130 SIGINT, 143 SIGTERM, 129 SIGHUP)
 
 Example:

@@ -86,6 +86,8 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(match outcome? {
         Outcome::PowerOff => ExitCode::SUCCESS,
         Outcome::SystemFailure => ExitCode::from(EXIT_SYSTEM_FAILURE),
+        // A guest that says it failed has not succeeded, whatever is left of its code in an exit code's 8 bits.
+        Outcome::TestFailed(code) => ExitCode::from(code.to_le_bytes()[0].max(EXIT_ERROR)),
         Outcome::Stopped => match ended_by.read_signal()? {
             Some(signal) => ExitCode::from(
                 EXIT_SIGNAL.wrapping_add(u8::try_from(signal.ssi_signo).unwrap_or(0)),

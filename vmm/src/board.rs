@@ -9,6 +9,8 @@ use hv_core::layout;
 use hv_core::machine::Machine;
 use hv_devices::bus::Bus;
 use hv_devices::console::ConsoleOutput;
+use hv_devices::rtc::{HostClock, Rtc};
+use hv_devices::test_device::TestDevice;
 use hv_devices::uart::Uart;
 use hv_devices::virtio::block::{Block, Disk, Serial};
 use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY, Version};
@@ -48,6 +50,8 @@ pub struct Blueprint {
     pub output: Arc<dyn ConsoleOutput>,
     /// Where the UART says that it can take input again.
     pub room: EventFd,
+    /// What keeps the time of day, also while the machine is off.
+    pub clock: Arc<HostClock>,
 }
 
 /// A machine that is ready to run once. The order of the fields is the order of their end: devices let go of the guest's
@@ -57,6 +61,9 @@ pub struct Board {
     bus: Bus,
     /// The console's device.
     pub uart: Arc<Uart>,
+    /// The real-time clock, whose alarm is to be polled when the blueprint's clock says so.
+    pub rtc: Arc<Rtc>,
+    ending: Arc<Ending>,
     output: Arc<dyn ConsoleOutput>,
     /// The guest's device tree.
     pub device_tree: Vec<u8>,
@@ -74,11 +81,11 @@ pub struct RunningBoard {
 }
 
 impl Board {
-    /// Builds the machine and loads the guest.
+    /// Builds the machine and loads the guest, whose end will be reported to `ending`.
     ///
     /// # Errors
     /// Whatever is missing, wrong or too large.
-    pub fn build(blueprint: &Blueprint) -> Result<Board, Error> {
+    pub fn build(blueprint: &Blueprint, ending: Arc<Ending>) -> Result<Board, Error> {
         let vm = Arc::new(
             blueprint
                 .kvm
@@ -112,6 +119,14 @@ impl Board {
                 .map_err(Error::host("copy an eventfd"))?,
         );
         attach(layout::UART_BASE, layout::UART_SIZE, uart.clone())?;
+        attach(
+            layout::TEST_DEVICE_BASE,
+            layout::TEST_DEVICE_SIZE,
+            Arc::new(TestDevice::new(ending.clone())),
+        )?;
+        let line = irqchip.line(layout::RTC_IRQ, Trigger::Level)?;
+        let rtc = Arc::new(Rtc::new(line, blueprint.clock.clone()));
+        attach(layout::RTC_BASE, layout::RTC_SIZE, rtc.clone())?;
 
         let mut disks = blueprint.disks.iter().enumerate();
         for (base, irq) in (0..layout::VIRTIO_SLOTS).filter_map(layout::virtio_slot) {
@@ -144,6 +159,8 @@ impl Board {
             vcpus,
             bus,
             uart,
+            rtc,
+            ending,
             output: blueprint.output.clone(),
             device_tree,
             _vm: vm,
@@ -155,10 +172,10 @@ impl Board {
     ///
     /// # Errors
     /// The host has no thread left.
-    pub fn start(self, ending: Arc<Ending>) -> Result<RunningBoard, Error> {
+    pub fn start(self) -> Result<RunningBoard, Error> {
         let shared = Arc::new(Shared {
             bus: self.bus,
-            ending,
+            ending: self.ending,
             stop: AtomicBool::new(false),
         });
         let mut running = RunningBoard {

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use hv_devices::test_device::PowerControl;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::Error;
@@ -13,6 +14,8 @@ pub enum End {
     PowerOff,
     /// The guest switched itself off and said that something is wrong (SRST's reason "system failure").
     SystemFailure,
+    /// The guest reported a failure with this code through the test device, and is done.
+    TestFailed(u16),
     /// The guest wants to be started again.
     Reset,
     /// The user, or the embedding program, ended it.
@@ -61,5 +64,20 @@ impl Ending {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+}
+
+/// The test device's way to say it.
+impl PowerControl for Ending {
+    fn power_off(&self) {
+        self.report(End::PowerOff);
+    }
+
+    fn fail(&self, code: u16) {
+        self.report(End::TestFailed(code));
+    }
+
+    fn reset(&self) {
+        self.report(End::Reset);
     }
 }

@@ -27,6 +27,7 @@
 //! On a host of another architecture everything builds, and [`Vm::new`] says that it needs a RISC-V host.
 //! A machine uses the signal SIGRTMIN of its process.
 
+mod alarm;
 mod board;
 mod boot;
 mod config;
@@ -55,6 +56,8 @@ pub enum Outcome {
     PowerOff,
     /// The guest switched itself off and reported a system failure (SBI SRST, reset reason 1).
     SystemFailure,
+    /// The guest reported a failure through the test device ("sifive_test"), with a code of its own.
+    TestFailed(u16),
     /// It was stopped from outside: by the escape key or by [`Config::stop`].
     Stopped,
 }

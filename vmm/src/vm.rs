@@ -9,9 +9,11 @@ use std::time::Duration;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use hv_core::layout;
 use hv_devices::console::OutputThread;
+use hv_devices::rtc::HostClock;
 use hv_devices::virtio::block::{Disk, Serial};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::alarm::Alarm;
 use crate::board::{Blueprint, Board};
 use crate::config::{Config, DiskConfig};
 use crate::console::ConsoleInput;
@@ -30,6 +32,7 @@ const PAGE: u64 = 4096;
 pub struct Vm {
     blueprint: Blueprint,
     board: Board,
+    ending: Arc<Ending>,
     output: Arc<OutputThread>,
     input: Rc<RefCell<ConsoleInput>>,
     /// Written when the user ends the machine by its escape key.
@@ -75,8 +78,10 @@ impl Vm {
             irqchip: config.irqchip,
             output: output.clone(),
             room,
+            clock: Arc::new(HostClock::new().map_err(Error::host("make a timer"))?),
         };
-        let board = Board::build(&blueprint)?;
+        let ending = Arc::new(Ending::new()?);
+        let board = Board::build(&blueprint, ending.clone())?;
         let copy = |event: &EventFd| event.try_clone().map_err(Error::host("copy an eventfd"));
         let input = ConsoleInput::new(
             config.console.input,
@@ -89,6 +94,7 @@ impl Vm {
         Ok(Vm {
             blueprint,
             board,
+            ending,
             output,
             input: Rc::new(RefCell::new(input)),
             quit,
@@ -109,7 +115,8 @@ impl Vm {
     pub fn run(self) -> Result<Outcome, Error> {
         let Vm {
             blueprint,
-            board,
+            mut board,
+            mut ending,
             output,
             input,
             quit,
@@ -119,16 +126,21 @@ impl Vm {
             quit,
             outside: stop,
         };
-        let mut board = board;
         loop {
-            match run_board(board, &input, &output, &stop)? {
+            let alarm = Alarm {
+                clock: blueprint.clock.clone(),
+                rtc: board.rtc.clone(),
+            };
+            match run_board(board, ending, alarm, &input, &output, &stop)? {
                 End::Reset => {
                     log::info!("the guest reboots");
-                    board = Board::build(&blueprint)?;
+                    ending = Arc::new(Ending::new()?);
+                    board = Board::build(&blueprint, ending.clone())?;
                     input.borrow_mut().attach(board.uart.clone());
                 }
                 End::PowerOff => return Ok(Outcome::PowerOff),
                 End::SystemFailure => return Ok(Outcome::SystemFailure),
+                End::TestFailed(code) => return Ok(Outcome::TestFailed(code)),
                 End::Stopped => return Ok(Outcome::Stopped),
                 End::Failed(error) => return Err(error),
             }
@@ -173,6 +185,8 @@ impl Stop {
 /// Runs one boot of the guest to its end, and returns when all of its threads have ended.
 fn run_board(
     board: Board,
+    ending: Arc<Ending>,
+    alarm: Alarm,
     input: &Rc<RefCell<ConsoleInput>>,
     output: &OutputThread,
     stop: &Stop,
@@ -181,10 +195,10 @@ fn run_board(
         doing: "run the event loop",
         error: std::io::Error::other(error.to_string()),
     };
-    let ending = Arc::new(Ending::new()?);
     let mut events: EventManager<Box<dyn MutEventSubscriber>> =
         EventManager::new().map_err(event_loop)?;
     events.add_subscriber(Box::new(input.clone()));
+    events.add_subscriber(Box::new(alarm));
     let fds = [
         Some(ending.event().as_raw_fd()),
         Some(stop.quit.as_raw_fd()),
@@ -193,11 +207,11 @@ fn run_board(
     let ended = Rc::new(RefCell::new(None));
     events.add_subscriber(Box::new(Watch {
         fds,
-        ending: ending.clone(),
+        ending,
         ended: ended.clone(),
     }));
 
-    let running = board.start(ending)?;
+    let running = board.start()?;
     while ended.borrow().is_none() {
         events.run().map_err(event_loop)?;
     }

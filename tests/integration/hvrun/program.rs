@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
+use hv_lab::host::HostChip;
+
 use crate::fixture::{CHIPS, STEP, command, host, text};
 
 /// A RISC-V Image whose first instruction after the header is the first of these.
@@ -31,6 +33,15 @@ const A6: u32 = 16;
 const A7: u32 = 17;
 const S0: u32 = 8;
 const ECALL: u32 = 0x73;
+/// `j .`
+const LOOP: u32 = 0x6f;
+
+const TEST_DEVICE: i32 = 0x10_0000;
+const RTC: i32 = 0x10_1000;
+const UART: i32 = 0x1000_0000;
+const PASS: u32 = 0x5555;
+const FAIL: u32 = 0x3333;
+const RESET: u32 = 0x7777;
 
 /// `li register, value` in two instructions.
 fn li(register: u32, value: i32) -> [u32; 2] {
@@ -62,6 +73,24 @@ fn branch(function: u32, a: u32, b: u32, bytes: u32) -> u32 {
         | (bytes >> 1 & 0xf) << 8
         | (bytes >> 11 & 1) << 7
         | 0x63
+}
+
+/// `sw value, offset(base)`, for offsets below 32.
+fn sw(value: u32, base: u32, offset: u32) -> u32 {
+    value << 20 | base << 15 | 2 << 12 | offset << 7 | 0x23
+}
+
+/// `lw register, offset(base)`.
+fn lw(register: u32, base: u32, offset: u32) -> u32 {
+    offset << 20 | base << 15 | 2 << 12 | register << 7 | 0x03
+}
+
+/// A write to the test device, and a wait for what comes of it.
+fn test_device(value: u32) -> Vec<u32> {
+    let mut code = li(A1, TEST_DEVICE).to_vec();
+    code.extend(li(A0, value.cast_signed()));
+    code.extend([sw(A0, A1, 0), LOOP]);
+    code
 }
 
 /// Runs the program and gives hvrun's exit code and what it printed.
@@ -197,5 +226,123 @@ fn the_debug_console_bounds_what_a_guest_asks() {
     program.extend(srst(0, 0));
     for (code, output, error) in exit_code(&program) {
         assert_eq!((code, output.as_str()), (0, "RISCV"), "{error}");
+    }
+}
+
+/// A failure never looks like success, however little of its code an exit code can carry.
+#[test]
+fn the_test_device_decides_the_exit_code() {
+    for (value, expected) in [
+        (PASS, 0),
+        (5 << 16 | FAIL, 5),
+        (FAIL, 1),
+        (0x0100 << 16 | FAIL, 1),
+        (0xffff << 16 | FAIL, 255),
+    ] {
+        for (code, _, error) in exit_code(&test_device(value)) {
+            assert_eq!((code, error.as_str()), (expected, ""), "{value:#x}");
+        }
+    }
+}
+
+/// A reset by the test device boots the guest again, and the time that it set is still set. That is also how the program
+/// knows that it runs for the second time: by then the clock's upper half is that of 1970.
+#[test]
+fn a_reset_boots_again_and_keeps_the_time() {
+    const BLTU: u32 = 6;
+    let mut program = li(A1, RTC).to_vec();
+    program.extend([lw(A0, A1, 0), lw(A0, A1, 4)]);
+    program.extend(li(S0, 0x1000_0000));
+    let mut first_time = vec![sw(0, A1, 4), sw(0, A1, 0)];
+    first_time.extend(test_device(RESET));
+    let skip = u32::try_from(4 * first_time.len() + 4).unwrap();
+    program.push(branch(BLTU, A0, S0, skip));
+    program.extend(first_time);
+    program.extend(test_device(7 << 16 | FAIL));
+    for (code, _, error) in exit_code(&program) {
+        assert_eq!(code, 7, "{error}");
+    }
+}
+
+/// The clock shows the host's time.
+#[test]
+fn the_clock_has_the_hosts_time() {
+    let mut program = li(A1, RTC).to_vec();
+    program.extend([lw(A2, A1, 0), lw(S0, A1, 4)]);
+    program.extend(li(A1, UART));
+    for register in [A2, S0] {
+        for _ in 0..4 {
+            program.push(register << 20 | A1 << 15 | 0x23); // sb register, 0(a1)
+            program.push(8 << 20 | register << 15 | 5 << 12 | register << 7 | 0x13); // srli register, register, 8
+        }
+    }
+    program.extend(test_device(PASS));
+    let (_directory, path) = image(&program);
+    for chip in CHIPS {
+        let host = host(chip);
+        let seconds = || -> u64 {
+            let date = host.exec(["date", "+%s"]).check(STEP).unwrap();
+            date.stdout_text().trim().parse().unwrap()
+        };
+        let before = seconds();
+        let finished = command(host, ["--kernel", &text(&path)])
+            .check(STEP)
+            .unwrap();
+        let time = u64::from_le_bytes(finished.stdout.try_into().unwrap()) / 1_000_000_000;
+        let after = seconds();
+        assert!(
+            before <= time && time <= after,
+            "{before} <= {time} <= {after}"
+        );
+    }
+}
+
+/// An alarm goes off by itself, and its interrupt arrives at the chip.
+#[test]
+fn the_clocks_alarm_interrupts() {
+    const BNE: u32 = 1;
+    const SOURCE: u32 = 11;
+    for chip in CHIPS {
+        let mut program = Vec::new();
+        let pending = match chip {
+            // The word of pending bits of sources 0 to 31 (PLIC specification, "Interrupt Pending Bits").
+            HostChip::Plic => 0x0c00_1000,
+            // The source is active while its wire is high (sourcecfg's mode 6), which in_clrip shows (AIA specification,
+            // sections 4.5.2 and 4.5.8).
+            HostChip::Aia => {
+                program.extend(li(A1, 0x0d00_0000 + 4 * SOURCE.cast_signed()));
+                program.extend(li(A0, 6));
+                program.push(sw(A0, A1, 0));
+                0x0d00_1d00
+            }
+        };
+        program.extend(li(A1, RTC));
+        program.extend(li(A0, 1));
+        program.push(sw(A0, A1, 0x10)); // interrupt enabled
+        // An alarm 2^26 nanoseconds from now, a carry included.
+        program.extend([lw(A2, A1, 0), lw(S0, A1, 4)]);
+        program.push(32 << 20 | A2 << 15 | 1 << 12 | A2 << 7 | 0x13); // slli a2, a2, 32
+        program.push(32 << 20 | A2 << 15 | 5 << 12 | A2 << 7 | 0x13); // srli a2, a2, 32
+        program.extend(li(A0, 1 << 26));
+        program.push(A0 << 20 | A2 << 15 | A2 << 7 | 0x33); // add a2, a2, a0
+        program.push(32 << 20 | A2 << 15 | 5 << 12 | A0 << 7 | 0x13); // srli a0, a2, 32
+        program.push(A0 << 20 | S0 << 15 | S0 << 7 | 0x33); // add s0, s0, a0
+        program.extend([sw(S0, A1, 0x0c), sw(A2, A1, 0x08)]);
+        // Until it is no longer armed.
+        program.push(lw(A0, A1, 0x18));
+        program.push(branch(BNE, A0, 0, 0x1ffc)); // to the load, 4 bytes back
+        program.extend(li(A1, pending));
+        program.push(lw(A0, A1, 0));
+        program.push(SOURCE << 20 | A0 << 15 | 5 << 12 | A0 << 7 | 0x13); // srli a0, a0, SOURCE
+        program.push(1 << 20 | A0 << 15 | 7 << 12 | A0 << 7 | 0x13); // andi a0, a0, 1
+        let failed = test_device(2 << 16 | FAIL);
+        let skip = u32::try_from(4 * failed.len() + 4).unwrap();
+        program.push(branch(BNE, A0, 0, skip));
+        program.extend(failed);
+        program.extend(test_device(PASS));
+        let (_directory, path) = image(&program);
+        command(host(chip), ["--kernel", &text(&path)])
+            .check(STEP)
+            .unwrap();
     }
 }
