@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, Styles};
 use clap::{ArgAction, Parser, ValueEnum};
-use hv_vmm::{DiskConfig, IrqchipChoice, Serial};
+use hv_vmm::{DiskConfig, IrqchipChoice, VirtioVersion};
+
+use crate::device::parse_disk;
 
 /// What `--help` says after the options.
 const AFTER_HELP: &str = "\
@@ -58,10 +60,11 @@ pub struct Args {
     pub cmdline: Option<String>,
 
     /// A disk: a raw image or a block device; up to 8 times, the first is the guest's vda. readonly=on keeps the guest from
-    /// writing, serial= is at most 20 bytes. A comma in the path is written twice.
+    /// writing, serial= is at most 20 bytes, slot= and virtio= are where a guest looks for it: slots 0 to 7 from
+    /// 0x10001000 on, and the version of its registers (see --virtio). A comma in the path is written twice.
     #[arg(
         long = "disk",
-        value_name = "FILE[,readonly=on][,serial=TEXT]",
+        value_name = "FILE[,readonly=on][,serial=TEXT][,slot=N][,virtio=VERSION]",
         value_parser = parse_disk,
         help_heading = "What to boot"
     )]
@@ -98,6 +101,18 @@ pub struct Args {
         help_heading = "The machine"
     )]
     pub irqchip: Irqchip,
+
+    /// The virtio-mmio registers of all slots: modern (version 2), or legacy (version 1) for guests that know no other
+    /// [default: modern].
+    #[arg(
+        long,
+        value_name = "VERSION",
+        default_value = "modern",
+        hide_default_value = true,
+        hide_possible_values = true,
+        help_heading = "The machine"
+    )]
+    pub virtio: Virtio,
 
     /// Write the guest's device tree to FILE and end, without running the guest.
     #[arg(long, value_name = "FILE", help_heading = "Looking inside")]
@@ -145,6 +160,23 @@ impl ValueEnum for Irqchip {
     }
 }
 
+/// `--virtio`'s values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Virtio(pub VirtioVersion);
+
+impl ValueEnum for Virtio {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Virtio(VirtioVersion::Modern), Virtio(VirtioVersion::Legacy)]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self.0 {
+            VirtioVersion::Modern => "modern",
+            VirtioVersion::Legacy => "legacy",
+        }))
+    }
+}
+
 /// Bytes, from a number with a unit; MiB without one, as users of QEMU and kvmtool expect.
 fn parse_size(text: &str) -> Result<u64, String> {
     let split = text
@@ -170,54 +202,6 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "more bytes than 64 bits can count".into())
 }
 
-/// `FILE[,readonly=on|off][,serial=TEXT]`, where `,,` in the path stands for one comma.
-fn parse_disk(text: &str) -> Result<DiskConfig, String> {
-    let mut path = String::new();
-    let mut rest = text;
-    let options = loop {
-        match rest.split_once(',') {
-            None => {
-                path.push_str(rest);
-                break None;
-            }
-            Some((head, tail)) => {
-                path.push_str(head);
-                match tail.strip_prefix(',') {
-                    Some(tail) => {
-                        path.push(',');
-                        rest = tail;
-                    }
-                    None => break Some(tail),
-                }
-            }
-        }
-    };
-    if path.is_empty() {
-        return Err("expected the path of a disk image".into());
-    }
-    let mut disk = DiskConfig {
-        path: path.into(),
-        readonly: false,
-        serial: Serial::default(),
-    };
-    for option in options.into_iter().flat_map(|options| options.split(',')) {
-        match option.split_once('=') {
-            Some(("readonly", "on")) => disk.readonly = true,
-            Some(("readonly", "off")) => disk.readonly = false,
-            Some(("serial", text)) => {
-                disk.serial = text.parse().map_err(|error| format!("{error}"))?;
-            }
-            _ => {
-                return Err(format!(
-                    "unknown option {option:?}: expected readonly=on, readonly=off or serial=TEXT (a comma in the path is \
-                     written twice)"
-                ));
-            }
-        }
-    }
-    Ok(disk)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +218,7 @@ mod tests {
         assert_eq!(args.cpus, 1);
         assert_eq!(args.memory, 512 << 20);
         assert_eq!(args.irqchip.0, IrqchipChoice::Auto);
+        assert_eq!(args.virtio.0, VirtioVersion::Modern);
         assert_eq!(args.log_level, log::LevelFilter::Warn);
         assert!(args.disks.is_empty() && args.cmdline.is_none());
     }
@@ -256,31 +241,6 @@ mod tests {
             "17000000T",
         ] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn disks() {
-        let disk = |path: &str, readonly, serial: &str| DiskConfig {
-            path: path.into(),
-            readonly,
-            serial: serial.parse().unwrap(),
-        };
-        assert_eq!(parse_disk("a.img"), Ok(disk("a.img", false, "")));
-        assert_eq!(parse_disk("a.img,readonly=on"), Ok(disk("a.img", true, "")));
-        assert_eq!(
-            parse_disk("a,,b.img,serial=S 1,readonly=off"),
-            Ok(disk("a,b.img", false, "S 1"))
-        );
-        for wrong in [
-            "",
-            ",readonly=on",
-            "a.img,",
-            "a.img,ro",
-            "a.img,readonly=yes",
-            "a.img,serial=123456789012345678901",
-        ] {
-            assert!(parse_disk(wrong).is_err(), "{wrong}");
         }
     }
 }

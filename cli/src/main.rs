@@ -1,6 +1,7 @@
 //! hvrun: boots a guest under KVM on a RISC-V Linux host.
 
 mod args;
+mod device;
 mod logger;
 mod terminal;
 
@@ -59,6 +60,7 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         kernel,
         initrd: args.initrd,
         disks: args.disks,
+        virtio: args.virtio.0,
         command_line: args.cmdline,
         cpus: args.cpus,
         memory: args.memory,

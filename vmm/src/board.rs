@@ -12,8 +12,7 @@ use hv_devices::console::ConsoleOutput;
 use hv_devices::rtc::{HostClock, Rtc};
 use hv_devices::test_device::TestDevice;
 use hv_devices::uart::Uart;
-use hv_devices::virtio::block::{Block, Disk, Serial};
-use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY, Version};
+use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, BootRegisters};
@@ -26,6 +25,7 @@ use crate::kvm::{Kvm, Vcpu, Vm};
 use crate::memory::GuestRam;
 use crate::sbi::SbiPlatform;
 use crate::vcpu::{Shared, VcpuThread};
+use crate::virtio::Slots;
 use crate::{Error, entropy};
 
 /// What stays the same from one boot of a guest to the next.
@@ -36,8 +36,8 @@ pub struct Blueprint {
     pub kernel: PathBuf,
     /// The initrd file.
     pub initrd: Option<PathBuf>,
-    /// The open disks, and what they call themselves.
-    pub disks: Vec<(Arc<Disk>, Serial)>,
+    /// The virtio devices, and the files and interfaces of the host that are open for them.
+    pub virtio: Slots,
     /// The kernel's command line.
     pub command_line: String,
     /// Harts.
@@ -128,15 +128,21 @@ impl Board {
         let rtc = Arc::new(Rtc::new(line, blueprint.clock.clone()));
         attach(layout::RTC_BASE, layout::RTC_SIZE, rtc.clone())?;
 
-        let mut disks = blueprint.disks.iter().enumerate();
-        for (base, irq) in (0..layout::VIRTIO_SLOTS).filter_map(layout::virtio_slot) {
-            let Some((index, (disk, serial))) = disks.next() else {
-                attach(base, layout::VIRTIO_STRIDE, Arc::new(EmptySlot::default()))?;
+        for slot in 0..layout::VIRTIO_SLOTS {
+            let Some((base, irq)) = layout::virtio_slot(slot) else {
+                break;
+            };
+            let Some(device) = blueprint.virtio.get(slot) else {
+                let empty = EmptySlot(blueprint.virtio.version);
+                attach(base, layout::VIRTIO_STRIDE, Arc::new(empty))?;
                 continue;
             };
-            let block = Box::new(Block::new(disk.clone(), *serial, index));
             let line = irqchip.line(irq, Trigger::Edge)?;
-            let transport = MmioTransport::new(Version::Modern, block, ram.memory().clone(), line)
+            let transport = device
+                .power_on()
+                .and_then(|virtio| {
+                    MmioTransport::new(device.version, virtio, ram.memory().clone(), line)
+                })
                 .map_err(Error::host("make a virtio device"))?;
             for queue in 0..transport.queue_count() {
                 if let Some(event) = transport.notify_event(queue) {

@@ -5,6 +5,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use hv_devices::virtio::block::Serial;
+use hv_devices::virtio::mmio::Version;
+
+use crate::virtio;
 
 /// Everything that is chosen from outside. What is left open here is asked of KVM.
 #[derive(Debug)]
@@ -13,8 +16,10 @@ pub struct Config {
     pub kernel: PathBuf,
     /// An initial RAM disk.
     pub initrd: Option<PathBuf>,
-    /// The disks, in the order of the guest's slots: the first is Linux's `vda`. At most 8.
+    /// The disks. Unless they ask for slots of their own, the first is Linux's `vda`. The board has slots for 8 devices.
     pub disks: Vec<DiskConfig>,
+    /// The version of the virtio-mmio registers of every slot whose device does not ask for one.
+    pub virtio: Version,
     /// The kernel's command line; `None` for what console, disks and initrd imply ([`Config::implied_command_line`]).
     pub command_line: Option<String>,
     /// Harts.
@@ -39,6 +44,17 @@ pub struct DiskConfig {
     pub readonly: bool,
     /// What the guest reads as its serial number.
     pub serial: Serial,
+    /// Where it is.
+    pub placement: Placement,
+}
+
+/// Where a virtio device is, and how its registers look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// The slot, 0 to 7; `None` for the lowest that is left.
+    pub slot: Option<u32>,
+    /// The version of its registers; `None` for the machine's ([`Config::virtio`]).
+    pub version: Option<Version>,
 }
 
 /// The interrupt chip that the guest is given.
@@ -66,14 +82,32 @@ pub struct ConsoleConfig {
 
 impl Config {
     /// The command line of a guest that was given none: the console that every guest has, and the root file system on the
-    /// first disk if there is one. With an initrd and no disk, the kernel runs the initrd's own init.
+    /// first of [`Config::disks`] if there is one. With an initrd and no disk, the kernel runs the initrd's own init.
     pub fn implied_command_line(&self) -> String {
         let mut line = String::from("console=ttyS0");
         if let Some(disk) = self.disks.first() {
-            line.push_str(" root=/dev/vda ");
+            line.push_str(" root=/dev/vd");
+            line.push(self.letter_of_the_first_disk());
+            line.push(' ');
             line.push_str(if disk.readonly { "ro" } else { "rw" });
         }
         line
+    }
+
+    /// Linux names disks in the order of their slots.
+    fn letter_of_the_first_disk(&self) -> char {
+        // A configuration without a slot for each device is refused elsewhere.
+        let slots = virtio::assign(&self.placements()).unwrap_or_default();
+        let mut disks = slots.into_iter().take(self.disks.len());
+        let before = disks
+            .next()
+            .map_or(0, |first| disks.filter(|slot| *slot < first).count());
+        ('a'..='z').nth(before).unwrap_or('a')
+    }
+
+    /// Of every virtio device; the disks come first.
+    pub(crate) fn placements(&self) -> Vec<Placement> {
+        self.disks.iter().map(|disk| disk.placement).collect()
     }
 }
 
@@ -86,6 +120,7 @@ mod tests {
             kernel: "Image".into(),
             initrd: None,
             disks,
+            virtio: Version::default(),
             command_line: None,
             cpus: 1,
             memory: 512 << 20,
@@ -105,6 +140,7 @@ mod tests {
             path: "disk".into(),
             readonly,
             serial: Serial::default(),
+            placement: Placement::default(),
         };
         assert_eq!(config(vec![]).implied_command_line(), "console=ttyS0");
         assert_eq!(
@@ -114,6 +150,12 @@ mod tests {
         assert_eq!(
             config(vec![disk(true), disk(false)]).implied_command_line(),
             "console=ttyS0 root=/dev/vda ro"
+        );
+        let mut disks = vec![disk(false), disk(false), disk(false)];
+        disks[0].placement.slot = Some(1);
+        assert_eq!(
+            config(disks).implied_command_line(),
+            "console=ttyS0 root=/dev/vdb rw"
         );
     }
 }

@@ -49,9 +49,17 @@ pub enum Error {
     /// A disk image cannot be used.
     #[error(transparent)]
     Disk(#[from] hv_devices::virtio::block::OpenError),
-    /// More disks than the board has slots.
-    #[error("{0} disks are more than the {max} that a guest can have", max = hv_core::layout::VIRTIO_SLOTS)]
-    TooManyDisks(usize),
+    /// More virtio devices than the board has slots.
+    #[error("{0} virtio devices are more than the {max} that a guest can have", max = hv_core::layout::VIRTIO_SLOTS)]
+    TooManyDevices(usize),
+    /// A slot that the board does not have.
+    #[error("there is no virtio slot {0}: slots are 0 to {last}", last = hv_core::layout::VIRTIO_SLOTS - 1)]
+    NoSuchSlot(u32),
+    /// Two devices in one slot.
+    #[error(
+        "virtio slot {0} is given to two devices; give one of them another slot, or none to have it chosen"
+    )]
+    SlotTaken(u32),
     /// No harts, or too many.
     #[error("a guest has at least one CPU; use --cpus 1 or more")]
     NoCpus,

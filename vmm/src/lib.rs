@@ -1,7 +1,7 @@
 //! hvrun's virtual machine monitor as a library: a guest on Linux KVM, on a RISC-V host.
 //!
 //! ```no_run
-//! use hv_vmm::{Config, ConsoleConfig, IrqchipChoice, Outcome, Vm};
+//! use hv_vmm::{Config, ConsoleConfig, IrqchipChoice, Outcome, VirtioVersion, Vm};
 //! use std::fs::File;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -9,6 +9,7 @@
 //!     kernel: "Image".into(),
 //!     initrd: Some("initrd.img".into()),
 //!     disks: vec![],
+//!     virtio: VirtioVersion::Modern,
 //!     command_line: None,
 //!     cpus: 2,
 //!     memory: 512 << 20,
@@ -40,11 +41,13 @@ mod kvm;
 mod memory;
 mod sbi;
 mod vcpu;
+mod virtio;
 mod vm;
 
-pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice};
+pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, Placement};
 pub use error::Error;
 pub use hv_devices::virtio::block::Serial;
+pub use hv_devices::virtio::mmio::Version as VirtioVersion;
 pub use kernel::Problem as KernelProblem;
 pub use kvm::{Errno, OpenError};
 pub use vm::Vm;

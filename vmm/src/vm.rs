@@ -10,15 +10,15 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use hv_core::layout;
 use hv_devices::console::OutputThread;
 use hv_devices::rtc::HostClock;
-use hv_devices::virtio::block::{Disk, Serial};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::alarm::Alarm;
 use crate::board::{Blueprint, Board};
-use crate::config::{Config, DiskConfig};
+use crate::config::Config;
 use crate::console::ConsoleInput;
 use crate::ending::{End, Ending};
 use crate::kvm::Kvm;
+use crate::virtio::Slots;
 use crate::{Error, Outcome};
 
 /// How long the last output may take to go out when the machine is ended from outside. A guest that ends by itself is
@@ -60,7 +60,7 @@ impl Vm {
             asked if asked > max => return Err(Error::TooManyCpus { asked, max }),
             _ => {}
         }
-        let disks = open_disks(&config.disks)?;
+        let virtio = Slots::open(&config)?;
         let eventfd = || EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"));
         let (room, quit) = (eventfd()?, eventfd()?);
         let output = Arc::new(
@@ -71,7 +71,7 @@ impl Vm {
             kvm,
             kernel: config.kernel,
             initrd: config.initrd,
-            disks,
+            virtio,
             command_line,
             cpus: config.cpus,
             memory: config.memory,
@@ -146,19 +146,6 @@ impl Vm {
             }
         }
     }
-}
-
-fn open_disks(disks: &[DiskConfig]) -> Result<Vec<(Arc<Disk>, Serial)>, Error> {
-    if disks.len() > layout::VIRTIO_SLOTS as usize {
-        return Err(Error::TooManyDisks(disks.len()));
-    }
-    let open = |disk: &DiskConfig| {
-        Ok((
-            Arc::new(Disk::open(&disk.path, disk.readonly)?),
-            disk.serial,
-        ))
-    };
-    disks.iter().map(open).collect()
 }
 
 /// The ways to end a machine from outside.

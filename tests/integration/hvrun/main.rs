@@ -9,3 +9,4 @@ mod ends;
 mod fixture;
 mod program;
 mod user_errors;
+mod virtio;

@@ -1,0 +1,107 @@
+//! What `--disk` and its like say of a device.
+
+use hv_vmm::{DiskConfig, Placement, Serial, VirtioVersion};
+
+/// Takes an option that every virtio device has. Answers whether it is one.
+fn parse_placement(option: &str, placement: &mut Placement) -> Result<bool, String> {
+    match option.split_once('=') {
+        Some(("slot", number)) => {
+            let slot = number.parse().ok().filter(|slot| *slot <= 7);
+            placement.slot = Some(slot.ok_or("slot= expects a number from 0 to 7")?);
+        }
+        Some(("virtio", "modern")) => placement.version = Some(VirtioVersion::Modern),
+        Some(("virtio", "legacy")) => placement.version = Some(VirtioVersion::Legacy),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// `FILE[,readonly=on|off][,serial=TEXT][,slot=N][,virtio=VERSION]`, where `,,` in the path stands for one comma.
+pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
+    let mut path = String::new();
+    let mut rest = text;
+    let options = loop {
+        match rest.split_once(',') {
+            None => {
+                path.push_str(rest);
+                break None;
+            }
+            Some((head, tail)) => {
+                path.push_str(head);
+                match tail.strip_prefix(',') {
+                    Some(tail) => {
+                        path.push(',');
+                        rest = tail;
+                    }
+                    None => break Some(tail),
+                }
+            }
+        }
+    };
+    if path.is_empty() {
+        return Err("expected the path of a disk image".into());
+    }
+    let mut disk = DiskConfig {
+        path: path.into(),
+        readonly: false,
+        serial: Serial::default(),
+        placement: Placement::default(),
+    };
+    for option in options.into_iter().flat_map(|options| options.split(',')) {
+        if parse_placement(option, &mut disk.placement)? {
+            continue;
+        }
+        match option.split_once('=') {
+            Some(("readonly", "on")) => disk.readonly = true,
+            Some(("readonly", "off")) => disk.readonly = false,
+            Some(("serial", text)) => {
+                disk.serial = text.parse().map_err(|error| format!("{error}"))?;
+            }
+            _ => {
+                return Err(format!(
+                    "unknown option {option:?}: expected readonly=on, readonly=off, serial=TEXT, slot=0 to 7, virtio=modern \
+                     or virtio=legacy (a comma in the path is written twice)"
+                ));
+            }
+        }
+    }
+    Ok(disk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks() {
+        let disk = |path: &str, readonly, serial: &str| DiskConfig {
+            path: path.into(),
+            readonly,
+            serial: serial.parse().unwrap(),
+            placement: Placement::default(),
+        };
+        assert_eq!(parse_disk("a.img"), Ok(disk("a.img", false, "")));
+        assert_eq!(parse_disk("a.img,readonly=on"), Ok(disk("a.img", true, "")));
+        assert_eq!(
+            parse_disk("a,,b.img,serial=S 1,readonly=off"),
+            Ok(disk("a,b.img", false, "S 1"))
+        );
+        let placed = parse_disk("a.img,slot=7,virtio=legacy").unwrap();
+        assert_eq!(placed.placement.slot, Some(7));
+        assert_eq!(placed.placement.version, Some(VirtioVersion::Legacy));
+        for wrong in [
+            "a.img,slot=8",
+            "a.img,slot=-1",
+            "a.img,slot=",
+            "a.img,virtio=1.0",
+            "",
+            ",readonly=on",
+            "a.img,",
+            "a.img,ro",
+            "a.img,readonly=yes",
+            "a.img,serial=123456789012345678901",
+        ] {
+            assert!(parse_disk(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The virtio devices of a machine, each in its slot. They outlive a boot of the guest; what a boot makes of them are the
+//! transports.
+
+use std::io;
+use std::sync::Arc;
+
+use hv_core::layout::VIRTIO_SLOTS;
+use hv_devices::virtio::VirtioDevice;
+use hv_devices::virtio::block::{Block, Disk, Serial};
+use hv_devices::virtio::mmio::Version;
+
+use crate::Error;
+use crate::config::{Config, Placement};
+
+/// What the host has opened for a device.
+enum Backend {
+    Disk { disk: Arc<Disk>, serial: Serial },
+}
+
+/// A device that has been opened, and its slot.
+pub struct Device {
+    slot: u32,
+    /// The layout of its registers.
+    pub version: Version,
+    /// Its number among those of its kind.
+    index: usize,
+    backend: Backend,
+}
+
+impl Device {
+    /// The device as it is when the machine is switched on.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
+        Ok(match &self.backend {
+            Backend::Disk { disk, serial } => {
+                Box::new(Block::new(disk.clone(), *serial, self.index))
+            }
+        })
+    }
+}
+
+/// All slots of a machine.
+pub struct Slots {
+    devices: Vec<Device>,
+    /// The version that an empty slot shows.
+    pub version: Version,
+}
+
+impl Slots {
+    /// Opens everything that `config` names.
+    ///
+    /// # Errors
+    /// There is no slot for a device, or it cannot be opened.
+    pub fn open(config: &Config) -> Result<Slots, Error> {
+        let mut slots = assign(&config.placements())?.into_iter();
+        let mut devices = Vec::new();
+        let mut add = |placement: Placement, index, backend| {
+            // There are as many as were assigned.
+            if let Some(slot) = slots.next() {
+                devices.push(Device {
+                    slot,
+                    version: placement.version.unwrap_or(config.virtio),
+                    index,
+                    backend,
+                });
+            }
+        };
+        for (index, disk) in config.disks.iter().enumerate() {
+            let backend = Backend::Disk {
+                disk: Arc::new(Disk::open(&disk.path, disk.readonly)?),
+                serial: disk.serial,
+            };
+            add(disk.placement, index, backend);
+        }
+        Ok(Slots {
+            devices,
+            version: config.virtio,
+        })
+    }
+
+    /// The device in this slot.
+    pub fn get(&self, slot: u32) -> Option<&Device> {
+        self.devices.iter().find(|device| device.slot == slot)
+    }
+}
+
+/// The slot of each device: the one that was asked for, or else the lowest that is left, in the order given.
+///
+/// # Errors
+/// There is no such slot, or it is taken, or there are too many devices.
+pub fn assign(placements: &[Placement]) -> Result<Vec<u32>, Error> {
+    if placements.len() > VIRTIO_SLOTS as usize {
+        return Err(Error::TooManyDevices(placements.len()));
+    }
+    let mut free: Vec<u32> = (0..VIRTIO_SLOTS).collect();
+    for slot in placements.iter().filter_map(|placement| placement.slot) {
+        if slot >= VIRTIO_SLOTS {
+            return Err(Error::NoSuchSlot(slot));
+        }
+        let Some(position) = free.iter().position(|other| *other == slot) else {
+            return Err(Error::SlotTaken(slot));
+        };
+        free.remove(position);
+    }
+    let mut free = free.into_iter();
+    let slots = placements
+        .iter()
+        .map(|placement| placement.slot.or_else(|| free.next()));
+    // No more devices than slots, so each gets one.
+    Ok(slots.flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(asked: &[Option<u32>]) -> Result<Vec<u32>, Error> {
+        let placements: Vec<Placement> = asked
+            .iter()
+            .map(|slot| Placement {
+                slot: *slot,
+                version: None,
+            })
+            .collect();
+        assign(&placements)
+    }
+
+    #[test]
+    fn devices_without_a_slot_take_what_is_left() {
+        assert_eq!(slots(&[]).unwrap(), [0; 0]);
+        assert_eq!(slots(&[None, None]).unwrap(), [0, 1]);
+        assert_eq!(
+            slots(&[None, Some(0), None, Some(2), None]).unwrap(),
+            [1, 0, 3, 2, 4]
+        );
+        assert_eq!(
+            slots(&[Some(7), None, None, None, None, None, None, None]).unwrap(),
+            [7, 0, 1, 2, 3, 4, 5, 6]
+        );
+    }
+
+    #[test]
+    fn impossible_slots_are_refused() {
+        assert!(matches!(slots(&[Some(8)]), Err(Error::NoSuchSlot(8))));
+        assert!(matches!(
+            slots(&[Some(3), Some(3)]),
+            Err(Error::SlotTaken(3))
+        ));
+        assert!(matches!(slots(&[None; 9]), Err(Error::TooManyDevices(9))));
+    }
+}
