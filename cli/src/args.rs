@@ -70,6 +70,11 @@ pub struct Args {
     )]
     pub disks: Vec<DiskConfig>,
 
+    /// Give the guest random numbers of the host's by a virtio entropy device, in Linux /dev/hwrng. Without it a guest still
+    /// starts with a seed in its device tree.
+    #[arg(long, help_heading = "The machine")]
+    pub rng: bool,
+
     /// Harts of the guest [default: 1].
     #[arg(
         long,
@@ -220,6 +225,7 @@ mod tests {
         assert_eq!(args.irqchip.0, IrqchipChoice::Auto);
         assert_eq!(args.virtio.0, VirtioVersion::Modern);
         assert_eq!(args.log_level, log::LevelFilter::Warn);
+        assert!(!args.rng);
         assert!(args.disks.is_empty() && args.cmdline.is_none());
     }
 

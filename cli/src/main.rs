@@ -60,6 +60,7 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         kernel,
         initrd: args.initrd,
         disks: args.disks,
+        rng: args.rng,
         virtio: args.virtio.0,
         command_line: args.cmdline,
         cpus: args.cpus,

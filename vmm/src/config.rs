@@ -18,6 +18,8 @@ pub struct Config {
     pub initrd: Option<PathBuf>,
     /// The disks. Unless they ask for slots of their own, the first is Linux's `vda`. The board has slots for 8 devices.
     pub disks: Vec<DiskConfig>,
+    /// A virtio entropy device, which gives the guest the host's random numbers.
+    pub rng: bool,
     /// The version of the virtio-mmio registers of every slot whose device does not ask for one.
     pub virtio: Version,
     /// The kernel's command line; `None` for what console, disks and initrd imply ([`Config::implied_command_line`]).
@@ -105,9 +107,11 @@ impl Config {
         ('a'..='z').nth(before).unwrap_or('a')
     }
 
-    /// Of every virtio device; the disks come first.
+    /// Of every virtio device, in the order in which they get their slots: disks, entropy.
     pub(crate) fn placements(&self) -> Vec<Placement> {
-        self.disks.iter().map(|disk| disk.placement).collect()
+        let disks = self.disks.iter().map(|disk| disk.placement);
+        let rng = self.rng.then(Placement::default);
+        disks.chain(rng).collect()
     }
 }
 
@@ -120,6 +124,7 @@ mod tests {
             kernel: "Image".into(),
             initrd: None,
             disks,
+            rng: false,
             virtio: Version::default(),
             command_line: None,
             cpus: 1,

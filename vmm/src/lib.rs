@@ -9,6 +9,7 @@
 //!     kernel: "Image".into(),
 //!     initrd: Some("initrd.img".into()),
 //!     disks: vec![],
+//!     rng: true,
 //!     virtio: VirtioVersion::Modern,
 //!     command_line: None,
 //!     cpus: 2,

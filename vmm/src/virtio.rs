@@ -8,6 +8,7 @@ use hv_core::layout::VIRTIO_SLOTS;
 use hv_devices::virtio::VirtioDevice;
 use hv_devices::virtio::block::{Block, Disk, Serial};
 use hv_devices::virtio::mmio::Version;
+use hv_devices::virtio::rng::Rng;
 
 use crate::Error;
 use crate::config::{Config, Placement};
@@ -15,6 +16,7 @@ use crate::config::{Config, Placement};
 /// What the host has opened for a device.
 enum Backend {
     Disk { disk: Arc<Disk>, serial: Serial },
+    Rng,
 }
 
 /// A device that has been opened, and its slot.
@@ -31,12 +33,13 @@ impl Device {
     /// The device as it is when the machine is switched on.
     ///
     /// # Errors
-    /// The host has no file descriptor left.
+    /// The host has no file descriptor left, or no random numbers.
     pub fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
         Ok(match &self.backend {
             Backend::Disk { disk, serial } => {
                 Box::new(Block::new(disk.clone(), *serial, self.index))
             }
+            Backend::Rng => Box::new(Rng::new()?),
         })
     }
 }
@@ -73,6 +76,9 @@ impl Slots {
                 serial: disk.serial,
             };
             add(disk.placement, index, backend);
+        }
+        if config.rng {
+            add(Placement::default(), 0, Backend::Rng);
         }
         Ok(Slots {
             devices,

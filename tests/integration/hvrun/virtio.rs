@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use hv_lab::host::Console;
+use hv_lab::host::{Console, HostChip};
 use hv_lab::provision::GUEST_PROMPT;
 
-use crate::fixture::{BOOT, CHIPS, Disk, Kernel, command, host, power_off, run, text};
+use crate::fixture::{BOOT, CHIPS, Disk, Kernel, command, guest, host, power_off, run, text};
 
 /// The feature bits that the driver of the device in the slot at this address took, bit 0 first.
 fn features(console: &mut Console, address: &str) -> String {
@@ -16,6 +16,14 @@ fn features(console: &mut Console, address: &str) -> String {
 /// VIRTIO_F_VERSION_1.
 fn is_modern(features: &str) -> bool {
     features.as_bytes()[32] == b'1'
+}
+
+/// The version that a test takes on this kind of host, so that both are seen in few boots.
+pub fn version(chip: HostChip) -> &'static str {
+    match chip {
+        HostChip::Plic => "legacy",
+        HostChip::Aia => "modern",
+    }
 }
 
 /// A root disk with legacy registers in the last slot, and a modern one beside it.
@@ -57,5 +65,28 @@ fn versions_and_slots_are_as_asked_for() {
         power_off(console);
         disk.assert_clean();
         assert_eq!(disk.read_file("/root/numbers").lines().count(), 200_000);
+    }
+}
+
+/// Random numbers come from the device in the slot after the disk's.
+#[test]
+fn the_entropy_device_gives_random_numbers() {
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let arguments = ["--rng", "--virtio", version(chip)];
+        let mut console = guest(host(chip), Kernel::Stable, &disk, &arguments);
+        assert_eq!(
+            is_modern(&features(&mut console, "10002000")),
+            chip == HostChip::Aia
+        );
+        let current = run(&mut console, "cat /sys/class/misc/hw_random/rng_current");
+        assert!(current.starts_with("virtio_rng"), "{current}");
+        assert_eq!(
+            run(&mut console, "head -c 100000 /dev/hwrng | wc -c"),
+            "100000"
+        );
+        let mut draw = || run(&mut console, "head -c 16 /dev/hwrng | md5sum");
+        assert_ne!(draw(), draw());
+        power_off(console);
     }
 }
