@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, Styles};
 use clap::{ArgAction, Parser, ValueEnum};
-use hv_vmm::{DiskConfig, IrqchipChoice, VirtioVersion};
+use hv_vmm::{DiskConfig, IrqchipChoice, NetConfig, VirtioVersion};
 
-use crate::device::parse_disk;
+use crate::device::{parse_disk, parse_net};
 
 /// What `--help` says after the options.
 const AFTER_HELP: &str = "\
@@ -69,6 +69,17 @@ pub struct Args {
         help_heading = "What to boot"
     )]
     pub disks: Vec<DiskConfig>,
+
+    /// A network interface, repeatable: the other end of the host's tap interface NAME, which is made for as long as the
+    /// guest runs if there is none and you may. mac= is the guest's address [default: random]; slot= and virtio= as for
+    /// --disk.
+    #[arg(
+        long = "net",
+        value_name = "tap=NAME[,mac=ADDRESS][,slot=N][,virtio=VERSION]",
+        value_parser = parse_net,
+        help_heading = "The machine"
+    )]
+    pub nets: Vec<NetConfig>,
 
     /// Give the guest random numbers of the host's by a virtio entropy device, in Linux /dev/hwrng. Without it a guest still
     /// starts with a seed in its device tree.

@@ -1,6 +1,6 @@
 //! What `--disk` and its like say of a device.
 
-use hv_vmm::{DiskConfig, Placement, Serial, VirtioVersion};
+use hv_vmm::{DiskConfig, NetConfig, Placement, Serial, VirtioVersion};
 
 /// Takes an option that every virtio device has. Answers whether it is one.
 fn parse_placement(option: &str, placement: &mut Placement) -> Result<bool, String> {
@@ -68,6 +68,34 @@ pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
     Ok(disk)
 }
 
+/// `tap=NAME[,mac=ADDRESS][,slot=N][,virtio=VERSION]`.
+pub fn parse_net(text: &str) -> Result<NetConfig, String> {
+    let mut tap = None;
+    let mut mac = None;
+    let mut placement = Placement::default();
+    for option in text.split(',') {
+        if parse_placement(option, &mut placement)? {
+            continue;
+        }
+        match option.split_once('=') {
+            Some(("tap", name)) if !name.is_empty() => tap = Some(name.to_owned()),
+            Some(("mac", text)) => {
+                mac = Some(text.parse().map_err(|error| format!("{error}"))?);
+            }
+            _ => {
+                return Err(format!(
+                    "unknown option {option:?}: expected tap=NAME, mac=ADDRESS, slot=0 to 7, virtio=modern or virtio=legacy"
+                ));
+            }
+        }
+    }
+    Ok(NetConfig {
+        tap: tap.ok_or("expected tap=NAME, the name of a tap interface of the host")?,
+        mac,
+        placement,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +130,24 @@ mod tests {
             "a.img,serial=123456789012345678901",
         ] {
             assert!(parse_disk(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nets() {
+        let net = parse_net("tap=tap0,mac=52:54:00:12:34:56,slot=3").unwrap();
+        assert_eq!((net.tap.as_str(), net.placement.slot), ("tap0", Some(3)));
+        assert_eq!(net.mac.unwrap().to_string(), "52:54:00:12:34:56");
+        assert_eq!(parse_net("tap=tap0").unwrap().mac, None);
+        for wrong in [
+            "",
+            "tap=",
+            "tap0",
+            "mac=52:54:00:12:34:56",
+            "tap=tap0,mac=x",
+            "tap=tap0,slot=8",
+        ] {
+            assert!(parse_net(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -60,6 +60,7 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         kernel,
         initrd: args.initrd,
         disks: args.disks,
+        nets: args.nets,
         rng: args.rng,
         virtio: args.virtio.0,
         command_line: args.cmdline,

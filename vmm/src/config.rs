@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use hv_devices::virtio::block::Serial;
 use hv_devices::virtio::mmio::Version;
+use hv_devices::virtio::net::Mac;
 
 use crate::virtio;
 
@@ -18,6 +19,8 @@ pub struct Config {
     pub initrd: Option<PathBuf>,
     /// The disks. Unless they ask for slots of their own, the first is Linux's `vda`. The board has slots for 8 devices.
     pub disks: Vec<DiskConfig>,
+    /// The network interfaces: the first is Linux's `eth0`, as with the disks.
+    pub nets: Vec<NetConfig>,
     /// A virtio entropy device, which gives the guest the host's random numbers.
     pub rng: bool,
     /// The version of the virtio-mmio registers of every slot whose device does not ask for one.
@@ -46,6 +49,17 @@ pub struct DiskConfig {
     pub readonly: bool,
     /// What the guest reads as its serial number.
     pub serial: Serial,
+    /// Where it is.
+    pub placement: Placement,
+}
+
+/// A network interface of the guest's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// The host's tap interface at the other end of the cable. It is made if it does not exist and the user may.
+    pub tap: String,
+    /// The guest's Ethernet address; `None` for a random one.
+    pub mac: Option<Mac>,
     /// Where it is.
     pub placement: Placement,
 }
@@ -107,11 +121,13 @@ impl Config {
         ('a'..='z').nth(before).unwrap_or('a')
     }
 
-    /// Of every virtio device, in the order in which they get their slots: disks, entropy.
+    /// Of every virtio device, in the order in which they get their slots: disks, network,
+    /// entropy.
     pub(crate) fn placements(&self) -> Vec<Placement> {
         let disks = self.disks.iter().map(|disk| disk.placement);
         let rng = self.rng.then(Placement::default);
-        disks.chain(rng).collect()
+        let nets = self.nets.iter().map(|net| net.placement);
+        disks.chain(nets).chain(rng).collect()
     }
 }
 
@@ -124,6 +140,7 @@ mod tests {
             kernel: "Image".into(),
             initrd: None,
             disks,
+            nets: vec![],
             rng: false,
             virtio: Version::default(),
             command_line: None,

@@ -49,6 +49,9 @@ pub enum Error {
     /// A disk image cannot be used.
     #[error(transparent)]
     Disk(#[from] hv_devices::virtio::block::OpenError),
+    /// A tap interface cannot be used.
+    #[error(transparent)]
+    Tap(#[from] hv_devices::virtio::net::OpenError),
     /// More virtio devices than the board has slots.
     #[error("{0} virtio devices are more than the {max} that a guest can have", max = hv_core::layout::VIRTIO_SLOTS)]
     TooManyDevices(usize),

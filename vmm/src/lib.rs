@@ -9,6 +9,7 @@
 //!     kernel: "Image".into(),
 //!     initrd: Some("initrd.img".into()),
 //!     disks: vec![],
+//!     nets: vec![],
 //!     rng: true,
 //!     virtio: VirtioVersion::Modern,
 //!     command_line: None,
@@ -45,10 +46,11 @@ mod vcpu;
 mod virtio;
 mod vm;
 
-pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, Placement};
+pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Placement};
 pub use error::Error;
 pub use hv_devices::virtio::block::Serial;
 pub use hv_devices::virtio::mmio::Version as VirtioVersion;
+pub use hv_devices::virtio::net::Mac;
 pub use kernel::Problem as KernelProblem;
 pub use kvm::{Errno, OpenError};
 pub use vm::Vm;

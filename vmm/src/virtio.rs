@@ -8,6 +8,7 @@ use hv_core::layout::VIRTIO_SLOTS;
 use hv_devices::virtio::VirtioDevice;
 use hv_devices::virtio::block::{Block, Disk, Serial};
 use hv_devices::virtio::mmio::Version;
+use hv_devices::virtio::net::{Mac, Net, Tap};
 use hv_devices::virtio::rng::Rng;
 
 use crate::Error;
@@ -16,6 +17,7 @@ use crate::config::{Config, Placement};
 /// What the host has opened for a device.
 enum Backend {
     Disk { disk: Arc<Disk>, serial: Serial },
+    Net { tap: Arc<Tap>, mac: Mac },
     Rng,
 }
 
@@ -39,6 +41,7 @@ impl Device {
             Backend::Disk { disk, serial } => {
                 Box::new(Block::new(disk.clone(), *serial, self.index))
             }
+            Backend::Net { tap, mac } => Box::new(Net::new(tap.clone(), *mac, self.index)?),
             Backend::Rng => Box::new(Rng::new()?),
         })
     }
@@ -76,6 +79,16 @@ impl Slots {
                 serial: disk.serial,
             };
             add(disk.placement, index, backend);
+        }
+        for (index, net) in config.nets.iter().enumerate() {
+            let backend = Backend::Net {
+                tap: Arc::new(Tap::open(&net.tap)?),
+                mac: match net.mac {
+                    Some(mac) => mac,
+                    None => Mac::random().map_err(Error::host("choose an Ethernet address"))?,
+                },
+            };
+            add(net.placement, index, backend);
         }
         if config.rng {
             add(Placement::default(), 0, Backend::Rng);

@@ -7,6 +7,7 @@ mod device_tree;
 mod disk;
 mod ends;
 mod fixture;
+mod network;
 mod program;
 mod user_errors;
 mod virtio;
