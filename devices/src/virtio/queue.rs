@@ -29,6 +29,8 @@ pub(super) struct DeviceQueue<'m> {
     queue: Queue,
     /// Where the used ring was when the driver was last considered for an interrupt.
     considered: u16,
+    /// The available ring was found to hold something, so the next look must find it too.
+    promised: bool,
 }
 
 impl<'m> DeviceQueue<'m> {
@@ -37,6 +39,7 @@ impl<'m> DeviceQueue<'m> {
         Self {
             memory,
             considered: queue.next_used(),
+            promised: false,
             queue,
         }
     }
@@ -48,10 +51,18 @@ impl<'m> DeviceQueue<'m> {
 
     /// Takes the next available chain, if there is one: its buffers go to `chain`, and its head is what goes to the used
     /// ring.
+    ///
+    /// A ring that was said to hold something and now holds nothing that can be got is broken: who serves it would look
+    /// for ever.
     pub fn next(&mut self, chain: &mut Chain<'m>) -> Result<Option<u16>, Broken> {
+        let promised = std::mem::take(&mut self.promised);
         let next = self.queue.iter(self.memory).map_err(Broken::Queue)?.next();
         let Some(descriptors) = next else {
-            return Ok(None);
+            return if promised {
+                Err(Broken::Unreadable)
+            } else {
+                Ok(None)
+            };
         };
         let head = descriptors.head_index();
         if head >= self.queue.size() {
@@ -95,9 +106,11 @@ impl<'m> DeviceQueue<'m> {
 
     /// Asks the driver to notify the next chain. Returns whether there is one already, of which it will not tell.
     pub fn enable_notification(&mut self) -> Result<bool, Broken> {
-        self.queue
+        self.promised = self
+            .queue
             .enable_notification(self.memory)
-            .map_err(Broken::Queue)
+            .map_err(Broken::Queue)?;
+        Ok(self.promised)
     }
 
     /// Whether chains were used since [`wants_interrupt`](Self::wants_interrupt) was last asked.

@@ -107,8 +107,6 @@ impl<H: Handler> Server<'_, H> {
 
     /// Serves all requests in the ring. Returns when it is empty and the driver has been asked to notify the next one.
     fn serve(&mut self) -> Result<(), Broken> {
-        // The ring was found to hold something, so the next look must find it too.
-        let mut promised = false;
         loop {
             self.queue.disable_notification()?;
             let served = self.serve_batch()?;
@@ -118,12 +116,7 @@ impl<H: Handler> Server<'_, H> {
             if self.stopped() {
                 return Ok(());
             }
-            if served == 0 && promised {
-                // It holds something that cannot be got. Without this, the loop would not end.
-                return Err(Broken::Unreadable);
-            }
-            promised = self.queue.enable_notification()?;
-            if !promised {
+            if !self.queue.enable_notification()? {
                 return Ok(());
             }
         }

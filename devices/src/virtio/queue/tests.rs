@@ -134,3 +134,20 @@ fn enabling_notifications_tells_of_what_is_there() {
     ring.offer(0);
     assert!(queue.enable_notification().unwrap());
 }
+
+#[test]
+fn a_ring_that_takes_back_what_it_offered_is_broken() {
+    let memory = memory();
+    let mut ring = Ring::new(&memory, SIZE);
+    let mut queue = queue(&memory, true, 0);
+    ring.describe(0, &chain(0, &[readable(DATA, 1)]));
+    ring.offer(0);
+    assert!(queue.enable_notification().unwrap());
+    memory
+        .write_obj(0_u16, GuestAddress(AVAILABLE + 2))
+        .unwrap();
+    assert!(matches!(
+        queue.next(&mut Chain::default()),
+        Err(Broken::Unreadable)
+    ));
+}
