@@ -26,7 +26,7 @@ use crate::memory::GuestRam;
 use crate::sbi::SbiPlatform;
 use crate::vcpu::{Shared, VcpuThread};
 use crate::virtio::Slots;
-use crate::{Error, entropy};
+use crate::{Error, entropy, residue};
 
 /// What stays the same from one boot of a guest to the next.
 pub struct Blueprint {
@@ -208,7 +208,10 @@ impl Drop for RunningBoard {
     /// Stops the vCPUs, and with the bus the devices' workers.
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        VcpuThread::join_all(std::mem::take(&mut self.threads));
+        let mut vcpus = VcpuThread::join_all(std::mem::take(&mut self.threads));
+        if let Some(vcpu) = vcpus.first_mut() {
+            residue::clear(vcpu);
+        }
     }
 }
 

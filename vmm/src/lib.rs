@@ -41,6 +41,7 @@ mod irqchip;
 mod kernel;
 mod kvm;
 mod memory;
+mod residue;
 mod sbi;
 mod vcpu;
 mod virtio;

@@ -43,7 +43,7 @@ pub struct Shared {
 }
 
 /// A vCPU in a thread of its own.
-pub struct VcpuThread(JoinHandle<()>);
+pub struct VcpuThread(JoinHandle<Vcpu>);
 
 impl VcpuThread {
     /// Starts the vCPU of this hart.
@@ -65,12 +65,16 @@ impl VcpuThread {
         };
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{}", hart.id))
-            .spawn(move || hart.run())?;
+            .spawn(move || {
+                hart.run();
+                hart.vcpu
+            })?;
         Ok(VcpuThread(thread))
     }
 
-    /// Waits until the threads have returned, having been told to by [`Shared::stop`].
-    pub fn join_all(threads: Vec<VcpuThread>) {
+    /// Waits until the threads have returned, having been told to by [`Shared::stop`], and hands back their vCPUs.
+    pub fn join_all(threads: Vec<VcpuThread>) -> Vec<Vcpu> {
+        let mut vcpus = Vec::new();
         for VcpuThread(thread) in threads {
             // A signal that arrives just before KVM_RUN is lost, so it is repeated until it has worked.
             while !thread.is_finished() {
@@ -81,8 +85,9 @@ impl VcpuThread {
                 std::thread::sleep(Duration::from_millis(1));
             }
             // A panic of the thread has been reported by the panic itself.
-            let _ = thread.join();
+            vcpus.extend(thread.join());
         }
+        vcpus
     }
 }
 

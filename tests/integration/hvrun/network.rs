@@ -45,6 +45,7 @@ fn carries(host: &Host) {
     );
     // A reboot leaves the interface and the address as they are.
     console.send_line("reboot").unwrap();
+    console.wait_for("reboot: Restarting system", STEP).unwrap();
     console.wait_for(GUEST_PROMPT, BOOT).unwrap();
     assert_eq!(run(&mut console, "cat /sys/class/net/eth0/address"), MAC);
     run(

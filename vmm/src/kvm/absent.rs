@@ -79,6 +79,9 @@ impl Vcpu {
     pub fn run(&mut self) -> Exit<'_> {
         match *self {}
     }
+    pub fn load(&mut self) -> nix::Result<()> {
+        match *self {}
+    }
     pub fn pc(&self) -> u64 {
         match *self {}
     }

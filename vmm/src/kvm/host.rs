@@ -11,9 +11,12 @@ use kvm_bindings::{
     KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_GRP_CTRL, KVM_EXIT_RISCV_CSR,
     KVM_EXIT_RISCV_SBI, KVM_INTERRUPT_SET, KVM_INTERRUPT_UNSET, KVM_SYSTEM_EVENT_RESET,
     KVM_SYSTEM_EVENT_SHUTDOWN, kvm_create_device, kvm_device_attr,
-    kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt, kvm_userspace_memory_region,
+    kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt, kvm_signal_mask,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{DeviceFd, IoEventAddress, VcpuExit, VcpuFd, VmFd};
+use nix::sys::pthread::{pthread_kill, pthread_self};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::isa::ReadRegister;
@@ -24,6 +27,12 @@ nix::ioctl_write_ptr!(
     /// `KVM_INTERRUPT` (linux/kvm.h): sets or clears the external interrupt pending bit of a vCPU's `hvip`. It needs no
     /// lock of the vCPU's and so works from any thread while the vCPU runs.
     kvm_interrupt_ioctl, 0xae, 0x86, kvm_interrupt
+);
+
+nix::ioctl_write_ptr!(
+    /// `KVM_SET_SIGNAL_MASK` (linux/kvm.h): the signals that are blocked while the vCPU runs. The size in the request's
+    /// number is that of the structure without its flexible end.
+    kvm_set_signal_mask_ioctl, 0xae, 0x8b, kvm_signal_mask
 );
 
 impl From<kvm_ioctls::Error> for Errno {
@@ -381,6 +390,42 @@ impl Vcpu {
                 "KVM left the guest for a reason hvrun does not know ({other})"
             )),
         }
+    }
+
+    /// Has the calling thread's hart load the vCPU's registers, and save them again, without running the guest. The vCPU
+    /// is of no other use afterwards.
+    ///
+    /// # Errors
+    /// That of `KVM_SET_SIGNAL_MASK`, or of the system calls around it.
+    pub fn load(&mut self) -> nix::Result<()> {
+        /// `struct kvm_signal_mask` with the kernel's own `sigset_t` in it: one bit for each of 64 signals.
+        #[repr(C)]
+        struct Mask {
+            head: kvm_signal_mask,
+            signals: [u8; 8],
+        }
+        let none = Mask {
+            head: kvm_signal_mask {
+                len: 8,
+                ..Default::default()
+            },
+            signals: [0; 8],
+        };
+        // KVM looks for signals after it has loaded the vCPU and before it enters the guest, so one that waits for this
+        // thread makes it do just the former. `immediate_exit` would return before either.
+        let signal = SigSet::from(Signal::SIGURG);
+        let mut before = SigSet::empty();
+        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signal), Some(&mut before))?;
+        // SAFETY: KVM reads the structure and the 8 bytes behind it that it announces; both live across the call.
+        let masked = unsafe { kvm_set_signal_mask_ioctl(self.0.as_raw_fd(), &none.head) };
+        let loaded = masked.and_then(|_| {
+            pthread_kill(pthread_self(), Signal::SIGURG)?;
+            // It answers EINTR, which is what was asked for.
+            let _ = self.0.run();
+            signal.wait().map(drop)
+        });
+        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+        loaded
     }
 
     /// The program counter, for messages.

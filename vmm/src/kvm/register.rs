@@ -50,6 +50,7 @@ pub enum Core {
 #[allow(missing_docs)] // the CSRs' own names
 pub enum Csr {
     Sstatus = 0,
+    Sie = 1,
     Stvec = 2,
     Sepc = 4,
     Scause = 5,
