@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hv_lab::host::{Host, HostChip, HostConfig};
+use hv_lab::host::HostChip;
 use hv_lab::provision::GUEST_PROMPT;
 
 use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, run, text};
@@ -241,7 +241,7 @@ fn data_is_not_mixed_up() {
 /// A disk can be one of the host's block devices.
 #[test]
 fn a_block_device_is_a_disk() {
-    let host = Host::boot(HostConfig::new(HostChip::Plic).module("loop")).unwrap();
+    let host = host(HostChip::Plic);
     let disk = Disk::new();
     let nested = format!("{}{}", hv_lab::host::LOCAL_ROOT, text(&disk.image));
     let device = host
@@ -253,7 +253,7 @@ fn a_block_device_is_a_disk() {
         .check(STEP)
         .unwrap();
     let device = device.stdout_text();
-    let mut console = command(&host, Kernel::Small.arguments())
+    let mut console = command(host, Kernel::Small.arguments())
         .args(["--disk", device.trim()])
         .console()
         .unwrap();

@@ -143,8 +143,10 @@ impl Host {
             HostChip::Plic => &PLIC,
             HostChip::Aia => &AIA,
         };
-        let booted =
-            host.get_or_init(|| Self::boot(HostConfig::new(chip).lifetime(Some(SHARED_LIFETIME))));
+        let booted = host.get_or_init(|| {
+            let config = HostConfig::new(chip).lifetime(Some(SHARED_LIFETIME));
+            Self::boot(config.module("loop").module("tun"))
+        });
         booted.as_ref().map_err(Clone::clone)
     }
 

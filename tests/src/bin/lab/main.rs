@@ -109,7 +109,8 @@ fn boot() -> Result<Host, Failure> {
 
 /// The nested host that the user chose. It runs as long as they like.
 fn host_config() -> Result<HostConfig, Failure> {
-    Ok(HostConfig::new(chosen_chip()?).fast_cpu().lifetime(None))
+    let config = HostConfig::new(chosen_chip()?).module("tun");
+    Ok(config.fast_cpu().lifetime(None))
 }
 
 fn chosen_chip() -> Result<HostChip, Failure> {
