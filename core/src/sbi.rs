@@ -7,6 +7,7 @@ use crate::addr::GuestPhysAddr;
 
 pub mod dbcn;
 pub mod legacy;
+pub mod susp;
 
 /// The call succeeded (binary encoding, table 1, like all codes below).
 pub const SUCCESS: i64 = 0;
@@ -145,6 +146,14 @@ pub trait Platform {
     /// [`BadMemory`] if not all of it is guest memory.
     fn write_memory(&mut self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), BadMemory>;
 
+    /// Suspends the machine to RAM. When it wakes up, the calling hart, which is the only one that runs, begins at
+    /// `resume_address` as a started hart does: with its id in `a0` and `opaque` in `a1` (SBI 3.0, chapter "System Suspend
+    /// Extension").
+    ///
+    /// # Errors
+    /// One of the error codes, such as [`ERR_DENIED`] while another hart runs.
+    fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), i64>;
+
     /// What legacy `console_getchar` answers when the console has nothing. The specification says -1; some guests know
     /// only 0.
     fn legacy_getchar_empty(&self) -> i64 {
@@ -158,6 +167,7 @@ pub fn handle(call: &Call, platform: &mut impl Platform) -> Return {
     match call.extension {
         legacy::FIRST_EID..=legacy::LAST_EID => Return::Legacy(legacy::handle(call, platform)),
         dbcn::EID => dbcn::handle(call, platform),
+        susp::EID => susp::handle(call, platform),
         _ => Return::error(ERR_NOT_SUPPORTED),
     }
 }
@@ -173,11 +183,10 @@ mod tests {
     use super::*;
 
     /// BASE, vendor, firmware and experimental extensions, those that KVM keeps to itself, and ids that are none.
-    const UNSUPPORTED: [u64; 10] = [
+    const UNSUPPORTED: [u64; 9] = [
         0x10,
         0x5449_4d45,
         0x5352_5354,
-        0x5355_5350,
         0x0800_0000,
         0x08ff_ffff,
         0x0900_0000,
@@ -234,7 +243,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_call_panics(
-            extension in prop_oneof![0..0x20_u64, Just(dbcn::EID), any::<u64>()],
+            extension in prop_oneof![0..0x20_u64, Just(dbcn::EID), Just(susp::EID), any::<u64>()],
             function in prop_oneof![0..4_u64, any::<u64>()],
             args: [u64; 6],
         ) {

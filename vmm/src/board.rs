@@ -26,6 +26,7 @@ use crate::memory::GuestRam;
 use crate::sbi::SbiPlatform;
 use crate::vcpu::{Shared, VcpuThread};
 use crate::virtio::Slots;
+use crate::wakeup::Wakeup;
 use crate::{Error, entropy, residue};
 
 /// What stays the same from one boot of a guest to the next.
@@ -59,6 +60,7 @@ pub struct Blueprint {
 pub struct Board {
     vcpus: Vec<Vcpu>,
     bus: Bus,
+    wakeup: Arc<Wakeup>,
     /// The console's device.
     pub uart: Arc<Uart>,
     /// The real-time clock, whose alarm is to be polled when the blueprint's clock says so.
@@ -110,7 +112,12 @@ impl Board {
         if let Some((base, size, registers)) = irqchip.registers() {
             attach(base, size, registers)?;
         }
-        let line = irqchip.line(layout::UART_IRQ, Trigger::Level)?;
+        let wakeup = Arc::new(Wakeup::default());
+        let wire = |source, trigger| {
+            let line = irqchip.line(source, trigger)?;
+            Ok::<_, Error>(wakeup.wire(source, line))
+        };
+        let line = wire(layout::UART_IRQ, Trigger::Level)?;
         let uart = Arc::new(Uart::new(line, blueprint.output.clone()));
         uart.set_room_event(
             blueprint
@@ -124,7 +131,7 @@ impl Board {
             layout::TEST_DEVICE_SIZE,
             Arc::new(TestDevice::new(ending.clone())),
         )?;
-        let line = irqchip.line(layout::RTC_IRQ, Trigger::Level)?;
+        let line = wire(layout::RTC_IRQ, Trigger::Level)?;
         let rtc = Arc::new(Rtc::new(line, blueprint.clock.clone()));
         attach(layout::RTC_BASE, layout::RTC_SIZE, rtc.clone())?;
 
@@ -137,7 +144,7 @@ impl Board {
                 attach(base, layout::VIRTIO_STRIDE, Arc::new(empty))?;
                 continue;
             };
-            let line = irqchip.line(irq, Trigger::Edge)?;
+            let line = wire(irq, Trigger::Edge)?;
             let transport = device
                 .power_on()
                 .and_then(|virtio| {
@@ -164,6 +171,7 @@ impl Board {
         Ok(Board {
             vcpus,
             bus,
+            wakeup,
             uart,
             rtc,
             ending,
@@ -182,6 +190,7 @@ impl Board {
         let shared = Arc::new(Shared {
             bus: self.bus,
             ending: self.ending,
+            wakeup: self.wakeup,
             stop: AtomicBool::new(false),
         });
         let mut running = RunningBoard {
@@ -195,6 +204,7 @@ impl Board {
                 memory: running._ram.memory().clone(),
                 output: self.output.clone(),
                 uart: self.uart.clone(),
+                suspended: false,
             };
             let thread = VcpuThread::start(hart, vcpu, running.shared.clone(), platform)
                 .map_err(Error::host("start a vCPU's thread"))?;
@@ -208,6 +218,7 @@ impl Drop for RunningBoard {
     /// Stops the vCPUs, and with the bus the devices' workers.
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
+        self.shared.wakeup.end();
         let mut vcpus = VcpuThread::join_all(std::mem::take(&mut self.threads));
         if let Some(vcpu) = vcpus.first_mut() {
             residue::clear(vcpu);
@@ -231,11 +242,16 @@ fn create_vcpus(vm: &Vm, count: u32) -> Result<Vec<Vcpu>, Error> {
     let vcpus: Vec<Vcpu> = (0..count)
         .map(|hart| vm.create_vcpu(hart).map_err(Error::kvm("make a vCPU")))
         .collect::<Result<_, _>>()?;
-    for vcpu in &vcpus {
-        // Kernels before 6.7 do not have the debug console, and a guest asks before it uses it.
-        if let Err(errno) = vcpu.write(Register::SbiExtension(SbiExtension::Dbcn), 1) {
-            log::info!("the guest has no SBI debug console on this host: {errno}");
-            break;
+    // Kernels before 6.7 and 6.14 do not have these, and a guest asks before it uses them.
+    for (extension, what) in [
+        (SbiExtension::Dbcn, "debug console"),
+        (SbiExtension::Susp, "system suspend"),
+    ] {
+        for vcpu in &vcpus {
+            if let Err(errno) = vcpu.write(Register::SbiExtension(extension), 1) {
+                log::info!("the guest has no SBI {what} on this host: {errno}");
+                break;
+            }
         }
     }
     Ok(vcpus)

@@ -46,6 +46,7 @@ mod sbi;
 mod vcpu;
 mod virtio;
 mod vm;
+mod wakeup;
 
 pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Placement};
 pub use error::Error;

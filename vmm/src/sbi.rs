@@ -16,6 +16,8 @@ pub struct SbiPlatform {
     pub output: Arc<dyn ConsoleOutput>,
     /// Where its input arrives.
     pub uart: Arc<Uart>,
+    /// The guest has suspended the machine by the call at hand.
+    pub suspended: bool,
 }
 
 impl Platform for SbiPlatform {
@@ -48,5 +50,12 @@ impl Platform for SbiPlatform {
         self.memory
             .write_slice(bytes, GuestAddress(address.0))
             .map_err(|_| BadMemory)
+    }
+
+    /// KVM has seen to it that no other hart runs, and has the caller resume where it asked for when it is entered again
+    /// (arch/riscv/kvm/vcpu_sbi_system.c). What is left is the sleep.
+    fn system_suspend(&mut self, _: GuestPhysAddr, _: u64) -> Result<(), i64> {
+        self.suspended = true;
+        Ok(())
     }
 }

@@ -17,6 +17,7 @@ use crate::kvm::isa::ReadRegister;
 use crate::kvm::register::{Core, Csr, Register};
 use crate::kvm::{Exit, Vcpu};
 use crate::sbi::SbiPlatform;
+use crate::wakeup::Wakeup;
 
 /// The SRST reset reason "system failure" (SBI specification, chapter "System Reset Extension").
 const REASON_SYSTEM_FAILURE: u64 = 1;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub bus: Bus,
     /// How the run ends.
     pub ending: Arc<Ending>,
+    /// What wakes the machine when it is suspended.
+    pub wakeup: Arc<Wakeup>,
     /// The threads shall return.
     pub stop: AtomicBool,
 }
@@ -151,6 +154,9 @@ impl Hart {
             }
             Exit::Sbi { call, answer } => {
                 *answer = sbi::handle(&call, &mut self.platform).registers(&call);
+                if std::mem::take(&mut self.platform.suspended) {
+                    self.sleep();
+                }
                 return Next::Run;
             }
             Exit::Csr {
@@ -180,6 +186,21 @@ impl Hart {
             pc: self.vcpu.pc(),
             why: failed,
         }))
+    }
+
+    /// Waits for what wakes the suspended machine: a device's interrupt, or the hart's own timer where that may interrupt.
+    fn sleep(&self) {
+        const SIE_STIE: u64 = 1 << 5;
+        let read = |register| self.vcpu.read(register).unwrap_or(0);
+        let timer = (read(Register::Csr(Csr::Sie)) & SIE_STIE != 0).then(|| {
+            let ticks = read(Register::TimerCompare).saturating_sub(read(Register::TimerTime));
+            let frequency = u128::from(read(Register::TimerFrequency).max(1));
+            let nanoseconds = u128::from(ticks) * 1_000_000_000 / frequency;
+            Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+        });
+        log::debug!("hart {}: the machine is suspended", self.id);
+        self.shared.wakeup.wait(timer);
+        log::debug!("hart {}: the machine wakes up", self.id);
     }
 
     /// Makes the instruction that the vCPU left the guest with trap as an illegal one, as a hart does that lacks the CSR

@@ -20,6 +20,9 @@ pub(super) struct TestPlatform {
     pub(super) input: VecDeque<u8>,
     pub(super) broken: bool,
     pub(super) getchar_empty: i64,
+    /// Where to resume, and the opaque value.
+    pub(super) suspended: Option<(GuestPhysAddr, u64)>,
+    pub(super) suspend_error: Option<i64>,
 }
 
 impl Default for TestPlatform {
@@ -38,6 +41,8 @@ impl TestPlatform {
             input: VecDeque::new(),
             broken: false,
             getchar_empty: -1,
+            suspended: None,
+            suspend_error: None,
         }
     }
 
@@ -96,6 +101,14 @@ impl Platform for TestPlatform {
     fn write_memory(&mut self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), BadMemory> {
         let range = self.range(address, bytes.len() as u64)?;
         self.memory[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
+        if let Some(error) = self.suspend_error {
+            return Err(error);
+        }
+        self.suspended = Some((resume_address, opaque));
         Ok(())
     }
 

@@ -14,6 +14,10 @@ pub enum Register {
     Csr(Csr),
     /// `struct kvm_riscv_timer.frequency`: ticks a second of the `time` CSR, the device tree's timebase.
     TimerFrequency,
+    /// `struct kvm_riscv_timer.time`: the guest's `time` CSR, in ticks.
+    TimerTime,
+    /// `struct kvm_riscv_timer.compare`: when the guest's timer is due, in ticks.
+    TimerCompare,
     /// Whether the ISA extension of this number (`enum KVM_RISCV_ISA_EXT_ID`) is enabled for the vCPU.
     IsaExtension(u16),
     /// 64 ISA extensions at once, as a bit mask: extensions `64 * n` to `64 * n + 63`. Kernel 6.4 and later.
@@ -63,6 +67,8 @@ pub enum Csr {
 pub enum SbiExtension {
     /// Debug console. Kernel 6.7 and later; off unless asked for.
     Dbcn = 9,
+    /// System suspend. Kernel 6.14 and later; off unless asked for.
+    Susp = 11,
 }
 
 const KVM_REG_RISCV: u64 = 0x8000_0000_0000_0000;
@@ -88,6 +94,8 @@ impl Register {
             Register::Core(Core::Mode) => (TYPE_CORE, SUBTYPE_SINGLE, 32),
             Register::Csr(csr) => (TYPE_CSR, SUBTYPE_SINGLE, csr as u64),
             Register::TimerFrequency => (TYPE_TIMER, SUBTYPE_SINGLE, 0),
+            Register::TimerTime => (TYPE_TIMER, SUBTYPE_SINGLE, 1),
+            Register::TimerCompare => (TYPE_TIMER, SUBTYPE_SINGLE, 2),
             Register::IsaExtension(number) => (TYPE_ISA_EXT, SUBTYPE_SINGLE, u64::from(number)),
             Register::IsaExtensions(word) => (TYPE_ISA_EXT, SUBTYPE_MULTI_EN, u64::from(word)),
             Register::SbiExtension(extension) => (TYPE_SBI_EXT, SUBTYPE_SINGLE, extension as u64),
@@ -129,6 +137,8 @@ mod tests {
             (Register::Csr(Csr::Scause), 0x8030_0000_0300_0005),
             (Register::Csr(Csr::Stval), 0x8030_0000_0300_0006),
             (Register::TimerFrequency, 0x8030_0000_0400_0000),
+            (Register::TimerTime, 0x8030_0000_0400_0001),
+            (Register::TimerCompare, 0x8030_0000_0400_0002),
             (Register::IsaExtension(8), 0x8030_0000_0700_0008),
             (Register::IsaExtensions(1), 0x8030_0000_0701_0001),
             (

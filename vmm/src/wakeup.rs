@@ -1,0 +1,124 @@
+//! What wakes a machine that the guest has suspended (SBI SUSP): an interrupt of a device's.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hv_devices::interrupt::IrqLine;
+
+/// The wake-up logic of one machine.
+#[derive(Debug, Default)]
+pub struct Wakeup {
+    /// The wires that are high, a bit for each source. The board's sources are all below 64.
+    high: AtomicU64,
+    sleeping: AtomicBool,
+    ended: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Wakeup {
+    /// The wire of interrupt `source`, which wakes the machine on its way to the interrupt chip.
+    pub fn wire(self: &Arc<Self>, source: u32, line: Arc<dyn IrqLine>) -> Arc<dyn IrqLine> {
+        Arc::new(Wire {
+            line,
+            bit: 1_u64.checked_shl(source).unwrap_or(0),
+            wakeup: self.clone(),
+        })
+    }
+
+    /// Waits until a wire is high, the time is over, or the machine ends.
+    pub fn wait(&self, timeout: Option<Duration>) {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever raises a wire looks at this afterwards, and here the wires are looked at afterwards: one sees the other.
+        self.sleeping.store(true, Ordering::SeqCst);
+        while !*ended && self.high.load(Ordering::SeqCst) == 0 {
+            let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            ended = match rest {
+                Some(Duration::ZERO) => break,
+                Some(rest) => {
+                    let waited = self.changed.wait_timeout(ended, rest);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = self.changed.wait(ended);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+        self.sleeping.store(false, Ordering::SeqCst);
+    }
+
+    /// The machine ends: nobody waits any more.
+    pub fn end(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn set(&self, bit: u64, high: bool) {
+        if !high {
+            self.high.fetch_and(!bit, Ordering::SeqCst);
+            return;
+        }
+        self.high.fetch_or(bit, Ordering::SeqCst);
+        if self.sleeping.load(Ordering::SeqCst) {
+            // Taking the lock waits for a sleeper between its look and its sleep.
+            drop(self.ended.lock());
+            self.changed.notify_all();
+        }
+    }
+}
+
+struct Wire {
+    line: Arc<dyn IrqLine>,
+    bit: u64,
+    wakeup: Arc<Wakeup>,
+}
+
+impl IrqLine for Wire {
+    fn set_level(&self, asserted: bool) {
+        self.line.set_level(asserted);
+        self.wakeup.set(self.bit, asserted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nowhere;
+
+    impl IrqLine for Nowhere {
+        fn set_level(&self, _: bool) {}
+    }
+
+    #[test]
+    fn a_high_wire_wakes_and_a_lowered_one_does_not() {
+        let wakeup = Arc::new(Wakeup::default());
+        let (first, second) = (
+            wakeup.wire(10, Arc::new(Nowhere)),
+            wakeup.wire(1, Arc::new(Nowhere)),
+        );
+        first.set_level(true);
+        second.set_level(true);
+        first.set_level(false);
+        wakeup.wait(None);
+        second.set_level(false);
+        wakeup.wait(Some(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_sleeper_hears_of_wires_and_of_the_end() {
+        let wakeup = Arc::new(Wakeup::default());
+        let wire = wakeup.wire(63, Arc::new(Nowhere));
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| wakeup.wait(None));
+            wire.set_level(true);
+            sleeper.join().unwrap();
+            wire.set_level(false);
+            let sleeper = scope.spawn(|| wakeup.wait(None));
+            wakeup.end();
+            sleeper.join().unwrap();
+        });
+    }
+}
