@@ -62,6 +62,8 @@ pub enum Csr {
 pub enum SbiExtension {
     /// Debug console. Kernel 6.7 and later; off unless asked for.
     Dbcn = 9,
+    /// System suspend. Kernel 6.14 and later; off unless asked for.
+    Susp = 11,
 }
 
 const KVM_REG_RISCV: u64 = 0x8000_0000_0000_0000;
@@ -133,6 +135,10 @@ mod tests {
             (
                 Register::SbiExtension(SbiExtension::Dbcn),
                 0x8030_0000_0800_0009,
+            ),
+            (
+                Register::SbiExtension(SbiExtension::Susp),
+                0x8030_0000_0800_000b,
             ),
         ] {
             assert_eq!(register.id(), id, "{register:?}");
