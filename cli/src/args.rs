@@ -2,29 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValue, Styles};
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
 use hv_vmm::{DiskConfig, IrqchipChoice, NetConfig, VirtioVersion};
 
 use crate::device::{parse_disk, parse_net};
-
-/// What `--help` says after the options.
-const AFTER_HELP: &str = "\
-Keys, when the console is a terminal:
-  Ctrl-a x  end the virtual machine
-  Ctrl-a h  list the keys
-  Ctrl-a a  send Ctrl-a to the guest
-
-Exit codes:
-  0      the guest powered off, or Ctrl-a x ended it
-  1      hvrun could not start or continue the guest; the reason is on stderr
-  2      the command line is wrong
-  3      the guest powered off and reported a system failure
-  N      the guest reported failure N through the test device: the code's low 8 bits, 1 if they are 0
-  128+N  ended by signal N (130 SIGINT, 143 SIGTERM, 129 SIGHUP)
-
-Example:
-  hvrun --kernel Image --disk rootfs.img";
+use crate::{doctor, manual};
 
 /// Boots a guest under KVM on a RISC-V Linux host.
 ///
@@ -34,14 +18,20 @@ Example:
 #[command(
     name = "hvrun",
     version,
-    after_help = AFTER_HELP,
+    after_help = manual::MORE,
+    after_long_help = manual::after_long_help(),
     max_term_width = 100,
-    styles = Styles::plain(),
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "hvrun --kernel FILE [--disk FILE]... [OPTIONS]"
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
+    override_usage = "hvrun --kernel FILE [--disk FILE]... [OPTIONS]\n       hvrun COMMAND"
 )]
 pub struct Args {
+    /// Something else than to boot a guest.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// The kernel: a RISC-V Image, Image.gz, EFI zboot or ELF file.
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub kernel: Option<PathBuf>,
@@ -59,20 +49,24 @@ pub struct Args {
     )]
     pub cmdline: Option<String>,
 
-    /// A disk: a raw image or a block device; up to 8 times, the first is the guest's vda. readonly=on keeps the guest from
-    /// writing, serial= is at most 20 bytes, slot= and virtio= are where a guest looks for it: slots 0 to 7 from
-    /// 0x10001000 on, and the version of its registers (see --virtio). A comma in the path is written twice.
+    /// A disk: a raw image or a block device; up to 8 times, the first is the guest's vda.
+    ///
+    /// readonly=on keeps the guest from writing, serial= is at most 20 bytes, slot= and virtio= are where a guest looks for
+    /// it: slots 0 to 7 from 0x10001000 on, and the version of its registers (see --virtio). A comma in the path is written
+    /// twice.
     #[arg(
         long = "disk",
         value_name = "FILE[,readonly=on][,serial=TEXT][,slot=N][,virtio=VERSION]",
         value_parser = parse_disk,
+        value_hint = ValueHint::FilePath,
         help_heading = "What to boot"
     )]
     pub disks: Vec<DiskConfig>,
 
-    /// A network interface, repeatable: the other end of the host's tap interface NAME, which is made for as long as the
-    /// guest runs if there is none and you may. mac= is the guest's address [default: random]; slot= and virtio= as for
-    /// --disk.
+    /// A network interface, repeatable: the other end of the host's tap interface NAME.
+    ///
+    /// The tap is made for as long as the guest runs if there is none and you may. mac= is the guest's address [default:
+    /// random]; slot= and virtio= as for --disk.
     #[arg(
         long = "net",
         value_name = "tap=NAME[,mac=ADDRESS][,slot=N][,virtio=VERSION]",
@@ -81,8 +75,9 @@ pub struct Args {
     )]
     pub nets: Vec<NetConfig>,
 
-    /// Give the guest random numbers of the host's by a virtio entropy device, in Linux /dev/hwrng. Without it a guest still
-    /// starts with a seed in its device tree.
+    /// Give the guest random numbers of the host's by a virtio entropy device, in Linux /dev/hwrng.
+    ///
+    /// Without it a guest still starts with a seed in its device tree.
     #[arg(long, help_heading = "The machine")]
     pub rng: bool,
 
@@ -107,7 +102,9 @@ pub struct Args {
     )]
     pub memory: u64,
 
-    /// The interrupt chip: aia (KVM's), plic, or auto, an AIA where the host has it and else a PLIC [default: auto].
+    /// The interrupt chip: aia (KVM's), plic, or auto, an AIA where the host has it [default: auto].
+    ///
+    /// Where the host has no AIA, auto is a PLIC.
     #[arg(
         long,
         value_name = "KIND",
@@ -118,8 +115,9 @@ pub struct Args {
     )]
     pub irqchip: Irqchip,
 
-    /// The virtio-mmio registers of all slots: modern (version 2), or legacy (version 1) for guests that know no other
-    /// [default: modern].
+    /// The virtio-mmio registers of all slots: modern, or legacy for guests that know no other [default: modern].
+    ///
+    /// Modern is version 2 of the registers, legacy version 1.
     #[arg(
         long,
         value_name = "VERSION",
@@ -141,6 +139,8 @@ pub struct Args {
         default_value = "warn",
         hide_default_value = true,
         hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+            .try_map(|level| level.parse::<log::LevelFilter>()),
         help_heading = "Looking inside"
     )]
     pub log_level: log::LevelFilter,
@@ -152,6 +152,47 @@ pub struct Args {
     /// Print the version.
     #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Looking inside")]
     version: Option<bool>,
+}
+
+/// What hvrun does beside booting guests.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say what this host can do, and what to do about what it cannot.
+    ///
+    /// Each line is ok, note (worth knowing, or absent without harm) or missing. The exit code is 0 where a guest
+    /// can be booted, else 1.
+    #[command(after_long_help = doctor::json_help())]
+    Doctor {
+        /// The same for programs, as JSON; --help has its keys.
+        #[arg(long)]
+        json: bool,
+
+        #[command(flatten)]
+        help: HelpFlag,
+    },
+
+    /// Print the manual page, in the form that man reads.
+    Man {
+        #[command(flatten)]
+        help: HelpFlag,
+    },
+
+    /// Print a shell's completions.
+    Completions {
+        /// The shell.
+        shell: Shell,
+
+        #[command(flatten)]
+        help: HelpFlag,
+    },
+}
+
+/// Every command has it.
+#[derive(Debug, clap::Args)]
+pub struct HelpFlag {
+    /// Print this help.
+    #[arg(short, long, action = ArgAction::Help)]
+    help: Option<bool>,
 }
 
 /// `--irqchip`'s values.
@@ -238,6 +279,68 @@ mod tests {
         assert_eq!(args.log_level, log::LevelFilter::Warn);
         assert!(!args.rng);
         assert!(args.disks.is_empty() && args.cmdline.is_none());
+        assert!(args.command.is_none());
+    }
+
+    #[test]
+    fn commands_stand_alone() {
+        let args = Args::parse_from(["hvrun", "doctor", "--json"]);
+        assert!(matches!(
+            args.command,
+            Some(Command::Doctor { json: true, .. })
+        ));
+        let args = Args::parse_from(["hvrun", "completions", "zsh"]);
+        assert!(matches!(
+            args.command,
+            Some(Command::Completions {
+                shell: Shell::Zsh,
+                ..
+            })
+        ));
+        for wrong in [
+            &["hvrun", "--cpus", "2", "doctor"][..],
+            &["hvrun", "doctor", "--cpus", "2"],
+            &["hvrun", "completions"],
+            &["hvrun", "Image"],
+        ] {
+            assert!(Args::try_parse_from(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    /// `-h` is for a glance, `--help` for reading; both group every option by what it is about.
+    #[test]
+    fn every_option_has_help_and_a_heading() {
+        let mut command = Args::command();
+        command.build();
+        for argument in command.get_arguments() {
+            let id = argument.get_id();
+            let help = argument.get_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            assert!(!help.is_empty(), "{id}");
+            assert!(help.chars().count() <= 110, "{id} is no summary: {help}");
+            assert!(argument.get_help_heading().is_some(), "{id}");
+        }
+        for command in command.get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{}", argument.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn the_long_help_fits_into_100_columns() {
+        let help = Args::command()
+            .term_width(100)
+            .render_long_help()
+            .to_string();
+        for line in help.lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+        assert!(help.contains("Exit codes:") && help.contains("Ctrl-a x"));
+        let short = Args::command().term_width(100).render_help().to_string();
+        assert!(short.lines().count() < help.lines().count());
+        assert!(!short.contains("Exit codes:") && short.contains("hvrun --help"));
     }
 
     #[test]

@@ -2,15 +2,18 @@
 
 mod args;
 mod device;
+mod doctor;
 mod logger;
+mod manual;
 mod terminal;
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
-use args::Args;
-use clap::Parser;
+use args::{Args, Command};
+use clap::{CommandFactory, Parser};
 use hv_vmm::{Config, ConsoleConfig, OpenError, Outcome, Vm};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -25,14 +28,48 @@ const EXIT_SYSTEM_FAILURE: u8 = 3;
 const EXIT_SIGNAL: u8 = 128;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
     logger::start(args.log_level);
-    match run(args) {
+    let result = match args.command.take() {
+        None => run(args),
+        Some(command) => answer(&command),
+    };
+    match result {
         Ok(code) => code,
         Err(error) => {
             eprintln!("hvrun: {error}");
             ExitCode::from(EXIT_ERROR)
         }
+    }
+}
+
+/// What hvrun does beside booting guests: each prints something.
+fn answer(command: &Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let mut code = ExitCode::SUCCESS;
+    let text = match command {
+        Command::Doctor { json, .. } => {
+            let diagnosis = doctor::Diagnosis::make();
+            if !diagnosis.can_boot() {
+                code = ExitCode::from(EXIT_ERROR);
+            }
+            let text = if *json {
+                diagnosis.json()
+            } else {
+                diagnosis.text()
+            };
+            text.into_bytes()
+        }
+        Command::Man { .. } => manual::page()?,
+        Command::Completions { shell, .. } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "hvrun", &mut script);
+            script
+        }
+    };
+    match std::io::stdout().write_all(&text) {
+        // A reader who has seen enough, such as head, is no problem.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(code),
     }
 }
 

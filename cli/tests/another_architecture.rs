@@ -41,3 +41,48 @@ fn help_and_version_work_anywhere() {
         );
     }
 }
+
+/// The doctor prints all that it can, and where to go.
+#[test]
+fn the_doctor_sends_to_the_lab() {
+    for arguments in [&["doctor"][..], &["doctor", "--json"]] {
+        let finished = Command::new(env!("CARGO_BIN_EXE_hvrun"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(finished.stdout).unwrap();
+        assert_eq!(finished.status.code(), Some(1), "{text}");
+        assert!(
+            text.contains("RISC-V host") && text.contains("'cargo hvrun'"),
+            "{text}"
+        );
+        assert!(
+            text.contains(std::env::consts::ARCH) && text.contains("/dev/net/tun"),
+            "{text}"
+        );
+        assert!(finished.stderr.is_empty());
+        if arguments.contains(&"--json") {
+            let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(report["can_boot"], false);
+            assert!(report["kvm"].is_null());
+        }
+    }
+}
+
+#[test]
+fn the_manual_and_the_completions_work_anywhere() {
+    for (arguments, expected) in [
+        (&["man"][..], ".TH HVRUN 1"),
+        (&["completions", "bash"], "complete "),
+        (&["completions", "fish"], "complete -c hvrun"),
+        (&["completions", "zsh"], "#compdef hvrun"),
+    ] {
+        let finished = Command::new(env!("CARGO_BIN_EXE_hvrun"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(finished.status.success(), "{arguments:?}");
+        let text = String::from_utf8(finished.stdout).unwrap();
+        assert!(text.contains(expected), "{arguments:?}: {text}");
+    }
+}

@@ -29,14 +29,19 @@
 //!
 //! On a host of another architecture everything builds, and [`Vm::new`] says that it needs a RISC-V host.
 //! A machine uses the signal SIGRTMIN of its process.
+//!
+//! What this host's KVM can give a guest is told by [`Capabilities::query`], what else there is to see of it by
+//! [`Host::look`].
 
 mod alarm;
 mod board;
 mod boot;
+mod capabilities;
 mod config;
 mod console;
 mod ending;
 mod error;
+mod host;
 mod irqchip;
 mod kernel;
 mod kvm;
@@ -48,13 +53,15 @@ mod virtio;
 mod vm;
 mod wakeup;
 
+pub use capabilities::{AnsweredBy, Capabilities, SbiExtension};
 pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Placement};
 pub use error::Error;
+pub use host::{DeviceFile, DeviceState, Host};
 pub use hv_devices::virtio::block::Serial;
 pub use hv_devices::virtio::mmio::Version as VirtioVersion;
 pub use hv_devices::virtio::net::Mac;
 pub use kernel::Problem as KernelProblem;
-pub use kvm::{Errno, OpenError};
+pub use kvm::{AiaFeatures, Errno, OpenError};
 pub use vm::Vm;
 
 /// How a guest's run ended.

@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::alarm::Alarm;
 use crate::board::{Blueprint, Board};
+use crate::capabilities;
 use crate::config::Config;
 use crate::console::ConsoleInput;
 use crate::ending::{End, Ending};
@@ -54,6 +55,7 @@ impl Vm {
             return Err(Error::MemorySize(config.memory));
         }
         let kvm = Kvm::open()?;
+        capabilities::log_what_is_not_handed_on(&kvm);
         let max = kvm.max_vcpus().min(layout::MAX_HARTS);
         match config.cpus {
             0 => return Err(Error::NoCpus),

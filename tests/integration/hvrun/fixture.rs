@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use hv_lab::host::{Console, Exec, Host, HostChip};
+use hv_lab::host::{Console, Exec, Host, HostChip, HostConfig};
 use hv_lab::provision::{self, DebianKernel, GUEST_PROMPT, KernelFiles};
 use tempfile::TempDir;
 
@@ -28,6 +28,16 @@ pub fn host(chip: HostChip) -> &'static Host {
     // Built before the host boots, so that the two do not compete.
     hvrun();
     Host::shared(chip).unwrap()
+}
+
+/// A host with the newest kernel that is packaged, and a PLIC, that all tests share.
+pub fn newest_host() -> &'static Host {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    hvrun();
+    HOST.get_or_init(|| {
+        let config = HostConfig::new(HostChip::Plic).kernel(debian(DebianKernel::Backports));
+        Host::boot(config).unwrap()
+    })
 }
 
 /// hvrun with these arguments, on this machine's files.

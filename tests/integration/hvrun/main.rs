@@ -5,6 +5,7 @@
 mod boot;
 mod device_tree;
 mod disk;
+mod doctor;
 mod ends;
 mod fixture;
 mod network;

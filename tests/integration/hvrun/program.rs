@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use hv_lab::host::HostChip;
 
-use crate::fixture::{CHIPS, STEP, command, host, text};
+use crate::fixture::{CHIPS, STEP, command, host, newest_host, text};
 
 /// A RISC-V Image whose first instruction after the header is the first of these.
 fn image(code: &[u32]) -> (TempDir, PathBuf) {
@@ -138,6 +138,79 @@ fn unknown_sbi_calls_are_answered() {
             assert_eq!(code, 0, "extension {extension:#x}: {error}");
         }
     }
+}
+
+/// `rdtime register`, `mv to, from`, `add to, a, b`, `csrs sie, register`.
+fn rdtime(register: u32) -> u32 {
+    0xc01 << 20 | 2 << 12 | register << 7 | 0x73
+}
+fn add(to: u32, a: u32, b: u32) -> u32 {
+    b << 20 | a << 15 | to << 7 | 0x33
+}
+fn set_sie(register: u32) -> u32 {
+    0x104 << 20 | register << 15 | 2 << 12 | 0x73
+}
+/// `auipc register, 0`
+fn auipc(register: u32) -> u32 {
+    register << 7 | 0x17
+}
+
+/// SBI system suspend: the guest sleeps until its timer is due, and goes on where it asked to, with what it left itself.
+#[test]
+fn a_suspended_guest_wakes_by_its_timer() {
+    const OPAQUE: i32 = 0x1234;
+    const SUSP: i32 = 0x5355_5350;
+    const TIME: i32 = 0x5449_4d45;
+    let mut program = Vec::new();
+    // A reserved sleep type is an invalid parameter.
+    program.extend(li(A7, SUSP));
+    program.extend(li(A6, 0));
+    program.extend(li(A0, 1));
+    program.push(ECALL);
+    program.extend(li(S0, -3));
+    let failed = srst(0, 1);
+    let skip = u32::try_from(4 * failed.len() + 4).unwrap();
+    program.push(branch(0, A0, S0, skip));
+    program.extend(&failed);
+    // The timer in half a second, at the board's 10 MHz, which may interrupt.
+    program.push(rdtime(A0));
+    program.extend(li(A1, 5_000_000));
+    program.push(add(A0, A0, A1));
+    program.extend(li(A7, TIME));
+    program.push(ECALL);
+    program.extend(li(A1, 1 << 5));
+    program.push(set_sie(A1));
+    // The suspend to RAM does not return: what is behind it fails.
+    let mut suspend = Vec::new();
+    suspend.extend(li(A2, OPAQUE));
+    suspend.extend(li(A0, 0));
+    suspend.extend(li(A6, 0));
+    suspend.extend(li(A7, SUSP));
+    suspend.push(ECALL);
+    suspend.extend(&failed);
+    // The address behind all this: from the auipc over 4 further instructions.
+    let distance = i32::try_from(4 * (4 + suspend.len())).unwrap();
+    program.push(auipc(A1));
+    program.extend(li(S0, distance));
+    program.push(add(A1, A1, S0));
+    program.extend(suspend);
+    program.extend(li(S0, OPAQUE));
+    program.push(branch(0, A1, S0, skip));
+    program.extend(&failed);
+    program.extend(srst(0, 0));
+    let (_directory, path) = image(&program);
+    let finished = command(
+        newest_host(),
+        ["--kernel", &text(&path), "--log-level", "debug"],
+    )
+    .output(STEP)
+    .unwrap();
+    assert_eq!(finished.status.code(), Some(0), "{finished}");
+    let told = finished.stderr_text();
+    assert!(
+        told.contains("suspended") && told.contains("wakes up"),
+        "{told}"
+    );
 }
 
 /// Loads and stores where nothing is, of every width, do no harm.

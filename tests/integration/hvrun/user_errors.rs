@@ -203,7 +203,7 @@ fn nine_disks_are_too_many() {
             files.write(&format!("{number}.img"), &[0; 512]),
         ]);
     }
-    fails(&arguments, &["9 disks", "8"]);
+    fails(&arguments, &["9 virtio devices", "8"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::isa::ReadRegister;
 use super::register::Register;
-use super::{Errno, Exit, OpenError};
+use super::{AiaFeatures, Errno, Exit, OpenError};
 
 /// `/dev/kvm`, which cannot be had.
 #[derive(Debug)]
@@ -52,6 +52,9 @@ impl Vm {
         match *self {}
     }
     pub fn create_aia(&self, _: u32, _: u32) -> Result<u32, Errno> {
+        match *self {}
+    }
+    pub fn aia_features(&self) -> Result<AiaFeatures, Errno> {
         match *self {}
     }
     pub fn signal_on_write(&self, _: u64, _: u32, _: &EventFd) -> Result<(), Errno> {

@@ -7,11 +7,11 @@ use hv_core::sbi::Call;
 use kvm_bindings::{
     KVM_CAP_IRQCHIP, KVM_CAP_VM_GPA_BITS, KVM_DEV_RISCV_AIA_ADDR_APLIC,
     KVM_DEV_RISCV_AIA_CONFIG_HART_BITS, KVM_DEV_RISCV_AIA_CONFIG_IDS,
-    KVM_DEV_RISCV_AIA_CONFIG_SRCS, KVM_DEV_RISCV_AIA_CTRL_INIT, KVM_DEV_RISCV_AIA_GRP_ADDR,
-    KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_GRP_CTRL, KVM_EXIT_RISCV_CSR,
-    KVM_EXIT_RISCV_SBI, KVM_INTERRUPT_SET, KVM_INTERRUPT_UNSET, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_create_device, kvm_device_attr,
-    kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt, kvm_signal_mask,
+    KVM_DEV_RISCV_AIA_CONFIG_MODE, KVM_DEV_RISCV_AIA_CONFIG_SRCS, KVM_DEV_RISCV_AIA_CTRL_INIT,
+    KVM_DEV_RISCV_AIA_GRP_ADDR, KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_GRP_CTRL,
+    KVM_DEV_RISCV_AIA_MODE_EMUL, KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI, KVM_INTERRUPT_SET,
+    KVM_INTERRUPT_UNSET, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_create_device,
+    kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt, kvm_signal_mask,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{DeviceFd, IoEventAddress, VcpuExit, VcpuFd, VmFd};
@@ -19,9 +19,9 @@ use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::isa::ReadRegister;
+use super::isa::{self, ReadRegister};
 use super::register::{Core, Register};
-use super::{Errno, Exit, OpenError};
+use super::{AiaFeatures, Errno, Exit, OpenError};
 
 nix::ioctl_write_ptr!(
     /// `KVM_INTERRUPT` (linux/kvm.h): sets or clears the external interrupt pending bit of a vCPU's `hvip`. It needs no
@@ -53,12 +53,10 @@ impl Kvm {
     pub fn open() -> Result<Kvm, OpenError> {
         let kvm = kvm_ioctls::Kvm::new().map_err(|error| match error.errno() {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => {
-                if has_hypervisor_extension(
-                    &std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default(),
-                ) {
-                    OpenError::Missing
-                } else {
-                    OpenError::NoHypervisorExtension
+                let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+                match isa::hypervisor_extension_of_cpuinfo(&cpuinfo) {
+                    Some(false) => OpenError::NoHypervisorExtension,
+                    _ => OpenError::Missing,
                 }
             }
             libc::EACCES | libc::EPERM => OpenError::Permission,
@@ -85,22 +83,6 @@ impl Kvm {
     pub fn max_vcpus(&self) -> u32 {
         u32::try_from(self.0.get_max_vcpus()).unwrap_or(u32::MAX)
     }
-}
-
-/// Whether the first `isa` line of `/proc/cpuinfo` has the single-letter extension H. A file without such a line says
-/// nothing, and counts as yes.
-fn has_hypervisor_extension(cpuinfo: &str) -> bool {
-    cpuinfo
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(key, _)| key.trim() == "isa")
-        .is_none_or(|(_, isa)| {
-            isa.trim()
-                .trim_start_matches("rv64")
-                .split('_')
-                .next()
-                .is_some_and(|letters| letters.contains('h'))
-        })
 }
 
 /// A virtual machine.
@@ -167,12 +149,7 @@ impl Vm {
     /// # Errors
     /// That of `KVM_CREATE_DEVICE` or `KVM_SET_DEVICE_ATTR`.
     pub fn create_aia(&self, harts: u32, sources: u32) -> Result<u32, Errno> {
-        let mut request = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
-            fd: 0,
-            flags: 0,
-        };
-        let device = self.fd.create_device(&mut request)?;
+        let device = self.create_aia_device()?;
         // More identities than a guest of eight devices and its IPIs can use cost it nothing, but KVM memory; the
         // default is the host's maximum. The number's low six bits must be ones.
         let ids = aia_attribute(&device, KVM_DEV_RISCV_AIA_CONFIG_IDS)?.min(255);
@@ -204,6 +181,30 @@ impl Vm {
         // Nothing else sets it: a machine is given its chip once.
         let _ = self.aia.set(device);
         Ok(ids)
+    }
+
+    /// What the in-kernel AIA can do on this host. It takes the device that a guest would get: a machine that is asked
+    /// this has none to give any more.
+    ///
+    /// # Errors
+    /// That of `KVM_CREATE_DEVICE` or `KVM_GET_DEVICE_ATTR`.
+    pub fn aia_features(&self) -> Result<AiaFeatures, Errno> {
+        let device = self.create_aia_device()?;
+        // A new device has the best mode that the host can do (arch/riscv/kvm/aia_device.c, kvm_riscv_aia_init_vm).
+        let mode = aia_attribute(&device, KVM_DEV_RISCV_AIA_CONFIG_MODE)?;
+        Ok(AiaFeatures {
+            guest_interrupt_files: mode != KVM_DEV_RISCV_AIA_MODE_EMUL,
+            identities: aia_attribute(&device, KVM_DEV_RISCV_AIA_CONFIG_IDS)?,
+        })
+    }
+
+    fn create_aia_device(&self) -> Result<DeviceFd, Errno> {
+        let mut request = kvm_create_device {
+            type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
+            fd: 0,
+            flags: 0,
+        };
+        Ok(self.fd.create_device(&mut request)?)
     }
 
     /// From now on a 4-byte store of `value` to guest-physical `address` signals `event` inside the kernel
@@ -455,21 +456,5 @@ impl InterruptPin {
         unsafe { kvm_interrupt_ioctl(self.0.as_fd().as_raw_fd(), &kvm_interrupt { irq }) }
             .map(|_| ())
             .map_err(|errno| Errno(errno as i32))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cpuinfo_tells_whether_there_is_a_hypervisor_extension() {
-        assert!(has_hypervisor_extension(
-            "hart\t: 0\nisa\t\t: rv64imafdch_zicbom_zba\n"
-        ));
-        assert!(!has_hypervisor_extension(
-            "isa\t\t: rv64imafdc_zicbom_sha\n"
-        ));
-        assert!(has_hypervisor_extension(""));
     }
 }

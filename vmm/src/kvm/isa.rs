@@ -159,6 +159,17 @@ pub fn mmu_of_cpuinfo(cpuinfo: &str) -> MmuType {
     }
 }
 
+/// Whether the first `isa` line of Linux's `/proc/cpuinfo` has the single-letter extension H. `None` where there is no such
+/// line: it says nothing then.
+pub fn hypervisor_extension_of_cpuinfo(cpuinfo: &str) -> Option<bool> {
+    let (_, isa) = cpuinfo
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == "isa")?;
+    let letters = isa.trim().trim_start_matches("rv64").split('_').next();
+    Some(letters.is_some_and(|letters| letters.contains('h')))
+}
+
 fn enabled_extensions(vcpu: &impl ReadRegister) -> Vec<&'static str> {
     let words: Vec<Option<u64>> = (0..EXTENSIONS.len().div_ceil(64))
         .map(|word| vcpu.read(Register::IsaExtensions(low16(word))))
@@ -271,6 +282,15 @@ mod tests {
         );
         assert!(hart.isa.contains("a") && hart.isa.contains("zifencei"));
         assert!(!hart.isa.contains("sstc"));
+    }
+
+    #[test]
+    fn cpuinfo_tells_whether_there_is_a_hypervisor_extension() {
+        let with = "hart\t: 0\nisa\t\t: rv64imafdch_zicbom_zba\n";
+        assert_eq!(hypervisor_extension_of_cpuinfo(with), Some(true));
+        let without = "isa\t\t: rv64imafdc_zicbom_sha\n";
+        assert_eq!(hypervisor_extension_of_cpuinfo(without), Some(false));
+        assert_eq!(hypervisor_extension_of_cpuinfo("model name : x\n"), None);
     }
 
     #[test]

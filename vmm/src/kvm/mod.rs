@@ -57,6 +57,16 @@ pub enum OpenError {
     ApiVersion(i32),
 }
 
+/// What KVM's AIA can do on a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AiaFeatures {
+    /// Whether the harts have guest interrupt files, by which a guest gets its interrupts without KVM's help (the modes
+    /// HWACCEL and AUTO). Without them KVM emulates the IMSICs.
+    pub guest_interrupt_files: bool,
+    /// The most interrupt identities that a guest's IMSIC can have.
+    pub identities: u32,
+}
+
 /// What made a vCPU leave the guest.
 #[derive(Debug)]
 pub enum Exit<'a> {

@@ -145,6 +145,10 @@ mod tests {
                 Register::SbiExtension(SbiExtension::Dbcn),
                 0x8030_0000_0800_0009,
             ),
+            (
+                Register::SbiExtension(SbiExtension::Susp),
+                0x8030_0000_0800_000b,
+            ),
         ] {
             assert_eq!(register.id(), id, "{register:?}");
         }

@@ -1,0 +1,470 @@
+//! From facts to findings and advice.
+
+use hv_vmm::{
+    AiaFeatures, AnsweredBy, Capabilities, DeviceFile, DeviceState, Error, Host, OpenError,
+};
+use serde::Serialize;
+
+/// The oldest kernel that hvrun is tried with, major and minor.
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
+
+/// A guest's memory where the user says nothing, bytes.
+const DEFAULT_MEMORY: u64 = 512 << 20;
+
+/// How things stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// As it should be.
+    Ok,
+    /// Worth knowing: something is absent that hvrun can do without.
+    Note,
+    /// Something cannot be done until the advice is followed.
+    Missing,
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    pub state: State,
+    pub subject: &'static str,
+    pub finding: String,
+    pub advice: Option<String>,
+}
+
+fn ok(subject: &'static str, finding: impl Into<String>) -> Check {
+    Check {
+        state: State::Ok,
+        subject,
+        finding: finding.into(),
+        advice: None,
+    }
+}
+
+fn note(subject: &'static str, finding: impl Into<String>) -> Check {
+    Check {
+        state: State::Note,
+        ..ok(subject, finding)
+    }
+}
+
+fn missing(subject: &'static str, finding: impl Into<String>, advice: impl Into<String>) -> Check {
+    Check {
+        state: State::Missing,
+        advice: Some(advice.into()),
+        ..ok(subject, finding)
+    }
+}
+
+impl Check {
+    fn advise(mut self, advice: impl Into<String>) -> Check {
+        self.advice = Some(advice.into());
+        self
+    }
+}
+
+/// Everything that can be said, the most important first.
+pub fn all(host: &Host, kvm: &Result<Capabilities, Error>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    match kvm {
+        Ok(kvm) => {
+            checks.push(ok("KVM", kvm_works(host, kvm)));
+            checks.extend(old_kernel(host));
+            checks.push(ok("ISA", isa(kvm)));
+            checks.push(ok("paging", paging(kvm)));
+            checks.push(interrupts(kvm.aia));
+            checks.extend(sbi(kvm));
+        }
+        Err(error) => {
+            checks.push(kvm_is_missing(host, error));
+            checks.extend(old_kernel(host));
+            checks.extend(hypervisor_extension(host));
+        }
+    }
+    checks.push(tap(host));
+    checks.push(vhost_net(&host.vhost_net));
+    checks.push(huge_pages(host));
+    checks.extend(memory(host));
+    checks
+}
+
+fn kvm_works(host: &Host, kvm: &Capabilities) -> String {
+    let harts = match kvm.max_cpus {
+        1 => "1 hart".to_owned(),
+        many => format!("{many} harts"),
+    };
+    format!(
+        "{} works{}, version 12 of its interface; a guest can have up to {harts}",
+        host.kvm.path.display(),
+        owner(&host.kvm)
+    )
+}
+
+/// ` (group kvm, mode 0660)`.
+fn owner(file: &DeviceFile) -> String {
+    match (&file.group, file.mode) {
+        (Some(group), Some(mode)) => format!(" (group {group}, mode {mode:04o})"),
+        _ => String::new(),
+    }
+}
+
+fn kvm_is_missing(host: &Host, error: &Error) -> Check {
+    let finding = |text: &str| text.to_owned();
+    let (finding, advice) = match error {
+        Error::Kvm(OpenError::NotRiscv) => (
+            format!(
+                "this machine is {}, and hvrun runs guests on a RISC-V host",
+                host.architecture
+            ),
+            "'cargo hvrun' in a checkout of hvrun runs it in a nested RISC-V host; 'cargo hvrun doctor' looks at that one"
+                .into(),
+        ),
+        Error::Kvm(OpenError::NoHypervisorExtension) => (
+            finding("the harts have no hypervisor extension, without which there is no KVM"),
+            "use a machine with an 'h' among the letters of the isa line of /proc/cpuinfo".into(),
+        ),
+        Error::Kvm(OpenError::Missing) if host.kvm_module => (
+            finding("KVM is loaded, but /dev/kvm is not there"),
+            "in a container, have /dev/kvm passed in (--device /dev/kvm); else let udev make it".into(),
+        ),
+        Error::Kvm(OpenError::Missing) => (
+            finding("/dev/kvm is not there"),
+            "sudo modprobe kvm; if that fails, this kernel was built without CONFIG_KVM".into(),
+        ),
+        Error::Kvm(OpenError::Permission) => (
+            format!("no permission to use /dev/kvm{}", owner(&host.kvm)),
+            permission_advice(&host.kvm),
+        ),
+        other => (
+            other.to_string(),
+            "look into the kernel's log: sudo dmesg | grep -i kvm".into(),
+        ),
+    };
+    missing("KVM", finding, advice)
+}
+
+/// What gives a user a device file: its group, where that may use it.
+fn permission_advice(file: &DeviceFile) -> String {
+    const GROUP_READ_WRITE: u32 = 0o060;
+    let path = file.path.display();
+    match (&file.group, file.mode) {
+        (Some(group), Some(mode))
+            if group != "root" && mode & GROUP_READ_WRITE == GROUP_READ_WRITE =>
+        {
+            format!("sudo usermod -aG {group} $USER, and log in again; or run hvrun as root")
+        }
+        _ => format!(
+            "give it to a group of yours: sudo chgrp kvm {path}; sudo chmod 660 {path}; sudo usermod -aG kvm $USER, and log \
+             in again; or run hvrun as root"
+        ),
+    }
+}
+
+/// Only where KVM does not prove it.
+fn hypervisor_extension(host: &Host) -> Option<Check> {
+    (host.hypervisor_extension == Some(true)).then(|| {
+        ok(
+            "H extension",
+            "the harts have it (isa line of /proc/cpuinfo)",
+        )
+    })
+}
+
+fn old_kernel(host: &Host) -> Option<Check> {
+    let release = host.kernel.as_deref()?;
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
+    let mut number = || numbers.next()?.parse::<u32>().ok();
+    let version = (number()?, number()?);
+    let (major, minor) = OLDEST_KERNEL;
+    (version < OLDEST_KERNEL).then(|| {
+        note(
+            "kernel",
+            format!("Linux {release} is older than the {major}.{minor} that hvrun is made for"),
+        )
+        .advise("use a newer one")
+    })
+}
+
+fn isa(kvm: &Capabilities) -> String {
+    let names: Vec<&str> = kvm.isa_extensions.iter().map(String::as_str).collect();
+    let (letters, words): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.len() == 1);
+    let mut text = format!("a guest has rv64{}", letters.concat());
+    for word in words {
+        text.push(' ');
+        text.push_str(word);
+    }
+    text
+}
+
+fn paging(kvm: &Capabilities) -> String {
+    format!(
+        "{} for a guest's own pages, {} bits of guest-physical address",
+        kvm.paging_mode, kvm.guest_physical_bits
+    )
+}
+
+fn interrupts(aia: Option<AiaFeatures>) -> Check {
+    match aia {
+        Some(aia) => {
+            let how = if aia.guest_interrupt_files {
+                "with guest interrupt files of the harts"
+            } else {
+                "emulated (the harts have no guest interrupt files)"
+            };
+            ok(
+                "interrupt chips",
+                format!(
+                    "aia: KVM's, {how}, up to {} identities; plic: hvrun's own",
+                    aia.identities
+                ),
+            )
+        }
+        None => note(
+            "interrupt chips",
+            "plic: hvrun's own; this host's KVM has no in-kernel AIA, and guests do without",
+        ),
+    }
+}
+
+/// Which extensions a guest finds, and what follows where one of the consoles is not among them.
+fn sbi(kvm: &Capabilities) -> Vec<Check> {
+    let of = |by: AnsweredBy| -> Vec<&str> {
+        let extensions = kvm.sbi.iter();
+        extensions
+            .filter(|extension| extension.answered_by == by)
+            .map(|extension| extension.name)
+            .collect()
+    };
+    let handed_on = of(AnsweredBy::Userspace);
+    let mut checks = vec![ok(
+        "SBI",
+        format!(
+            "KVM answers BASE {}; it can hand on to hvrun: {}",
+            of(AnsweredBy::Kernel).join(" "),
+            if handed_on.is_empty() {
+                "nothing".into()
+            } else {
+                handed_on.join(", ")
+            }
+        ),
+    )];
+    if !kvm.has_sbi("DBCN") {
+        checks.push(
+            note(
+                "debug console",
+                "this kernel's KVM does not hand on SBI's debug console (Linux 6.7 and later do)",
+            )
+            .advise("for early messages of a guest: earlycon=uart8250,mmio,0x10000000 on its command line"),
+        );
+    }
+    if !kvm.has_sbi("legacy console") {
+        checks.push(
+            note(
+                "legacy console",
+                "this kernel refuses legacy SBI console calls by itself: a guest that prints only by them stays silent",
+            )
+            .advise(
+                "have the guest print by the UART or the debug console, or use a host kernel with CONFIG_RISCV_SBI_V01=y",
+            ),
+        );
+    }
+    checks
+}
+
+fn tap(host: &Host) -> Check {
+    const SUBJECT: &str = "network";
+    let file = &host.tun;
+    match file.state {
+        DeviceState::Usable if host.network_admin => ok(
+            SUBJECT,
+            "/dev/net/tun works, and hvrun may make tap interfaces",
+        ),
+        DeviceState::Usable => note(
+            SUBJECT,
+            "/dev/net/tun works; you use the tap interfaces that root made for you",
+        )
+        .advise("sudo ip tuntap add tap0 mode tap user $USER"),
+        DeviceState::Absent | DeviceState::NoDriver => missing(
+            SUBJECT,
+            "/dev/net/tun is not there, so that a guest cannot have a network interface (--net)",
+            "sudo modprobe tun; in a container, have /dev/net/tun passed in",
+        ),
+        DeviceState::NoPermission => missing(
+            SUBJECT,
+            format!(
+                "no permission to use /dev/net/tun{}, so that a guest cannot have a network interface (--net)",
+                owner(file)
+            ),
+            "sudo chmod 666 /dev/net/tun: it lets nobody use an interface that is not theirs",
+        ),
+        DeviceState::Unusable(errno) => missing(
+            SUBJECT,
+            format!("/dev/net/tun cannot be opened: {}", hv_vmm::Errno(errno)),
+            "look into the kernel's log: sudo dmesg",
+        ),
+    }
+}
+
+fn vhost_net(file: &DeviceFile) -> Check {
+    const SUBJECT: &str = "vhost-net";
+    match file.state {
+        DeviceState::Usable => ok(SUBJECT, "/dev/vhost-net works"),
+        DeviceState::Absent | DeviceState::NoDriver => note(
+            SUBJECT,
+            "/dev/vhost-net is not there; the network works without it",
+        )
+        .advise("sudo modprobe vhost_net"),
+        DeviceState::NoPermission => note(
+            SUBJECT,
+            format!(
+                "no permission to use /dev/vhost-net{}; the network works without it",
+                owner(file)
+            ),
+        )
+        .advise(permission_advice(file)),
+        DeviceState::Unusable(errno) => note(
+            SUBJECT,
+            format!(
+                "/dev/vhost-net cannot be opened: {}; the network works without it",
+                hv_vmm::Errno(errno)
+            ),
+        ),
+    }
+}
+
+fn huge_pages(host: &Host) -> Check {
+    const SUBJECT: &str = "huge pages";
+    let reserved = match host.free_huge_pages {
+        Some(count) => format!("{count} reserved pages of 2 MiB are free"),
+        None => "this kernel reserves no pages of 2 MiB".into(),
+    };
+    match host.transparent_huge_pages.as_deref() {
+        Some("never") => note(
+            SUBJECT,
+            format!("transparent ones are switched off, which makes guests slower; {reserved}"),
+        )
+        .advise("echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"),
+        Some(setting) => ok(SUBJECT, format!("transparent ones: {setting}; {reserved}")),
+        None => note(
+            SUBJECT,
+            format!("this kernel has no transparent ones, which makes guests slower; {reserved}"),
+        ),
+    }
+}
+
+fn memory(host: &Host) -> Option<Check> {
+    const SUBJECT: &str = "free memory";
+    let bytes = host.available_memory?;
+    let finding = format!("{} MiB", bytes >> 20);
+    Some(if bytes < DEFAULT_MEMORY {
+        note(
+            SUBJECT,
+            format!(
+                "{finding}, less than a guest's {} MiB",
+                DEFAULT_MEMORY >> 20
+            ),
+        )
+        .advise("give guests less, such as --memory 128M")
+    } else {
+        ok(SUBJECT, finding)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    fn find(checks: &[Check], subject: &str) -> Check {
+        let found = checks.iter().find(|check| check.subject == subject);
+        found
+            .unwrap_or_else(|| panic!("{subject}: {checks:?}"))
+            .clone()
+    }
+
+    #[test]
+    fn what_is_missing_always_has_advice() {
+        for (host, kvm) in [
+            samples::good(),
+            samples::no_module(),
+            samples::no_permission("kvm", 0o660),
+        ] {
+            let checks = all(&host, &kvm);
+            for check in &checks {
+                let silent = check.state == State::Missing && check.advice.is_none();
+                assert!(!silent, "{check:?}");
+            }
+            let booted = checks.first().unwrap();
+            assert_eq!(booted.subject, "KVM");
+            assert_eq!(booted.state == State::Ok, kvm.is_ok());
+        }
+    }
+
+    #[test]
+    fn permission_comes_by_the_group_that_has_it() {
+        let advice = |group, mode| {
+            let (host, kvm) = samples::no_permission(group, mode);
+            find(&all(&host, &kvm), "KVM").advice.unwrap()
+        };
+        assert!(advice("virt", 0o660).starts_with("sudo usermod -aG virt $USER"));
+        for (group, mode) in [("root", 0o660), ("kvm", 0o600)] {
+            assert!(
+                advice(group, mode).contains("chmod 660 /dev/kvm"),
+                "{group}"
+            );
+        }
+    }
+
+    #[test]
+    fn another_architecture_is_sent_to_the_lab() {
+        let (mut host, _) = samples::no_module();
+        host.architecture = "x86_64";
+        let check = find(&all(&host, &Err(OpenError::NotRiscv.into())), "KVM");
+        assert_eq!(check.state, State::Missing);
+        assert!(check.finding.contains("x86_64") && check.finding.contains("RISC-V host"));
+        assert!(check.advice.unwrap().contains("'cargo hvrun'"));
+    }
+
+    #[test]
+    fn a_container_without_the_device_is_not_told_to_load_a_module() {
+        let (mut host, kvm) = samples::no_module();
+        host.kvm_module = true;
+        let advice = find(&all(&host, &kvm), "KVM").advice.unwrap();
+        assert!(advice.contains("--device /dev/kvm") && !advice.contains("modprobe"));
+    }
+
+    #[test]
+    fn consoles_that_the_host_does_not_hand_on_are_named() {
+        let (host, _) = samples::good();
+        let mut kvm = samples::capabilities();
+        let legacy = find(&all(&host, &Ok(kvm.clone())), "legacy console");
+        assert_eq!(legacy.state, State::Note);
+        assert!(legacy.advice.unwrap().contains("CONFIG_RISCV_SBI_V01"));
+        kvm.sbi.clear();
+        let debug = find(&all(&host, &Ok(kvm)), "debug console");
+        assert!(debug.advice.unwrap().contains("earlycon=uart8250"));
+    }
+
+    #[test]
+    fn only_kernels_before_6_1_are_old() {
+        let (mut host, kvm) = samples::good();
+        for (release, old) in [
+            ("5.19.0", true),
+            ("6.0.12", true),
+            ("6.1.0-40-riscv64", false),
+            ("7.2-rc1", false),
+            ("unknown", false),
+        ] {
+            host.kernel = Some(release.into());
+            let checks = all(&host, &kvm);
+            let told = checks.iter().any(|check| check.subject == "kernel");
+            assert_eq!(told, old, "{release}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_an_aia_is_no_worse() {
+        assert_eq!(interrupts(None).state, State::Note);
+        assert!(interrupts(None).finding.starts_with("plic"));
+    }
+}

@@ -1,0 +1,107 @@
+//! Hosts for the tests.
+
+use hv_vmm::{
+    AiaFeatures, AnsweredBy, Capabilities, DeviceFile, DeviceState, Error, Host, OpenError,
+    SbiExtension,
+};
+
+fn device(path: &str, state: DeviceState, group: &str, mode: u32) -> DeviceFile {
+    DeviceFile {
+        path: path.into(),
+        state,
+        group: Some(group.to_owned()),
+        mode: Some(mode),
+    }
+}
+
+fn host() -> Host {
+    Host {
+        architecture: "riscv64",
+        kernel: Some("6.12.48-riscv64".into()),
+        hypervisor_extension: Some(true),
+        kvm_module: true,
+        kvm: device("/dev/kvm", DeviceState::Usable, "kvm", 0o660),
+        tun: device("/dev/net/tun", DeviceState::Usable, "root", 0o666),
+        network_admin: false,
+        vhost_net: device("/dev/vhost-net", DeviceState::NoPermission, "root", 0o600),
+        transparent_huge_pages: Some("madvise".into()),
+        free_huge_pages: Some(0),
+        available_memory: Some(1 << 30),
+    }
+}
+
+pub fn capabilities() -> Capabilities {
+    let extensions = [
+        "i",
+        "m",
+        "a",
+        "f",
+        "d",
+        "c",
+        "v",
+        "zicbom",
+        "zicboz",
+        "zicbop",
+        "zicntr",
+        "zicond",
+        "zicsr",
+        "zifencei",
+        "zihintntl",
+        "zihintpause",
+        "zihpm",
+        "zimop",
+        "zba",
+        "zbb",
+        "zbs",
+    ];
+    Capabilities {
+        max_cpus: 64,
+        guest_physical_bits: 50,
+        paging_mode: "sv48",
+        timebase_frequency: 10_000_000,
+        isa: format!("rv64imafdcv_{}", extensions[7..].join("_")),
+        isa_extensions: extensions.map(str::to_owned).into(),
+        aia: Some(AiaFeatures {
+            guest_interrupt_files: false,
+            identities: 255,
+        }),
+        sbi: vec![
+            SbiExtension {
+                name: "TIME",
+                id: 0x5449_4d45,
+                answered_by: AnsweredBy::Kernel,
+            },
+            SbiExtension {
+                name: "DBCN",
+                id: 0x4442_434e,
+                answered_by: AnsweredBy::Userspace,
+            },
+        ],
+    }
+}
+
+pub fn good() -> (Host, Result<Capabilities, Error>) {
+    (host(), Ok(capabilities()))
+}
+
+pub fn no_module() -> (Host, Result<Capabilities, Error>) {
+    let host = Host {
+        kvm_module: false,
+        kvm: DeviceFile {
+            path: "/dev/kvm".into(),
+            state: DeviceState::Absent,
+            group: None,
+            mode: None,
+        },
+        ..host()
+    };
+    (host, Err(OpenError::Missing.into()))
+}
+
+pub fn no_permission(group: &str, mode: u32) -> (Host, Result<Capabilities, Error>) {
+    let host = Host {
+        kvm: device("/dev/kvm", DeviceState::NoPermission, group, mode),
+        ..host()
+    };
+    (host, Err(OpenError::Permission.into()))
+}

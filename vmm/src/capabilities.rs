@@ -1,0 +1,200 @@
+//! What this host's KVM can give a guest, for those who want to know before they boot one.
+
+mod sbi_trial;
+
+use hv_core::layout;
+use hv_core::machine::MmuType;
+use hv_core::sbi::{dbcn, legacy};
+
+use crate::Error;
+use crate::kvm::isa::{self, ReadRegister};
+use crate::kvm::register::Register;
+use crate::kvm::{AiaFeatures, Kvm};
+use sbi_trial::{Answer, SbiTrial};
+
+/// What KVM on this host can give a guest. All of it is asked of KVM, nothing is concluded from the kernel's version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The most harts that a guest can have here.
+    pub max_cpus: u32,
+    /// Bits of a guest-physical address that the harts translate.
+    pub guest_physical_bits: u32,
+    /// The largest paging mode of a guest, as in `/proc/cpuinfo`: `sv39`, `sv48`, `sv57`, or `none`.
+    pub paging_mode: &'static str,
+    /// Ticks a second of the `time` CSR.
+    pub timebase_frequency: u64,
+    /// A guest's ISA as one string, in the form of the device tree's `riscv,isa`.
+    pub isa: String,
+    /// The same as a list of extensions' names, in that order.
+    pub isa_extensions: Vec<String>,
+    /// KVM's in-kernel interrupt chip, if the host has one. A PLIC, which is hvrun's own, a guest can have on every host.
+    pub aia: Option<AiaFeatures>,
+    /// The SBI extensions that a guest finds.
+    pub sbi: Vec<SbiExtension>,
+}
+
+/// An SBI extension that a guest finds on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SbiExtension {
+    /// Its name in the SBI specification; `legacy console` for the two of the legacy extensions that are about a console.
+    pub name: &'static str,
+    /// Its extension id; that of Console Putchar for the legacy console.
+    pub id: u64,
+    /// Who answers its calls.
+    pub answered_by: AnsweredBy,
+}
+
+/// Who answers a guest's SBI calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnsweredBy {
+    /// KVM, in the kernel.
+    Kernel,
+    /// The virtual machine monitor, to which KVM hands the calls on.
+    Userspace,
+}
+
+/// The extensions that Linux's KVM has in some version and configuration (arch/riscv/kvm/vcpu_sbi.c), by the ids of the SBI
+/// specification. BASE is not among them: it is how a guest asks for the others, and always there.
+const SBI_EXTENSIONS: [SbiExtension; 11] = {
+    use AnsweredBy::{Kernel, Userspace};
+    const fn extension(name: &'static str, id: u64, answered_by: AnsweredBy) -> SbiExtension {
+        SbiExtension {
+            name,
+            id,
+            answered_by,
+        }
+    }
+    [
+        extension("TIME", 0x5449_4d45, Kernel),
+        extension("IPI", 0x0073_5049, Kernel),
+        extension("RFENCE", 0x5246_4e43, Kernel),
+        extension("HSM", 0x0048_534d, Kernel),
+        extension("SRST", 0x5352_5354, Kernel),
+        extension("PMU", 0x0050_4d55, Kernel),
+        extension("STA", 0x0053_5441, Kernel),
+        extension("FWFT", 0x4657_4654, Kernel),
+        extension("DBCN", dbcn::EID, Userspace),
+        extension("SUSP", 0x5355_5350, Userspace),
+        LEGACY_CONSOLE,
+    ]
+};
+
+/// KVM hands these calls on only where the host's kernel has CONFIG_RISCV_SBI_V01. KVM's own register for them
+/// (KVM_RISCV_SBI_EXT_V01) says that they are enabled in either case.
+const LEGACY_CONSOLE: SbiExtension = SbiExtension {
+    name: "legacy console",
+    id: legacy::CONSOLE_PUTCHAR,
+    answered_by: AnsweredBy::Userspace,
+};
+
+impl Capabilities {
+    /// Asks KVM, by a virtual machine of a page that runs a few instructions.
+    ///
+    /// # Errors
+    /// No guest can be run here; the error says why.
+    pub fn query() -> Result<Capabilities, Error> {
+        let kvm = Kvm::open()?;
+        let mut trial = SbiTrial::new(&kvm)?;
+        let guest_physical_bits = trial.vm().guest_physical_bits();
+        let vcpu = trial.vcpu();
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let hart = isa::hart(vcpu, isa::mmu_of_cpuinfo(&cpuinfo))
+            .map_err(|error| Error::host("name the harts' ISA")(std::io::Error::other(error)))?;
+        let timebase_frequency = vcpu.read(Register::TimerFrequency).unwrap_or(0);
+        let mut sbi = Vec::new();
+        for extension in SBI_EXTENSIONS {
+            if trial.has(&extension)? {
+                sbi.push(extension);
+            }
+        }
+        Ok(Capabilities {
+            max_cpus: kvm.max_vcpus().min(layout::MAX_HARTS),
+            guest_physical_bits,
+            paging_mode: match hart.mmu {
+                MmuType::Bare => "none",
+                MmuType::Sv39 => "sv39",
+                MmuType::Sv48 => "sv48",
+                MmuType::Sv57 => "sv57",
+            },
+            timebase_frequency,
+            isa: hart.isa.isa_string(),
+            isa_extensions: hart.isa.names().map(str::to_owned).collect(),
+            aia: aia_features(&kvm)?,
+            sbi,
+        })
+    }
+
+    /// Whether a guest finds this extension, named as in [`Capabilities::sbi`].
+    pub fn has_sbi(&self, name: &str) -> bool {
+        self.sbi.iter().any(|extension| extension.name == name)
+    }
+}
+
+/// Of a machine of its own: a machine can be asked only once.
+fn aia_features(kvm: &Kvm) -> Result<Option<AiaFeatures>, Error> {
+    let vm = kvm
+        .create_vm()
+        .map_err(Error::kvm("make a virtual machine"))?;
+    if !vm.has_aia() {
+        return Ok(None);
+    }
+    vm.aia_features()
+        .map(Some)
+        .map_err(Error::kvm("make a guest's AIA"))
+}
+
+impl SbiTrial {
+    /// Whether a guest finds the extension, which it asks of BASE (SBI 3.0, section 4.4, "Probe SBI extension").
+    fn has(&mut self, extension: &SbiExtension) -> Result<bool, Error> {
+        const BASE: u64 = 0x10;
+        const PROBE_EXTENSION: u64 = 3;
+        let answer = self.call(BASE, PROBE_EXTENSION, extension.id)?;
+        Ok(matches!(answer, Answer::Kernel { error: 0, value } if value != 0))
+    }
+}
+
+/// Tells the user who wants to know (info) of a guest's calls that this host's kernel never hands on: hvrun cannot tell
+/// when a guest makes them in vain.
+pub fn log_what_is_not_handed_on(kvm: &Kvm) {
+    if !log::log_enabled!(log::Level::Info) {
+        return;
+    }
+    match SbiTrial::new(kvm).and_then(|mut trial| trial.has(&LEGACY_CONSOLE)) {
+        Ok(true) => {}
+        Ok(false) => log::info!(
+            "this host's kernel, built without CONFIG_RISCV_SBI_V01, refuses legacy SBI console calls by itself: a guest that \
+             prints only by them stays silent"
+        ),
+        Err(error) => log::debug!("cannot tell whether legacy SBI console calls work: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An extension's id is its name in ASCII; IPI's and RFENCE's have another one in the specification, sPI and RFNC.
+    #[test]
+    fn ids_are_the_names_in_ascii() {
+        for extension in &SBI_EXTENSIONS {
+            let expected = match extension.name {
+                "legacy console" => continue,
+                "IPI" => "sPI",
+                "RFENCE" => "RFNC",
+                name => name,
+            };
+            let ascii = expected
+                .bytes()
+                .fold(0, |id, byte| id << 8 | u64::from(byte));
+            assert_eq!(extension.id, ascii, "{}", extension.name);
+        }
+        assert_eq!(LEGACY_CONSOLE.id, 1);
+    }
+
+    #[cfg(not(target_arch = "riscv64"))]
+    #[test]
+    fn another_architecture_has_none() {
+        let error = Capabilities::query().unwrap_err();
+        assert!(matches!(error, Error::Kvm(crate::OpenError::NotRiscv)));
+    }
+}

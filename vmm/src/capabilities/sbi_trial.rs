@@ -1,0 +1,136 @@
+//! A guest of two instructions that makes SBI calls, to see what becomes of them.
+
+use hv_core::layout;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::Error;
+use crate::kvm::isa::ReadRegister;
+use crate::kvm::register::{Core, Register, SbiExtension};
+use crate::kvm::{Exit, Kvm, Vcpu, Vm};
+use crate::memory::GuestRam;
+
+/// One page.
+const RAM_SIZE: u64 = 4096;
+
+/// The guest: `ecall`, and `sw zero, 0(zero)`, a store to where no memory is, by which it comes back.
+const CODE: [u32; 2] = [0x0000_0073, 0x0000_2023];
+
+const A0: Register = Register::Core(Core::X(10));
+const A1: Register = Register::Core(Core::X(11));
+const A6: Register = Register::Core(Core::X(16));
+const A7: Register = Register::Core(Core::X(17));
+const PC: Register = Register::Core(Core::Pc);
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// KVM answered it itself, with these in a0 and a1.
+    Kernel {
+        /// The error code.
+        error: i64,
+        /// The value.
+        value: u64,
+    },
+    /// KVM handed it on.
+    HandedOn,
+}
+
+/// The guest, with every extension that has to be asked for. The order of the fields is that of their end: the memory goes
+/// last.
+#[derive(Debug)]
+pub struct SbiTrial {
+    vcpu: Vcpu,
+    vm: Vm,
+    _ram: GuestRam,
+}
+
+impl SbiTrial {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn new(kvm: &Kvm) -> Result<SbiTrial, Error> {
+        let vm = kvm
+            .create_vm()
+            .map_err(Error::kvm("make a virtual machine"))?;
+        let ram = GuestRam::new(RAM_SIZE)?;
+        for (address, instruction) in (layout::RAM_BASE.0..).step_by(4).zip(CODE) {
+            ram.memory()
+                .write_obj(instruction.to_le(), GuestAddress(address))
+                .map_err(|error| {
+                    Error::host("write a guest's code")(std::io::Error::other(error))
+                })?;
+        }
+        let (host, _) = ram.host_range();
+        // SAFETY: the mapping lives in `ram`, which is dropped after the vCPU and the machine.
+        unsafe { vm.add_memory(0, layout::RAM_BASE.0, host, RAM_SIZE) }
+            .map_err(Error::kvm("give the guest its memory"))?;
+        let vcpu = vm.create_vcpu(0).map_err(Error::kvm("make a vCPU"))?;
+        for extension in [SbiExtension::Dbcn, SbiExtension::Susp] {
+            // A kernel that does not have it refuses, and so tells the guest when it asks.
+            let _ = vcpu.write(Register::SbiExtension(extension), 1);
+        }
+        Ok(SbiTrial {
+            vcpu,
+            vm,
+            _ram: ram,
+        })
+    }
+
+    /// The machine.
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// Its hart.
+    pub fn vcpu(&self) -> &Vcpu {
+        &self.vcpu
+    }
+
+    /// Has the guest make the call with this in a0, and 0 in a1.
+    ///
+    /// # Errors
+    /// KVM cannot run it.
+    pub fn call(&mut self, extension: u64, function: u64, a0: u64) -> Result<Answer, Error> {
+        for (register, value) in [
+            (PC, layout::RAM_BASE.0),
+            (A7, extension),
+            (A6, function),
+            (A0, a0),
+            (A1, 0),
+        ] {
+            self.vcpu
+                .write(register, value)
+                .map_err(Error::kvm("set a vCPU's registers"))?;
+        }
+        loop {
+            let handed_on = match self.vcpu.run() {
+                Exit::Interrupted => continue,
+                Exit::Sbi { .. } => true,
+                Exit::MmioWrite { .. } => false,
+                Exit::Failed(why) => return Err(self.failed(why)),
+                other => {
+                    let why = format!("a trial of its SBI ended with {other:?}");
+                    return Err(self.failed(why));
+                }
+            };
+            self.vcpu.finish_exit();
+            if handed_on {
+                return Ok(Answer::HandedOn);
+            }
+            let read = |register| self.vcpu.read(register).unwrap_or(0);
+            return Ok(Answer::Kernel {
+                error: read(A0).cast_signed(),
+                value: read(A1),
+            });
+        }
+    }
+
+    fn failed(&self, why: String) -> Error {
+        Error::Vcpu {
+            hart: 0,
+            pc: self.vcpu.pc(),
+            why,
+        }
+    }
+}

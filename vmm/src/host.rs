@@ -1,0 +1,231 @@
+//! What can be seen of a host without KVM: its kernel, the device files that guests need, and its memory.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::kvm::isa;
+
+/// The bit of `CAP_NET_ADMIN` in a set of capabilities (linux/capability.h).
+const CAP_NET_ADMIN: u32 = 12;
+
+/// What can be seen of a host without KVM. Nothing of it is an error: what cannot be read is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The processor's architecture, by Rust's name: `riscv64`, `x86_64`.
+    pub architecture: &'static str,
+    /// The kernel's release, as `uname -r` prints it.
+    pub kernel: Option<String>,
+    /// Whether the harts have the hypervisor extension, if `/proc/cpuinfo` tells.
+    pub hypervisor_extension: Option<bool>,
+    /// Whether the kernel has KVM, as a loaded module or built in.
+    pub kvm_module: bool,
+    /// `/dev/kvm`.
+    pub kvm: DeviceFile,
+    /// `/dev/net/tun`, by which tap interfaces are used.
+    pub tun: DeviceFile,
+    /// Whether this process may make network interfaces (`CAP_NET_ADMIN`).
+    pub network_admin: bool,
+    /// `/dev/vhost-net`.
+    pub vhost_net: DeviceFile,
+    /// When the kernel gives out transparent huge pages: `always`, `madvise` or `never`. `None` where it has none.
+    pub transparent_huge_pages: Option<String>,
+    /// Reserved huge pages of 2 MiB that nobody uses.
+    pub free_huge_pages: Option<u64>,
+    /// Memory that new programs can have without swapping, bytes.
+    pub available_memory: Option<u64>,
+}
+
+/// A device file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceFile {
+    /// Where it is, or would be.
+    pub path: PathBuf,
+    /// Whether it can be used.
+    pub state: DeviceState,
+    /// The group that it belongs to, by name or else by number.
+    pub group: Option<String>,
+    /// Its permissions, as chmod has them.
+    pub mode: Option<u32>,
+}
+
+/// Whether a device file can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceState {
+    /// It can be opened for reading and writing.
+    Usable,
+    /// There is none.
+    Absent,
+    /// There is one, with no driver behind it.
+    NoDriver,
+    /// This process may not open it.
+    NoPermission,
+    /// It cannot be opened for another reason: an error number.
+    Unusable(i32),
+}
+
+impl Host {
+    /// Looks at this host. The device files are opened and closed again, which may load their drivers.
+    pub fn look() -> Host {
+        Host::look_below(Path::new("/"))
+    }
+
+    /// The same for the files below another root.
+    fn look_below(root: &Path) -> Host {
+        let read = |path: &str| fs::read_to_string(root.join(path)).ok();
+        let groups = read("etc/group").unwrap_or_default();
+        let device = |path: &str| DeviceFile::look(root, path, &groups);
+        let huge_pages = "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+        Host {
+            architecture: std::env::consts::ARCH,
+            kernel: read("proc/sys/kernel/osrelease").map(|release| release.trim().to_owned()),
+            hypervisor_extension: read("proc/cpuinfo")
+                .and_then(|cpuinfo| isa::hypervisor_extension_of_cpuinfo(&cpuinfo)),
+            kvm_module: root.join("sys/module/kvm").exists(),
+            kvm: device("dev/kvm"),
+            tun: device("dev/net/tun"),
+            network_admin: read("proc/self/status")
+                .is_some_and(|status| has_capability(&status, CAP_NET_ADMIN)),
+            vhost_net: device("dev/vhost-net"),
+            transparent_huge_pages: read("sys/kernel/mm/transparent_hugepage/enabled")
+                .and_then(|choices| chosen(&choices).map(str::to_owned)),
+            free_huge_pages: read(huge_pages).and_then(|count| count.trim().parse().ok()),
+            available_memory: read("proc/meminfo").and_then(|info| available_memory(&info)),
+        }
+    }
+}
+
+impl DeviceFile {
+    fn look(root: &Path, path: &str, groups: &str) -> DeviceFile {
+        let below = root.join(path);
+        let metadata = fs::metadata(&below).ok();
+        let state = match OpenOptions::new().read(true).write(true).open(&below) {
+            Ok(_) => DeviceState::Usable,
+            Err(error) => match error.raw_os_error().unwrap_or(0) {
+                libc::ENOENT | libc::ENOTDIR => DeviceState::Absent,
+                libc::ENODEV | libc::ENXIO => DeviceState::NoDriver,
+                libc::EACCES | libc::EPERM => DeviceState::NoPermission,
+                errno => DeviceState::Unusable(errno),
+            },
+        };
+        DeviceFile {
+            path: Path::new("/").join(path),
+            state,
+            group: metadata.as_ref().map(|metadata| {
+                let id = metadata.gid().to_string();
+                group_name(groups, &id).unwrap_or(&id).to_owned()
+            }),
+            mode: metadata.map(|metadata| metadata.permissions().mode() & 0o7777),
+        }
+    }
+}
+
+/// A group's name in `/etc/group` (group(5)).
+fn group_name<'a>(groups: &'a str, id: &str) -> Option<&'a str> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == id).then_some(name)
+    })
+}
+
+/// Whether the effective capabilities in `/proc/self/status` have this one (proc_pid_status(5)).
+fn has_capability(status: &str, number: u32) -> bool {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .is_some_and(|set| set >> number & 1 == 1)
+}
+
+/// The choice in brackets of a line like `always [madvise] never`.
+fn chosen(choices: &str) -> Option<&str> {
+    choices
+        .split_whitespace()
+        .find_map(|choice| choice.strip_prefix('[')?.strip_suffix(']'))
+}
+
+/// `MemAvailable` of `/proc/meminfo`, bytes (proc_meminfo(5)).
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let kib: u64 = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?
+        .trim()
+        .strip_suffix("kB")?
+        .trim_end()
+        .parse()
+        .ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_host_is_not_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::look_below(root.path());
+        assert_eq!(host.kernel, None);
+        assert_eq!(host.kvm.path, Path::new("/dev/kvm"));
+        assert_eq!(host.kvm.state, DeviceState::Absent);
+        assert_eq!((host.kvm.group, host.kvm.mode), (None, None));
+        assert!(!host.kvm_module && !host.network_admin);
+        assert_eq!(host.available_memory, None);
+    }
+
+    #[test]
+    fn files_are_read_as_the_kernel_writes_them() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("proc/sys/kernel/osrelease", "6.12.48-riscv64\n");
+        write(
+            "proc/cpuinfo",
+            "processor\t: 0\nisa\t\t: rv64imafdch_sstc\n",
+        );
+        write(
+            "proc/meminfo",
+            "MemTotal:        2023944 kB\nMemAvailable:    1900000 kB\n",
+        );
+        write(
+            "proc/self/status",
+            "Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000000000001000\n",
+        );
+        write(
+            "sys/kernel/mm/transparent_hugepage/enabled",
+            "always [madvise] never\n",
+        );
+        write(
+            "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+            "12\n",
+        );
+        write("sys/module/kvm/refcnt", "0\n");
+        write("dev/net/tun", "");
+        let group = fs::metadata(root.path().join("dev/net/tun")).unwrap().gid();
+        write(
+            "etc/group",
+            &format!("other:x:4711:\nnetdev:x:{group}:somebody\n"),
+        );
+        let host = Host::look_below(root.path());
+        assert_eq!(host.kernel.as_deref(), Some("6.12.48-riscv64"));
+        assert_eq!(host.hypervisor_extension, Some(true));
+        assert!(host.kvm_module && host.network_admin);
+        assert_eq!(host.transparent_huge_pages.as_deref(), Some("madvise"));
+        assert_eq!(host.free_huge_pages, Some(12));
+        assert_eq!(host.available_memory, Some(1_900_000 << 10));
+        assert_eq!(host.tun.state, DeviceState::Usable);
+        assert_eq!(host.tun.group.as_deref(), Some("netdev"));
+        assert_eq!(host.vhost_net.state, DeviceState::Absent);
+    }
+
+    #[test]
+    fn a_group_without_a_name_is_its_number() {
+        assert_eq!(group_name("root:x:0:\nkvm:x:104:me\n", "104"), Some("kvm"));
+        assert_eq!(group_name("root:x:0:\n", "10"), None);
+        assert_eq!(group_name("broken\n", "0"), None);
+    }
+}
