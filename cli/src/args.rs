@@ -128,6 +128,18 @@ pub struct Args {
     )]
     pub virtio: Virtio,
 
+    /// What legacy SBI getchar answers when no key was pressed: -1, or 0 for guests such as rCore [default: -1].
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = -1,
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        value_parser = clap::value_parser!(i64).range(-1..=0),
+        help_heading = "The machine"
+    )]
+    pub getchar_empty: i64,
+
     /// Write the guest's device tree to FILE and end, without running the guest.
     #[arg(long, value_name = "FILE", help_heading = "Looking inside")]
     pub dump_dtb: Option<PathBuf>,

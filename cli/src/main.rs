@@ -109,6 +109,7 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
             output: File::from(copy(std::io::stdout())?),
             escape: is_terminal,
         },
+        getchar_empty: args.getchar_empty,
         stop: Some(copy(&ended_by)?),
     };
     let vm = Vm::new(config)?;

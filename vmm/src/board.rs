@@ -49,6 +49,8 @@ pub struct Blueprint {
     pub irqchip: IrqchipChoice,
     /// The console's output.
     pub output: Arc<dyn ConsoleOutput>,
+    /// What legacy Console Getchar answers for no character.
+    pub getchar_empty: i64,
     /// Where the UART says that it can take input again.
     pub room: EventFd,
     /// What keeps the time of day, also while the machine is off.
@@ -67,6 +69,7 @@ pub struct Board {
     pub rtc: Arc<Rtc>,
     ending: Arc<Ending>,
     output: Arc<dyn ConsoleOutput>,
+    getchar_empty: i64,
     /// The guest's device tree.
     pub device_tree: Vec<u8>,
     // Devices' wires and ioeventfds live in it.
@@ -176,6 +179,7 @@ impl Board {
             rtc,
             ending,
             output: blueprint.output.clone(),
+            getchar_empty: blueprint.getchar_empty,
             device_tree,
             _vm: vm,
             ram,
@@ -204,6 +208,7 @@ impl Board {
                 memory: running._ram.memory().clone(),
                 output: self.output.clone(),
                 uart: self.uart.clone(),
+                getchar_empty: self.getchar_empty,
                 suspended: false,
             };
             let thread = VcpuThread::start(hart, vcpu, running.shared.clone(), platform)

@@ -35,6 +35,9 @@ pub struct Config {
     pub irqchip: IrqchipChoice,
     /// Where the guest's console leads.
     pub console: ConsoleConfig,
+    /// What the legacy SBI call Console Getchar answers when there is no character: -1 as specified, or what this guest
+    /// takes for none.
+    pub getchar_empty: i64,
     /// When this descriptor becomes readable, the run ends with [`Outcome::Stopped`](crate::Outcome::Stopped): a signalfd
     /// or an eventfd.
     pub stop: Option<OwnedFd>,
@@ -152,6 +155,7 @@ mod tests {
                 output: File::open("/dev/null").unwrap(),
                 escape: false,
             },
+            getchar_empty: -1,
             stop: None,
         }
     }

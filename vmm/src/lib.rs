@@ -17,6 +17,7 @@
 //!     memory: 512 << 20,
 //!     irqchip: IrqchipChoice::Auto,
 //!     console: ConsoleConfig { input: None, output: File::create("console.log")?, escape: false },
+//!     getchar_empty: -1,
 //!     stop: None,
 //! };
 //! match Vm::new(config)?.run()? {

@@ -16,6 +16,8 @@ pub struct SbiPlatform {
     pub output: Arc<dyn ConsoleOutput>,
     /// Where its input arrives.
     pub uart: Arc<Uart>,
+    /// What legacy Console Getchar answers for no character.
+    pub getchar_empty: i64,
     /// The guest has suspended the machine by the call at hand.
     pub suspended: bool,
 }
@@ -50,6 +52,10 @@ impl Platform for SbiPlatform {
         self.memory
             .write_slice(bytes, GuestAddress(address.0))
             .map_err(|_| BadMemory)
+    }
+
+    fn legacy_getchar_empty(&self) -> i64 {
+        self.getchar_empty
     }
 
     /// KVM has seen to it that no other hart runs, and has the caller resume where it asked for when it is entered again

@@ -79,6 +79,7 @@ impl Vm {
             memory: config.memory,
             irqchip: config.irqchip,
             output: output.clone(),
+            getchar_empty: config.getchar_empty,
             room,
             clock: Arc::new(HostClock::new().map_err(Error::host("make a timer"))?),
         };

@@ -10,5 +10,6 @@ mod ends;
 mod fixture;
 mod network;
 mod program;
+mod suspend;
 mod user_errors;
 mod virtio;

@@ -92,13 +92,17 @@ impl MmioDevice for Shared {
     fn write(&self, offset: u64, data: &[u8]) {
         self.with(|plic, pins| {
             plic.write(offset, data, pins);
-            // KVM clears a hart's pending interrupts when the guest starts it (SBI HSM), and nobody hears of that. A hart
-            // that starts sets its threshold, and then its pin is put right.
-            let hart = offset.checked_sub(CONTEXTS).map(|offset| offset / PER_HART);
-            if let Some(hart) = hart.and_then(|hart| u32::try_from(hart).ok())
-                && plic.line(hart)
-            {
-                pins.set_external(hart, true);
+            // KVM clears a hart's pending interrupts when the guest starts it (SBI HSM) or resumes from its suspension (SBI
+            // SUSP), and nobody hears of that. A hart that starts sets its threshold, and a guest that resumes sets up
+            // the whole chip anew: then the pins are put right.
+            let harts = match offset.checked_sub(CONTEXTS) {
+                Some(offset) => offset / PER_HART..offset / PER_HART + 1,
+                None => 0..pins.0.len() as u64,
+            };
+            for hart in harts.filter_map(|hart| u32::try_from(hart).ok()) {
+                if plic.line(hart) {
+                    pins.set_external(hart, true);
+                }
             }
         });
     }
