@@ -42,11 +42,17 @@ Example:
     override_usage = "hvrun --kernel FILE [--disk FILE]... [OPTIONS]"
 )]
 pub struct Args {
-    /// The kernel: a RISC-V Image, Image.gz, EFI zboot or ELF file.
+    /// The kernel: a RISC-V Image, an ELF file, or a flat binary, which is entered at 0x80200000; as it is, compressed by
+    /// gzip or zstd, or as an EFI zboot file.
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub kernel: Option<PathBuf>,
 
-    /// An initial RAM disk.
+    /// Instead of a kernel, a firmware for supervisor mode, such as U-Boot's, that finds a kernel on the disks: in the same
+    /// formats.
+    #[arg(long, value_name = "FILE", help_heading = "What to boot")]
+    pub firmware: Option<PathBuf>,
+
+    /// An initial RAM disk. One that is a gzip or zstd file is unpacked for the guest if there is the memory.
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub initrd: Option<PathBuf>,
 
@@ -129,6 +135,11 @@ pub struct Args {
         help_heading = "The machine"
     )]
     pub virtio: Virtio,
+
+    /// Give the guest this device tree in place of its own, with --cmdline and --initrd entered in it. It has to describe the
+    /// machine: begin with what --dump-dtb writes.
+    #[arg(long, value_name = "FILE", help_heading = "The machine")]
+    pub dtb: Option<PathBuf>,
 
     /// Write the guest's device tree to FILE and end, without running the guest.
     #[arg(long, value_name = "FILE", help_heading = "Looking inside")]

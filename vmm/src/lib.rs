@@ -1,13 +1,14 @@
 //! hvrun's virtual machine monitor as a library: a guest on Linux KVM, on a RISC-V host.
 //!
 //! ```no_run
-//! use hv_vmm::{Config, ConsoleConfig, IrqchipChoice, Outcome, VirtioVersion, Vm};
+//! use hv_vmm::{Config, ConsoleConfig, IrqchipChoice, Outcome, Payload, VirtioVersion, Vm};
 //! use std::fs::File;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config {
-//!     kernel: "Image".into(),
+//!     payload: Payload::Kernel("Image".into()),
 //!     initrd: Some("initrd.img".into()),
+//!     dtb: None,
 //!     disks: vec![],
 //!     nets: vec![],
 //!     rng: true,
@@ -33,10 +34,13 @@
 mod alarm;
 mod board;
 mod boot;
+mod compression;
 mod config;
 mod console;
+mod devicetree;
 mod ending;
 mod error;
+mod initrd;
 mod irqchip;
 mod kernel;
 mod kvm;
@@ -47,7 +51,7 @@ mod vcpu;
 mod virtio;
 mod vm;
 
-pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Placement};
+pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Payload, Placement};
 pub use error::Error;
 pub use hv_devices::virtio::block::Serial;
 pub use hv_devices::virtio::mmio::Version as VirtioVersion;

@@ -49,7 +49,7 @@ impl Vm {
         let command_line = config
             .command_line
             .clone()
-            .unwrap_or_else(|| config.implied_command_line());
+            .or_else(|| config.implied_command_line());
         if config.memory == 0 || !config.memory.is_multiple_of(PAGE) {
             return Err(Error::MemorySize(config.memory));
         }
@@ -69,8 +69,9 @@ impl Vm {
         );
         let blueprint = Blueprint {
             kvm,
-            kernel: config.kernel,
+            payload: config.payload,
             initrd: config.initrd,
+            dtb: config.dtb,
             virtio,
             command_line,
             cpus: config.cpus,

@@ -8,6 +8,7 @@ mod disk;
 mod ends;
 mod fixture;
 mod network;
+mod payloads;
 mod program;
 mod user_errors;
 mod virtio;
