@@ -24,6 +24,10 @@ use crate::kernel::Kernel;
 /// Alignment of initrd and device tree, bytes: a page, which is more than the 8 that the device tree needs.
 const PAGE: u64 = 4096;
 
+/// Free space at the end of the device tree, bytes. A boot loader enters command line and initrd in the tree where it lies, or in
+/// a copy of the same size, and trusts that whoever made it left room, as firmware does: U-Boot would overwrite its own data.
+const ROOM_IN_TREE: usize = 8 << 10;
+
 /// What the boot hart's registers hold at its first instruction (Linux, Documentation/arch/riscv/boot.rst).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootRegisters {
@@ -34,7 +38,7 @@ pub struct BootRegisters {
 }
 
 /// Puts kernel or firmware, initrd and device tree into `memory`, the `ram_size` bytes of the guest's RAM, and answers where
-/// hart 0 starts and the tree itself, in which the initrd is entered.
+/// hart 0 starts and the tree itself, in which the initrd is entered. The guest has it with room for more.
 ///
 /// # Errors
 /// A file that cannot be used, or what does not fit.
@@ -51,7 +55,7 @@ pub fn load(
         what,
         memory: ram_size >> 20,
     };
-    let size = tree.build(initrd.map(|_| 0..0))?.len() as u64;
+    let size = with_room(&tree.build(initrd.map(|_| 0..0))?).len() as u64;
     let tree_range =
         below(ram.end, size, kernel.occupied.end).ok_or_else(|| does_not_fit("device tree"))?;
     let free = tree_range.start - kernel.occupied.end;
@@ -72,9 +76,22 @@ pub fn load(
         file.load(range.start, memory)?;
     }
     memory
-        .write_slice(&blob, GuestAddress(tree_range.start))
+        .write_slice(&with_room(&blob), GuestAddress(tree_range.start))
         .map_err(|_| does_not_fit("device tree"))?;
     Ok((registers, blob))
+}
+
+/// The device tree with free space behind its last block, which its header counts in (Devicetree Specification 0.4, section
+/// 5.2, `totalsize`).
+fn with_room(blob: &[u8]) -> Vec<u8> {
+    let mut larger = blob.to_vec();
+    larger.resize(blob.len().saturating_add(ROOM_IN_TREE), 0);
+    // A tree is at most a few megabytes.
+    let size = u32::try_from(larger.len()).unwrap_or(u32::MAX);
+    if let Some(total_size) = larger.get_mut(4..8) {
+        total_size.copy_from_slice(&size.to_be_bytes());
+    }
+    larger
 }
 
 /// `size` bytes that end at or below `top`, begin on a page, and not below `floor`.

@@ -103,7 +103,7 @@ impl Vm {
         })
     }
 
-    /// The flattened device tree that the guest gets.
+    /// The flattened device tree that the guest gets, without the free space that it has there.
     pub fn device_tree(&self) -> &[u8] {
         &self.board.device_tree
     }
