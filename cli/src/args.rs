@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub kernel: Option<PathBuf>,
 
-    /// Instead of a kernel, a firmware for supervisor mode, such as U-Boot's, that finds a kernel on the disks: in the same
+    /// In place of a kernel, a firmware for supervisor mode, such as U-Boot, which finds a kernel on the disks; in the same
     /// formats.
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub firmware: Option<PathBuf>,
@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub initrd: Option<PathBuf>,
 
-    /// The kernel's command line [default: console=ttyS0, and with a disk root=/dev/vda rw].
+    /// The kernel's command line [default: console=ttyS0, and with a disk root=/dev/vda rw; none with --firmware and --dtb].
     #[arg(
         long,
         value_name = "TEXT",

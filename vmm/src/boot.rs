@@ -102,7 +102,90 @@ fn below(top: u64, size: u64, floor: u64) -> Option<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use dtoolkit::fdt::Fdt;
+    use dtoolkit::{Node, Property};
+
     use super::*;
+    use crate::compression::tests::gzip;
+    use crate::devicetree::TreeFile;
+
+    /// A tree of one node, `/chosen`, without properties.
+    fn tree() -> Vec<u8> {
+        let header = [0xd00d_feed, 84, 56, 84, 40, 17, 16, 0, 0, 28];
+        let nodes = [
+            1,
+            0,
+            1,
+            u32::from_be_bytes(*b"chos"),
+            u32::from_be_bytes(*b"en\0\0"),
+            2,
+            2,
+            9,
+        ];
+        let words = header.into_iter().chain([0; 4]).chain(nodes);
+        let mut blob: Vec<u8> = words.flat_map(u32::to_be_bytes).collect();
+        let size = u32::try_from(blob.len()).unwrap().to_be_bytes();
+        blob[4..8].copy_from_slice(&size);
+        blob[12..16].copy_from_slice(&size);
+        blob[36..40].copy_from_slice(&32_u32.to_be_bytes());
+        blob
+    }
+
+    #[test]
+    fn everything_is_where_the_guest_looks_for_it() {
+        const RAM: u64 = 64 << 20;
+        let directory = tempfile::tempdir().unwrap();
+        let [kernel, initrd, dtb] =
+            ["kernel", "initrd", "dtb"].map(|name| directory.path().join(name));
+        let code = [0x13, 0x05, 0, 0, 0x73, 0, 0, 0];
+        let archive = vec![b'0'; 5000];
+        fs::write(&kernel, code).unwrap();
+        fs::write(&initrd, gzip(&archive)).unwrap();
+        fs::write(&dtb, tree()).unwrap();
+        let base = GuestAddress(layout::RAM_BASE.0);
+        let memory =
+            GuestMemoryMmap::from_ranges(&[(base, usize::try_from(RAM).unwrap())]).unwrap();
+        let tree = TreeFile::open(&dtb, Some("quiet".into())).unwrap();
+        let (registers, blob) = load(
+            &Payload::Kernel(kernel),
+            Some(&initrd),
+            Tree::File(tree),
+            RAM,
+            &memory,
+        )
+        .unwrap();
+
+        let found = |address: u64, length: usize| {
+            let mut bytes = vec![0; length];
+            memory
+                .read_slice(&mut bytes, GuestAddress(address))
+                .unwrap();
+            bytes
+        };
+        assert_eq!(registers.entry, 0x8020_0000);
+        assert_eq!(found(registers.entry, code.len()), code);
+
+        let end = base.0 + RAM;
+        assert!(registers.device_tree.is_multiple_of(PAGE) && registers.device_tree < end);
+        let size = blob.len() + ROOM_IN_TREE;
+        assert!(end - registers.device_tree >= size as u64);
+        // The header's size includes the room.
+        let guests = found(registers.device_tree, size);
+        assert_eq!(guests[8..blob.len()], blob[8..]);
+        let chosen = |name| {
+            let tree = Fdt::new(&guests).unwrap();
+            let property = tree.find_node("/chosen").unwrap().property(name);
+            property.unwrap().value().to_vec()
+        };
+        assert_eq!(chosen("bootargs"), b"quiet\0");
+        let address = |name| u64::from_be_bytes(chosen(name).try_into().unwrap());
+        let (start, end) = (address("linux,initrd-start"), address("linux,initrd-end"));
+        assert_eq!(end - start, 5000);
+        assert!(end <= registers.device_tree);
+        assert!(found(start, 5000) == archive);
+    }
 
     #[test]
     fn things_are_placed_downwards_in_whole_pages() {

@@ -225,18 +225,16 @@ fn flat_binaries_and_elf_files_are_entered_where_they_belong() {
             ),
         ] {
             let (extension, packed) = pack(chip, &file);
-            for (name, bytes) in [
-                (name.to_owned(), file),
-                (format!("{name}.{extension}"), packed),
+            for (option, name, bytes) in [
+                ("--kernel", name.to_owned(), file),
+                ("--firmware", format!("{name}.{extension}"), packed),
             ] {
                 let path = directory.path().join(&name);
                 fs::write(&path, bytes).unwrap();
-                for option in ["--kernel", "--firmware"] {
-                    let finished = command(host(chip), [option, &text(&path)])
-                        .output(STEP)
-                        .unwrap();
-                    assert_eq!(finished.status.code(), Some(0), "{name}: {finished}");
-                }
+                let finished = command(host(chip), [option, &text(&path)])
+                    .output(STEP)
+                    .unwrap();
+                assert_eq!(finished.status.code(), Some(0), "{name}: {finished}");
             }
         }
     }
