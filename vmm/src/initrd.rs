@@ -11,7 +11,7 @@ use std::path::Path;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
-use crate::compression::{Codec, Unpacked};
+use crate::compression::{Codec, UnpackError, Unpacked};
 
 /// Of the memory that the kernel leaves, an initrd that is unpacked here takes no more than one part in so many. The guest
 /// has it in memory twice before it is done with it, as the archive and as its files.
@@ -105,17 +105,19 @@ fn unpack(path: &Path, mut file: &File, limit: u64) -> io::Result<Option<Vec<u8>
         return Ok(None);
     };
     file.rewind()?;
-    let reason = match codec.unpack(io::BufReader::with_capacity(1 << 16, file), limit) {
+    let (level, reason) = match codec.unpack(io::BufReader::with_capacity(1 << 16, file), limit) {
         Ok(Unpacked {
             bytes,
             streams: 1,
             trailing: false,
         }) if !bytes.is_empty() => return Ok(Some(bytes)),
-        Ok(_) => "it is more than one archive".to_owned(),
-        Err(error) => error.to_string(),
+        Ok(_) => (log::Level::Info, "it is not one archive".to_owned()),
+        Err(error @ UnpackError::TooLarge(_)) => (log::Level::Info, error.to_string()),
+        Err(error @ UnpackError::Damaged(_)) => (log::Level::Warn, error.to_string()),
     };
-    log::info!(
-        "the initrd {} is left to the guest to unpack: {reason}",
+    log::log!(
+        level,
+        "the initrd {} is given to the guest as it is: {reason}",
         path.display()
     );
     Ok(None)
