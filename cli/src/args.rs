@@ -32,15 +32,25 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// The kernel: a RISC-V Image, Image.gz, EFI zboot or ELF file.
+    /// The kernel: a RISC-V Image, EFI zboot file, ELF file or flat binary, also compressed by gzip or zstd.
+    ///
+    /// A flat binary is loaded and entered at 0x80200000, an ELF file at its own addresses.
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub kernel: Option<PathBuf>,
 
-    /// An initial RAM disk.
+    /// In place of a kernel, a firmware for supervisor mode, such as U-Boot.
+    ///
+    /// It finds its kernel on the disks. The formats are those of a kernel.
+    #[arg(long, value_name = "FILE", help_heading = "What to boot")]
+    pub firmware: Option<PathBuf>,
+
+    /// An initial RAM disk. One that is a gzip or zstd file is unpacked for the guest if there is the memory.
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub initrd: Option<PathBuf>,
 
     /// The kernel's command line [default: console=ttyS0, and with a disk root=/dev/vda rw].
+    ///
+    /// There is no default with --firmware and --dtb.
     #[arg(
         long,
         value_name = "TEXT",
@@ -139,6 +149,12 @@ pub struct Args {
         help_heading = "The machine"
     )]
     pub getchar_empty: i64,
+
+    /// Give the guest this device tree in place of its own, with --cmdline and --initrd entered in it.
+    ///
+    /// It has to describe the machine: begin with what --dump-dtb writes.
+    #[arg(long, value_name = "FILE", help_heading = "The machine")]
+    pub dtb: Option<PathBuf>,
 
     /// Write the guest's device tree to FILE and end, without running the guest.
     #[arg(long, value_name = "FILE", help_heading = "Looking inside")]

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::{CommandFactory, Parser};
-use hv_vmm::{Config, ConsoleConfig, OpenError, Outcome, Vm};
+use hv_vmm::{Config, ConsoleConfig, OpenError, Outcome, Payload, Vm};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -74,12 +74,25 @@ fn answer(command: &Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
 }
 
 fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let Some(kernel) = args.kernel else {
-        if !cfg!(target_arch = "riscv64") {
-            return Err(OpenError::NotRiscv.into());
+    let payload = match (args.kernel, args.firmware) {
+        (Some(kernel), None) => Payload::Kernel(kernel),
+        (None, Some(firmware)) if args.initrd.is_none() => Payload::Firmware(firmware),
+        (None, None) if !cfg!(target_arch = "riscv64") => return Err(OpenError::NotRiscv.into()),
+        (None, None) => {
+            return Ok(usage(
+                "nothing to boot: name a kernel with --kernel FILE, or a firmware with --firmware FILE",
+            ));
         }
-        eprintln!("hvrun: nothing to boot: name a kernel with --kernel FILE (see hvrun --help)");
-        return Ok(ExitCode::from(EXIT_USAGE));
+        (Some(_), Some(_)) => {
+            return Ok(usage(
+                "--kernel and --firmware exclude each other: a firmware finds its kernel on a --disk",
+            ));
+        }
+        (None, Some(_)) => {
+            return Ok(usage(
+                "--initrd goes with --kernel: a firmware finds its initrd where its kernel is",
+            ));
+        }
     };
     // Before the first thread is made, so that all of them have these blocked and the event loop alone hears of them.
     let signals = SigSet::from_iter([
@@ -94,8 +107,9 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
 
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdin());
     let config = Config {
-        kernel,
+        payload,
         initrd: args.initrd,
+        dtb: args.dtb,
         disks: args.disks,
         nets: args.nets,
         rng: args.rng,
@@ -137,6 +151,12 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
             None => ExitCode::SUCCESS,
         },
     })
+}
+
+/// Says what is wrong with the command line.
+fn usage(what: &str) -> ExitCode {
+    eprintln!("hvrun: {what} (see hvrun --help)");
+    ExitCode::from(EXIT_USAGE)
 }
 
 /// Another descriptor of the same file.

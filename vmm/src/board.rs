@@ -16,7 +16,8 @@ use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, BootRegisters};
-use crate::config::IrqchipChoice;
+use crate::config::{IrqchipChoice, Payload};
+use crate::devicetree::{Tree, TreeFile};
 use crate::ending::Ending;
 use crate::irqchip::{Aia, Irqchip, PlicChip, Trigger};
 use crate::kvm::isa::{self, ReadRegister};
@@ -33,14 +34,16 @@ use crate::{Error, entropy, residue};
 pub struct Blueprint {
     /// /dev/kvm.
     pub kvm: Kvm,
-    /// The kernel file.
-    pub kernel: PathBuf,
+    /// The kernel or firmware file.
+    pub payload: Payload,
     /// The initrd file.
     pub initrd: Option<PathBuf>,
+    /// The file of the device tree, if it is not to be made for the machine.
+    pub dtb: Option<PathBuf>,
     /// The virtio devices, and the files and interfaces of the host that are open for them.
     pub virtio: Slots,
-    /// The kernel's command line.
-    pub command_line: String,
+    /// The kernel's command line, if it is for hvrun to say.
+    pub command_line: Option<String>,
     /// Harts.
     pub cpus: u32,
     /// RAM, bytes.
@@ -163,11 +166,18 @@ impl Board {
             attach(base, layout::VIRTIO_STRIDE, Arc::new(transport))?;
         }
 
-        let machine = describe(blueprint, &vcpus, irqchip.as_ref())?;
+        let tree = match &blueprint.dtb {
+            Some(path) => Tree::File(TreeFile::open(path, blueprint.command_line.clone())?),
+            None => {
+                let machine = describe(blueprint, &vcpus, irqchip.as_ref())?;
+                Tree::Machine(Box::new(machine))
+            }
+        };
         let (registers, device_tree) = boot::load(
-            &blueprint.kernel,
+            &blueprint.payload,
             blueprint.initrd.as_ref(),
-            machine,
+            tree,
+            blueprint.memory,
             ram.memory(),
         )?;
         set_boot_registers(&vcpus, registers)?;
@@ -311,7 +321,7 @@ fn describe(
         timebase_frequency,
         ram_size: blueprint.memory,
         interrupts: irqchip.describe(),
-        command_line: blueprint.command_line.clone(),
+        command_line: blueprint.command_line.clone().unwrap_or_default(),
         initrd: None,
         rng_seed: entropy(&mut seed).ok().map(|()| seed),
     })

@@ -5,23 +5,28 @@
 //!   | (free) | kernel, with its .bss |   …free…   | initrd | device tree |
 //! ```
 //!
-//! The kernel says itself where it goes; the rest lies at the far end, out of its way.
+//! The kernel, or the firmware, says itself where it goes; the rest lies at the far end, out of its way. That matters most
+//! for a flat binary, which does not tell how much memory it takes behind itself, and for systems that are written for a board
+//! of a certain memory size and know no device tree: they want a guest with some memory more than that.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use hv_core::devicetree;
 use hv_core::layout;
-use hv_core::machine::Machine;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
+use crate::config::Payload;
+use crate::devicetree::Tree;
+use crate::initrd::Initrd;
 use crate::kernel::Kernel;
 
 /// Alignment of initrd and device tree, bytes: a page, which is more than the 8 that the device tree needs.
 const PAGE: u64 = 4096;
+
+/// Free space at the end of the device tree, bytes. A boot loader enters command line and initrd in the tree where it lies, or in
+/// a copy of the same size, and trusts that whoever made it left room, as firmware does: U-Boot would overwrite its own data.
+const ROOM_IN_TREE: usize = 8 << 10;
 
 /// What the boot hart's registers hold at its first instruction (Linux, Documentation/arch/riscv/boot.rst).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,49 +37,61 @@ pub struct BootRegisters {
     pub device_tree: u64,
 }
 
-/// Puts kernel, initrd and device tree into `memory`, and answers where hart 0 starts and the tree itself. `machine`
-/// describes the guest except for its initrd, which is entered here.
+/// Puts kernel or firmware, initrd and device tree into `memory`, the `ram_size` bytes of the guest's RAM, and answers where
+/// hart 0 starts and the tree itself, in which the initrd is entered. The guest has it with room for more.
 ///
 /// # Errors
 /// A file that cannot be used, or what does not fit.
 pub fn load(
-    kernel: &Path,
+    payload: &Payload,
     initrd: Option<&PathBuf>,
-    mut machine: Machine,
+    mut tree: Tree,
+    ram_size: u64,
     memory: &GuestMemoryMmap,
 ) -> Result<(BootRegisters, Vec<u8>), Error> {
-    let ram = layout::RAM_BASE.0..layout::RAM_BASE.0 + machine.ram_size;
-    let opened = Kernel::open(kernel, &ram)?;
-    let mut initrd = initrd.map(|path| Initrd::open(path)).transpose()?;
-
-    // The tree's size does not depend on where the initrd lies, only on whether there is one.
-    machine.initrd = initrd.as_ref().map(|_| 0..0);
-    let tree_size = devicetree::build(&machine)?.len() as u64;
+    let ram = layout::RAM_BASE.0..layout::RAM_BASE.0 + ram_size;
+    let kernel = Kernel::open(payload, &ram)?;
     let does_not_fit = |what| Error::DoesNotFit {
         what,
-        memory: machine.ram_size >> 20,
+        memory: ram_size >> 20,
     };
-    let tree = below(ram.end, tree_size, opened.occupied.end)
-        .ok_or_else(|| does_not_fit("device tree"))?;
+    let size = with_room(&tree.build(initrd.map(|_| 0..0))?).len() as u64;
+    let tree_range =
+        below(ram.end, size, kernel.occupied.end).ok_or_else(|| does_not_fit("device tree"))?;
+    let free = tree_range.start - kernel.occupied.end;
+    let initrd = initrd.map(|path| Initrd::open(path, free)).transpose()?;
     let place = |file: &Initrd| {
-        below(tree.start, file.size, opened.occupied.end).ok_or_else(|| does_not_fit("initrd"))
+        below(tree_range.start, file.size, kernel.occupied.end)
+            .ok_or_else(|| does_not_fit("initrd"))
     };
     let initrd_range = initrd.as_ref().map(place).transpose()?;
-    machine.initrd.clone_from(&initrd_range);
 
-    let blob = devicetree::build(&machine)?;
+    let blob = tree.build(initrd_range.clone())?;
     let registers = BootRegisters {
-        entry: opened.entry,
-        device_tree: tree.start,
+        entry: kernel.entry,
+        device_tree: tree_range.start,
     };
-    opened.load(kernel, memory)?;
-    if let (Some(file), Some(range)) = (&mut initrd, initrd_range) {
+    kernel.load(payload, memory)?;
+    if let (Some(file), Some(range)) = (initrd, initrd_range) {
         file.load(range.start, memory)?;
     }
     memory
-        .write_slice(&blob, GuestAddress(tree.start))
+        .write_slice(&with_room(&blob), GuestAddress(tree_range.start))
         .map_err(|_| does_not_fit("device tree"))?;
     Ok((registers, blob))
+}
+
+/// The device tree with free space behind its last block, which its header counts in (Devicetree Specification 0.4, section
+/// 5.2, `totalsize`).
+fn with_room(blob: &[u8]) -> Vec<u8> {
+    let mut larger = blob.to_vec();
+    larger.resize(blob.len().saturating_add(ROOM_IN_TREE), 0);
+    // A tree is at most a few megabytes.
+    let size = u32::try_from(larger.len()).unwrap_or(u32::MAX);
+    if let Some(total_size) = larger.get_mut(4..8) {
+        total_size.copy_from_slice(&size.to_be_bytes());
+    }
+    larger
 }
 
 /// `size` bytes that end at or below `top`, begin on a page, and not below `floor`.
@@ -83,49 +100,92 @@ fn below(top: u64, size: u64, floor: u64) -> Option<Range<u64>> {
     (start >= floor).then_some(start..start + size)
 }
 
-/// An initial RAM disk's file.
-struct Initrd<'a> {
-    path: &'a Path,
-    file: File,
-    /// Bytes.
-    size: u64,
-}
-
-impl<'a> Initrd<'a> {
-    fn open(path: &'a Path) -> Result<Initrd<'a>, Error> {
-        let problem = |problem: String| Error::Initrd {
-            path: path.to_owned(),
-            problem,
-        };
-        let mut file = File::open(path).map_err(|error| problem(error.to_string()))?;
-        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            return Err(problem("it is a directory; name the archive in it".into()));
-        }
-        let size = file
-            .seek(SeekFrom::End(0))
-            .and_then(|size| file.rewind().map(|()| size))
-            .map_err(|error| problem(error.to_string()))?;
-        if size == 0 {
-            return Err(problem("the file is empty".into()));
-        }
-        Ok(Initrd { path, file, size })
-    }
-
-    fn load(&mut self, address: u64, memory: &GuestMemoryMmap) -> Result<(), Error> {
-        let problem = |problem: String| Error::Initrd {
-            path: self.path.to_owned(),
-            problem,
-        };
-        let size = usize::try_from(self.size).map_err(|error| problem(error.to_string()))?;
-        memory
-            .read_exact_volatile_from(GuestAddress(address), &mut self.file.by_ref(), size)
-            .map_err(|error| problem(format!("it cannot be read: {error}")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use dtoolkit::fdt::Fdt;
+    use dtoolkit::{Node, Property};
+
     use super::*;
+    use crate::compression::tests::gzip;
+    use crate::devicetree::TreeFile;
+
+    /// A tree of one node, `/chosen`, without properties.
+    fn tree() -> Vec<u8> {
+        let header = [0xd00d_feed, 84, 56, 84, 40, 17, 16, 0, 0, 28];
+        let nodes = [
+            1,
+            0,
+            1,
+            u32::from_be_bytes(*b"chos"),
+            u32::from_be_bytes(*b"en\0\0"),
+            2,
+            2,
+            9,
+        ];
+        let words = header.into_iter().chain([0; 4]).chain(nodes);
+        let mut blob: Vec<u8> = words.flat_map(u32::to_be_bytes).collect();
+        let size = u32::try_from(blob.len()).unwrap().to_be_bytes();
+        blob[4..8].copy_from_slice(&size);
+        blob[12..16].copy_from_slice(&size);
+        blob[36..40].copy_from_slice(&32_u32.to_be_bytes());
+        blob
+    }
+
+    #[test]
+    fn everything_is_where_the_guest_looks_for_it() {
+        const RAM: u64 = 64 << 20;
+        let directory = tempfile::tempdir().unwrap();
+        let [kernel, initrd, dtb] =
+            ["kernel", "initrd", "dtb"].map(|name| directory.path().join(name));
+        let code = [0x13, 0x05, 0, 0, 0x73, 0, 0, 0];
+        let archive = vec![b'0'; 5000];
+        fs::write(&kernel, code).unwrap();
+        fs::write(&initrd, gzip(&archive)).unwrap();
+        fs::write(&dtb, tree()).unwrap();
+        let base = GuestAddress(layout::RAM_BASE.0);
+        let memory =
+            GuestMemoryMmap::from_ranges(&[(base, usize::try_from(RAM).unwrap())]).unwrap();
+        let tree = TreeFile::open(&dtb, Some("quiet".into())).unwrap();
+        let (registers, blob) = load(
+            &Payload::Kernel(kernel),
+            Some(&initrd),
+            Tree::File(tree),
+            RAM,
+            &memory,
+        )
+        .unwrap();
+
+        let found = |address: u64, length: usize| {
+            let mut bytes = vec![0; length];
+            memory
+                .read_slice(&mut bytes, GuestAddress(address))
+                .unwrap();
+            bytes
+        };
+        assert_eq!(registers.entry, 0x8020_0000);
+        assert_eq!(found(registers.entry, code.len()), code);
+
+        let end = base.0 + RAM;
+        assert!(registers.device_tree.is_multiple_of(PAGE) && registers.device_tree < end);
+        let size = blob.len() + ROOM_IN_TREE;
+        assert!(end - registers.device_tree >= size as u64);
+        // The header's size includes the room.
+        let guests = found(registers.device_tree, size);
+        assert_eq!(guests[8..blob.len()], blob[8..]);
+        let chosen = |name| {
+            let tree = Fdt::new(&guests).unwrap();
+            let property = tree.find_node("/chosen").unwrap().property(name);
+            property.unwrap().value().to_vec()
+        };
+        assert_eq!(chosen("bootargs"), b"quiet\0");
+        let address = |name| u64::from_be_bytes(chosen(name).try_into().unwrap());
+        let (start, end) = (address("linux,initrd-start"), address("linux,initrd-end"));
+        assert_eq!(end - start, 5000);
+        assert!(end <= registers.device_tree);
+        assert!(found(start, 5000) == archive);
+    }
 
     #[test]
     fn things_are_placed_downwards_in_whole_pages() {

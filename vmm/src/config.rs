@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hv_devices::virtio::block::Serial;
 use hv_devices::virtio::mmio::Version;
@@ -13,10 +13,13 @@ use crate::virtio;
 /// Everything that is chosen from outside. What is left open here is asked of KVM.
 #[derive(Debug)]
 pub struct Config {
-    /// The kernel: a RISC-V Image, Image.gz, EFI zboot program or ELF executable.
-    pub kernel: PathBuf,
-    /// An initial RAM disk.
+    /// What hart 0 begins with.
+    pub payload: Payload,
+    /// An initial RAM disk. What is one gzip or zstd stream and not too large is unpacked for the guest.
     pub initrd: Option<PathBuf>,
+    /// A device tree, as a blob, in place of the one that describes the machine. A command line and an initrd that are given
+    /// as well are entered in its `/chosen`, and a seed there is renewed.
+    pub dtb: Option<PathBuf>,
     /// The disks. Unless they ask for slots of their own, the first is Linux's `vda`. The board has slots for 8 devices.
     pub disks: Vec<DiskConfig>,
     /// The network interfaces: the first is Linux's `eth0`, as with the disks.
@@ -25,7 +28,7 @@ pub struct Config {
     pub rng: bool,
     /// The version of the virtio-mmio registers of every slot whose device does not ask for one.
     pub virtio: Version,
-    /// The kernel's command line; `None` for what console, disks and initrd imply ([`Config::implied_command_line`]).
+    /// The kernel's command line; `None` for what the rest implies ([`Config::implied_command_line`]).
     pub command_line: Option<String>,
     /// Harts.
     pub cpus: u32,
@@ -41,6 +44,33 @@ pub struct Config {
     /// When this descriptor becomes readable, the run ends with [`Outcome::Stopped`](crate::Outcome::Stopped): a signalfd
     /// or an eventfd.
     pub stop: Option<OwnedFd>,
+}
+
+/// The program that hart 0 begins with: a RISC-V `Image`, an ELF executable or a flat binary, as it is or compressed by
+/// gzip or zstd, or an EFI zboot program. It is entered with the hart's id in a0 and the device tree's address in a1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// A kernel.
+    Kernel(PathBuf),
+    /// A firmware for supervisor mode, such as U-Boot, which finds a kernel by itself.
+    Firmware(PathBuf),
+}
+
+impl Payload {
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Payload::Kernel(path) | Payload::Firmware(path) => path,
+        }
+    }
+
+    /// What users call it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Payload::Kernel(_) => "kernel",
+            Payload::Firmware(_) => "firmware",
+        }
+    }
 }
 
 /// A disk of the guest's.
@@ -102,7 +132,12 @@ pub struct ConsoleConfig {
 impl Config {
     /// The command line of a guest that was given none: the console that every guest has, and the root file system on the
     /// first of [`Config::disks`] if there is one. With an initrd and no disk, the kernel runs the initrd's own init.
-    pub fn implied_command_line(&self) -> String {
+    ///
+    /// `None` where it is for others to say: a firmware, or a device tree of the user's.
+    pub fn implied_command_line(&self) -> Option<String> {
+        if matches!(self.payload, Payload::Firmware(_)) || self.dtb.is_some() {
+            return None;
+        }
         let mut line = String::from("console=ttyS0");
         if let Some(disk) = self.disks.first() {
             line.push_str(" root=/dev/vd");
@@ -110,7 +145,7 @@ impl Config {
             line.push(' ');
             line.push_str(if disk.readonly { "ro" } else { "rw" });
         }
-        line
+        Some(line)
     }
 
     /// Linux names disks in the order of their slots.
@@ -140,8 +175,9 @@ mod tests {
 
     fn config(disks: Vec<DiskConfig>) -> Config {
         Config {
-            kernel: "Image".into(),
+            payload: Payload::Kernel("Image".into()),
             initrd: None,
+            dtb: None,
             disks,
             nets: vec![],
             rng: false,
@@ -168,20 +204,22 @@ mod tests {
             serial: Serial::default(),
             placement: Placement::default(),
         };
-        assert_eq!(config(vec![]).implied_command_line(), "console=ttyS0");
+        let implied = |disks| config(disks).implied_command_line().unwrap();
+        assert_eq!(implied(vec![]), "console=ttyS0");
+        assert_eq!(implied(vec![disk(false)]), "console=ttyS0 root=/dev/vda rw");
         assert_eq!(
-            config(vec![disk(false)]).implied_command_line(),
-            "console=ttyS0 root=/dev/vda rw"
-        );
-        assert_eq!(
-            config(vec![disk(true), disk(false)]).implied_command_line(),
+            implied(vec![disk(true), disk(false)]),
             "console=ttyS0 root=/dev/vda ro"
         );
         let mut disks = vec![disk(false), disk(false), disk(false)];
         disks[0].placement.slot = Some(1);
-        assert_eq!(
-            config(disks).implied_command_line(),
-            "console=ttyS0 root=/dev/vdb rw"
-        );
+        assert_eq!(implied(disks), "console=ttyS0 root=/dev/vdb rw");
+
+        let mut other = config(vec![disk(false)]);
+        other.dtb = Some("guest.dtb".into());
+        assert_eq!(other.implied_command_line(), None);
+        other.dtb = None;
+        other.payload = Payload::Firmware("u-boot.bin".into());
+        assert_eq!(other.implied_command_line(), None);
     }
 }

@@ -20,9 +20,11 @@ pub enum Error {
         /// Its answer.
         errno: Errno,
     },
-    /// The kernel file cannot be booted.
-    #[error("cannot boot the kernel {}: {problem}", .path.display())]
-    Kernel {
+    /// The kernel or firmware cannot be booted.
+    #[error("cannot boot the {what} {}: {problem}", .path.display())]
+    Payload {
+        /// Which of them it is.
+        what: &'static str,
         /// The file, as the user named it.
         path: PathBuf,
         /// What is wrong with it.
@@ -31,6 +33,14 @@ pub enum Error {
     /// The initial RAM disk cannot be read.
     #[error("cannot use the initrd {}: {problem}", .path.display())]
     Initrd {
+        /// The file, as the user named it.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The user's device tree cannot be used.
+    #[error("cannot use the device tree {}: {problem}", .path.display())]
+    DeviceTreeFile {
         /// The file, as the user named it.
         path: PathBuf,
         /// What is wrong with it.

@@ -1,13 +1,14 @@
 //! hvrun's virtual machine monitor as a library: a guest on Linux KVM, on a RISC-V host.
 //!
 //! ```no_run
-//! use hv_vmm::{Config, ConsoleConfig, IrqchipChoice, Outcome, VirtioVersion, Vm};
+//! use hv_vmm::{Config, ConsoleConfig, IrqchipChoice, Outcome, Payload, VirtioVersion, Vm};
 //! use std::fs::File;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config {
-//!     kernel: "Image".into(),
+//!     payload: Payload::Kernel("Image".into()),
 //!     initrd: Some("initrd.img".into()),
+//!     dtb: None,
 //!     disks: vec![],
 //!     nets: vec![],
 //!     rng: true,
@@ -38,11 +39,14 @@ mod alarm;
 mod board;
 mod boot;
 mod capabilities;
+mod compression;
 mod config;
 mod console;
+mod devicetree;
 mod ending;
 mod error;
 mod host;
+mod initrd;
 mod irqchip;
 mod kernel;
 mod kvm;
@@ -55,7 +59,7 @@ mod vm;
 mod wakeup;
 
 pub use capabilities::{AnsweredBy, Capabilities, SbiExtension};
-pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Placement};
+pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Payload, Placement};
 pub use error::Error;
 pub use host::{DeviceFile, DeviceState, Host};
 pub use hv_devices::virtio::block::Serial;

@@ -50,7 +50,7 @@ impl Vm {
         let command_line = config
             .command_line
             .clone()
-            .unwrap_or_else(|| config.implied_command_line());
+            .or_else(|| config.implied_command_line());
         if config.memory == 0 || !config.memory.is_multiple_of(PAGE) {
             return Err(Error::MemorySize(config.memory));
         }
@@ -71,8 +71,9 @@ impl Vm {
         );
         let blueprint = Blueprint {
             kvm,
-            kernel: config.kernel,
+            payload: config.payload,
             initrd: config.initrd,
+            dtb: config.dtb,
             virtio,
             command_line,
             cpus: config.cpus,
@@ -105,7 +106,7 @@ impl Vm {
         })
     }
 
-    /// The flattened device tree that the guest gets.
+    /// The flattened device tree that the guest gets, without the free space that it has there.
     pub fn device_tree(&self) -> &[u8] {
         &self.board.device_tree
     }

@@ -9,6 +9,7 @@ mod doctor;
 mod ends;
 mod fixture;
 mod network;
+mod payloads;
 mod program;
 mod suspend;
 mod user_errors;

@@ -26,8 +26,8 @@ fn image(code: &[u32]) -> (TempDir, PathBuf) {
     (directory, path)
 }
 
-const A0: u32 = 10;
-const A1: u32 = 11;
+pub const A0: u32 = 10;
+pub const A1: u32 = 11;
 const A2: u32 = 12;
 const A6: u32 = 16;
 const A7: u32 = 17;
@@ -39,12 +39,12 @@ const LOOP: u32 = 0x6f;
 const TEST_DEVICE: i32 = 0x10_0000;
 const RTC: i32 = 0x10_1000;
 const UART: i32 = 0x1000_0000;
-const PASS: u32 = 0x5555;
-const FAIL: u32 = 0x3333;
+pub const PASS: u32 = 0x5555;
+pub const FAIL: u32 = 0x3333;
 const RESET: u32 = 0x7777;
 
 /// `li register, value` in two instructions.
-fn li(register: u32, value: i32) -> [u32; 2] {
+pub fn li(register: u32, value: i32) -> [u32; 2] {
     let low = value << 20 >> 20;
     let high = value.wrapping_sub(low).cast_unsigned();
     [
@@ -64,7 +64,7 @@ fn srst(kind: i32, reason: u32) -> Vec<u32> {
 }
 
 /// `bne a, b, +bytes` and `beq`.
-fn branch(function: u32, a: u32, b: u32, bytes: u32) -> u32 {
+pub fn branch(function: u32, a: u32, b: u32, bytes: u32) -> u32 {
     (bytes >> 12 & 1) << 31
         | (bytes >> 5 & 0x3f) << 25
         | b << 20
@@ -81,12 +81,12 @@ fn sw(value: u32, base: u32, offset: u32) -> u32 {
 }
 
 /// `lw register, offset(base)`.
-fn lw(register: u32, base: u32, offset: u32) -> u32 {
+pub fn lw(register: u32, base: u32, offset: u32) -> u32 {
     offset << 20 | base << 15 | 2 << 12 | register << 7 | 0x03
 }
 
 /// A write to the test device, and a wait for what comes of it.
-fn test_device(value: u32) -> Vec<u32> {
+pub fn test_device(value: u32) -> Vec<u32> {
     let mut code = li(A1, TEST_DEVICE).to_vec();
     code.extend(li(A0, value.cast_signed()));
     code.extend([sw(A0, A1, 0), LOOP]);

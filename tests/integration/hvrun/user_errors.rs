@@ -2,6 +2,8 @@
 //! the command line itself).
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 
 use hv_lab::host::{Host, HostChip, HostConfig};
 use tempfile::TempDir;
@@ -70,10 +72,18 @@ fn kernels_that_cannot_boot() {
     kernel(&files.path("missing"), &["No such file"]);
     kernel(&files.write("empty", b""), &["empty"]);
     kernel(&files.path(""), &["directory"]);
+    kernel(&files.write("text", &[b'x'; 10_000]), &["text file"]);
     kernel(
-        &files.write("text", &[b'x'; 10_000]),
-        &["none of the kernel formats"],
+        &files.write("disk", b"QFI\xfb\0\0\0\x03"),
+        &["qcow2", "--disk"],
     );
+    kernel(&files.write("initrd", b"07070100"), &["--initrd"]);
+    kernel(&files.write("zeros", &[0; 10_000]), &["zeros"]);
+    let large = files.path("large");
+    let file = fs::File::create(&large).unwrap();
+    file.set_len(600 << 20).unwrap();
+    file.write_at(&[0x13], 0).unwrap();
+    kernel(&large, &["602 MiB", "512", "--memory"]);
 
     let image = fs::read(&Kernel::Stable.arguments()[1]).unwrap();
     kernel(
@@ -84,6 +94,14 @@ fn kernels_that_cannot_boot() {
     kernel(
         &files.write("truncated-zboot", &zboot[..zboot.len() / 2]),
         &["truncated"],
+    );
+
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&image[..1 << 20]).unwrap();
+    let gzip = gzip.finish().unwrap();
+    kernel(
+        &files.write("truncated.gz", &gzip[..gzip.len() / 2]),
+        &["end early"],
     );
 
     let mut arm = vec![0; 4096];
@@ -174,9 +192,41 @@ fn initrds_and_disks_that_cannot_be_used() {
 }
 
 #[test]
+fn device_trees_that_cannot_be_used() {
+    let files = Files::new();
+    let with = |path: &str, expected: &[&str]| {
+        fails(
+            &stable_with(&["--dtb", path]),
+            &[&["device tree", path], expected].concat(),
+        );
+    };
+    with(&files.path("missing"), &["No such file"]);
+    with(&files.path(""), &["directory"]);
+    with(&files.write("empty", b""), &["empty"]);
+    with(&files.write("tree.dts", b"/dts-v1/;\n/ { };\n"), &["dtc"]);
+    with(&files.write("image", &[0; 64]), &["no device tree"]);
+    with(
+        &files.write("truncated", b"\xd0\x0d\xfe\xed\0\0\x20\0\0\0\0\x38"),
+        &["truncated", "8192"],
+    );
+    with(
+        &files.write("large", b"\xd0\x0d\xfe\xed\x10\0\0\0"),
+        &["268435456 bytes"],
+    );
+}
+
+#[test]
 fn a_command_line_that_makes_no_sense() {
     for (arguments, expected) in [
         (&[][..], "--kernel"),
+        (
+            &["--kernel", "Image", "--firmware", "u-boot.bin"],
+            "exclude each other",
+        ),
+        (
+            &["--firmware", "u-boot.bin", "--initrd", "initrd"],
+            "--initrd goes with --kernel",
+        ),
         (&["--kernle", "Image"], "--kernel"),
         (&["--kernel", "Image", "--memory", "lots"], "512M"),
         (&["--kernel", "Image", "--disk", "a.img,ro"], "readonly=on"),

@@ -18,6 +18,7 @@ mod run;
 mod rust_library;
 mod small_kernel;
 mod tools;
+mod u_boot;
 
 pub(crate) use busybox::applets;
 pub use busybox::busybox;
@@ -28,6 +29,7 @@ pub use kernel::{DebianKernel, KernelFiles, debian_kernel};
 pub use modules::modules_closure;
 pub use qemu::{Qemu, qemu};
 pub use small_kernel::small_kernel;
+pub use u_boot::{UBoot, u_boot};
 
 /// Debian's present stable release: QEMU, the usual host and guest kernel, busybox and kernel sources come from it,
 /// whatever release this machine runs.

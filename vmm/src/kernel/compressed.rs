@@ -1,4 +1,4 @@
-//! Compressed kernels: `Image.gz`, and EFI zboot programs with a gzip or zstd payload (Linux,
+//! Compressed kernels: any format as a gzip or zstd file, and EFI zboot programs with such a payload (Linux,
 //! drivers/firmware/efi/libstub/zboot-header.S).
 
 use std::fs::File;
@@ -6,11 +6,12 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
 use super::{Problem, foreign_pe, pe_machine, u32_at};
+use crate::compression::{Codec, UnpackError};
 
 /// How a kernel file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compression {
-    /// The whole file is one gzip or zstd stream.
+    /// The whole file is gzip or zstd.
     Whole(Codec),
     /// An EFI zboot program with its payload at this place of the file.
     Zboot {
@@ -22,21 +23,10 @@ pub(super) enum Compression {
     },
 }
 
-/// The compressions that hvrun can undo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Codec {
-    Gzip,
-    Zstd,
-}
-
 /// Whether the file that begins with `head` is compressed, and how.
 pub(super) fn detect(head: &[u8]) -> Result<Option<Compression>, Problem> {
-    // RFC 1952, 2.3.1, and RFC 8878, 3.1.1
-    if head.starts_with(b"\x1f\x8b") {
-        return Ok(Some(Compression::Whole(Codec::Gzip)));
-    }
-    if head.starts_with(b"\x28\xb5\x2f\xfd") {
-        return Ok(Some(Compression::Whole(Codec::Zstd)));
+    if let Some(codec) = Codec::of(head) {
+        return Ok(Some(Compression::Whole(codec)));
     }
     if !head.starts_with(b"MZ\0\0zimg") {
         return Ok(None);
@@ -94,23 +84,11 @@ pub(super) fn unpack(
     }
     file.seek(SeekFrom::Start(offset))?;
     let packed = io::BufReader::with_capacity(1 << 16, file.take(length));
-    let limit = ram.end - ram.start;
-    let mut bytes = Vec::new();
-    let result = match codec {
-        Codec::Gzip => flate2::bufread::GzDecoder::new(packed)
-            .take(limit + 1)
-            .read_to_end(&mut bytes),
-        Codec::Zstd => ruzstd::decoding::StreamingDecoder::new(packed)
-            .map_err(io::Error::other)
-            .and_then(|decoder| decoder.take(limit + 1).read_to_end(&mut bytes)),
-    };
-    if let Err(error) = result {
-        return Err(Problem::Malformed(format!(
+    match codec.unpack(packed, ram.end - ram.start) {
+        Ok(unpacked) => Ok(unpacked.bytes),
+        Err(UnpackError::TooLarge(limit)) => Err(Problem::too_large(limit.saturating_add(1), ram)),
+        Err(UnpackError::Damaged(error)) => Err(Problem::Malformed(format!(
             "its compressed contents are damaged or end early ({error}); copy or build it again"
-        )));
+        ))),
     }
-    if bytes.len() as u64 > limit {
-        return Err(Problem::too_large(limit + 1, ram));
-    }
-    Ok(bytes)
 }

@@ -4,15 +4,16 @@ use std::ops::Range;
 
 use object::LittleEndian;
 use object::elf::{
-    DataEncoding, ELFCLASS64, ELFDATA2LSB, EM_RISCV, FileClass, FileHeader64, Machine, PT_LOAD,
+    DataEncoding, ELFCLASS64, ELFDATA2LSB, EM_RISCV, FileClass, FileHeader64, Machine, PF_X,
+    PT_LOAD, ProgramHeader64,
 };
 use object::read::ReadRef;
 use object::read::elf::{FileHeader, ProgramHeader};
 
-use super::{Layout, Problem, Segment};
+use super::{KERNEL_BASE, Layout, Problem, Segment};
 
-/// Where an executable goes that is linked to physical address 0, as Linux's `vmlinux` is: where its `Image` would go.
-const UNPLACED_BASE: u64 = 0x8020_0000;
+/// No RISC-V hart has more bits of physical address than this (privileged specification, "Sv39", "Sv48" and "Sv57").
+const PHYSICAL_BITS: u32 = 56;
 
 /// Whether the file begins as an ELF file does.
 pub(super) fn is_elf(head: &[u8]) -> bool {
@@ -46,11 +47,11 @@ pub(super) fn layout<'data>(
             "the ELF file has nothing to load: it is no executable".into(),
         ));
     };
-    let bias = if lowest == 0 { UNPLACED_BASE } else { 0 };
+    // Linux's `vmlinux` is linked to physical address 0, and goes where its `Image` would.
+    let bias = if lowest == 0 { KERNEL_BASE } else { 0 };
     let mut segments = Vec::new();
     let mut occupied: Option<Range<u64>> = None;
-    // e_entry is a virtual address; harts begin with translation off.
-    let mut entry = header.e_entry(endian).wrapping_add(bias);
+    let entry = entry_point(header.e_entry(endian), &loaded).wrapping_add(bias);
     for program in loaded {
         let (offset, length) = program.file_range(endian);
         let file_end = offset
@@ -67,20 +68,20 @@ pub(super) fn layout<'data>(
         }
         let start = program.p_paddr(endian).saturating_add(bias);
         let end = start.saturating_add(size);
+        if start >> PHYSICAL_BITS != 0 {
+            return Err(Problem::Malformed(format!(
+                "the ELF file's physical addresses are virtual ones, such as {start:#x}; give its sections load addresses (AT in a \
+                 linker script)"
+            )));
+        }
         if start < ram.start {
             return Err(Problem::Malformed(format!(
-                "the ELF file wants to be at {start:#x}, and the guest's memory begins at {:#x}; link it to {UNPLACED_BASE:#x}",
+                "the ELF file wants to be at {start:#x}, and the guest's memory begins at {:#x}; link it to {KERNEL_BASE:#x}",
                 ram.start
             )));
         }
         if end > ram.end {
             return Err(Problem::too_large(end - ram.start, ram));
-        }
-        let virtual_start = program.p_vaddr(endian);
-        if let Some(inside) = header.e_entry(endian).checked_sub(virtual_start)
-            && inside < size
-        {
-            entry = start + inside;
         }
         occupied = Some(match occupied {
             Some(range) => range.start.min(start)..range.end.max(end),
@@ -104,13 +105,33 @@ pub(super) fn layout<'data>(
     }
 }
 
+/// The physical address of the entry point, bias aside. `e_entry` is a virtual address in most executables, and a physical
+/// one in some; harts begin with translation off. A segment that holds it decides, one with code before others.
+fn entry_point(e_entry: u64, loaded: &[&ProgramHeader64<LittleEndian>]) -> u64 {
+    let endian = LittleEndian;
+    let translated = |program: &&ProgramHeader64<LittleEndian>| {
+        let inside = e_entry.checked_sub(program.p_vaddr(endian))?;
+        (inside < program.p_memsz(endian)).then(|| program.p_paddr(endian).wrapping_add(inside))
+    };
+    let has_code =
+        |program: &&&ProgramHeader64<LittleEndian>| program.p_flags(endian).0 & PF_X.0 != 0;
+    let mut with_code = loaded.iter().filter(has_code);
+    with_code
+        .find_map(translated)
+        .or_else(|| loaded.iter().find_map(translated))
+        .unwrap_or(e_entry)
+}
+
 /// Refuses what is not little-endian 64-bit RISC-V (RISC-V ELF psABI, "File Header"). `ident` is the file up to and with
 /// `e_machine`.
 fn check_machine(ident: &[u8]) -> Result<(), Problem> {
     let (Some(class), Some(data), Some(&[low, high])) =
         (ident.get(4), ident.get(5), ident.get(18..20))
     else {
-        return Err(Problem::UnknownFormat);
+        return Err(Problem::Truncated {
+            promised: 64,
+            present: ident.len() as u64,
+        });
     };
     let (class, data) = (FileClass(*class), DataEncoding(*data));
     let machine = Machine(match data {

@@ -4,9 +4,6 @@ use std::ops::Range;
 
 use super::{Layout, Problem, Segment, u32_at, u64_at};
 
-/// Bytes.
-pub(super) const HEADER_SIZE: u64 = 64;
-
 /// A kernel has to begin this many bytes past a multiple of itself: the size of a megapage of the guest's own tables.
 const ALIGNMENT: u64 = 2 << 20;
 

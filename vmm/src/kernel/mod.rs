@@ -1,11 +1,12 @@
 //! Kernel files: what format one has, and what of it goes where in guest memory.
 //!
-//! A kernel may be a RISC-V `Image` (`image.rs`), the same compressed by gzip or wrapped as an EFI zboot program
-//! (`compressed.rs`), or an ELF executable (`elf.rs`). Everything here works on bytes of a file of the user's: nothing is
-//! trusted to be inside bounds, and what is wrong with a file is told in one line.
+//! A kernel, or a firmware, may be a RISC-V `Image` (`image.rs`), an ELF executable (`elf.rs`) or a flat binary (`flat.rs`),
+//! each of them also compressed by gzip or zstd or wrapped as an EFI zboot program (`compressed.rs`). Everything here works on
+//! bytes of a file of the user's: nothing is trusted to be inside bounds, and what is wrong with a file is told in one line.
 
 mod compressed;
 mod elf;
+mod flat;
 mod image;
 
 use std::fs::File;
@@ -16,9 +17,14 @@ use std::path::Path;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
+use crate::config::Payload;
 
 /// As much of a file's start as is looked at to tell its format, bytes. An x86 kernel's magic lies furthest in, at 0x202.
 const HEAD: usize = 4096;
+
+/// Where a program goes that does not say where, guest-physical: 2 MiB into RAM. QEMU's `virt` board has SBI firmware below,
+/// so that programs for it are linked to this address.
+const KERNEL_BASE: u64 = 0x8020_0000;
 
 /// What is wrong with a kernel file.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +49,11 @@ pub enum Problem {
         present: u64,
     },
     /// It is for another processor.
-    #[error("it is a kernel for {0}; hvrun needs one for 64-bit RISC-V")]
+    #[error("it is for {0}; hvrun needs one for 64-bit RISC-V")]
     WrongArchitecture(String),
-    /// None of the known formats.
-    #[error(
-        "it is none of the kernel formats that hvrun knows: a RISC-V Image, Image.gz, EFI zboot or ELF file"
-    )]
-    UnknownFormat,
+    /// It is surely something else than a program.
+    #[error("{0}")]
+    NoProgram(&'static str),
     /// The format is known, its contents make no sense.
     #[error("{0}")]
     Malformed(String),
@@ -80,7 +84,7 @@ impl From<io::Error> for Problem {
     }
 }
 
-/// A kernel that is ready to be put into guest memory.
+/// A kernel or firmware that is ready to be put into guest memory.
 #[derive(Debug)]
 pub struct Kernel {
     /// What the bytes of the segments are read from.
@@ -117,15 +121,12 @@ struct Layout {
 }
 
 impl Kernel {
-    /// Opens the kernel at `path` for a guest whose RAM is `ram` (guest-physical).
+    /// Opens the kernel or firmware for a guest whose RAM is `ram` (guest-physical).
     ///
     /// # Errors
-    /// What is wrong with the file, as [`Error::Kernel`].
-    pub fn open(path: &Path, ram: &Range<u64>) -> Result<Kernel, Error> {
-        Self::open_file(path, ram).map_err(|problem| Error::Kernel {
-            path: path.to_owned(),
-            problem,
-        })
+    /// What is wrong with the file, as [`Error::Payload`].
+    pub fn open(payload: &Payload, ram: &Range<u64>) -> Result<Kernel, Error> {
+        Self::open_file(payload.path(), ram).map_err(|problem| error(payload, problem))
     }
 
     fn open_file(path: &Path, ram: &Range<u64>) -> Result<Kernel, Problem> {
@@ -169,17 +170,22 @@ impl Kernel {
     /// Copies the kernel into guest memory.
     ///
     /// # Errors
-    /// The file cannot be read, as [`Error::Kernel`].
-    pub fn load(mut self, path: &Path, memory: &GuestMemoryMmap) -> Result<(), Error> {
+    /// The file cannot be read, as [`Error::Payload`].
+    pub fn load(mut self, payload: &Payload, memory: &GuestMemoryMmap) -> Result<(), Error> {
         for segment in &self.segments {
             self.contents
                 .copy(segment, memory)
-                .map_err(|error| Error::Kernel {
-                    path: path.to_owned(),
-                    problem: Problem::Io(error),
-                })?;
+                .map_err(|problem| error(payload, Problem::Io(problem)))?;
         }
         Ok(())
+    }
+}
+
+fn error(payload: &Payload, problem: Problem) -> Error {
+    Error::Payload {
+        what: payload.name(),
+        path: payload.path().to_owned(),
+        problem,
     }
 }
 
@@ -216,14 +222,10 @@ fn layout(head: &[u8], length: u64, ram: &Range<u64>) -> Result<Layout, Problem>
     if let Some(header) = image::Header::parse(head) {
         return image::layout(&header, head, length, ram);
     }
-    match foreign(head) {
-        Some(architecture) => Err(Problem::WrongArchitecture(architecture.into())),
-        None if length < image::HEADER_SIZE => Err(Problem::Truncated {
-            promised: image::HEADER_SIZE,
-            present: length,
-        }),
-        None => Err(Problem::UnknownFormat),
+    if let Some(architecture) = foreign(head) {
+        return Err(Problem::WrongArchitecture(architecture.into()));
     }
+    flat::layout(head.get(..HEAD).unwrap_or(head), length, ram)
 }
 
 /// The architecture of a kernel that is not for RISC-V, where its format tells.
@@ -232,9 +234,11 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
         head.get(offset..)
             .is_some_and(|rest| rest.starts_with(magic))
     };
-    // Documentation/arch/arm64/booting.rst, Documentation/arch/x86/boot.rst, arch/loongarch/kernel/head.S
+    // Linux, Documentation/arch/arm64/booting.rst, arch/arm/boot/compressed/head.S, Documentation/arch/x86/boot.rst
     if has(56, b"ARM\x64") {
         Some("64-bit Arm")
+    } else if has(0x24, b"\x18\x28\x6f\x01") {
+        Some("32-bit Arm")
     } else if has(0x202, b"HdrS") {
         Some("x86")
     } else {

@@ -1,0 +1,180 @@
+//! The initial RAM disk: a file that is put into guest memory as it is, or unpacked.
+//!
+//! Linux unpacks an initrd by itself where it has been built to (`RD_GZIP`, `RD_ZSTD`), and others do not at all. So a file
+//! that is one gzip or zstd stream is unpacked here. Whatever else there is in initrds, such as several archives one
+//! after the other, is the guest's to make sense of.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::Path;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::Error;
+use crate::compression::{Codec, UnpackError, Unpacked};
+
+/// Of the memory that the kernel leaves, an initrd that is unpacked here takes no more than one part in so many. The guest
+/// has it in memory twice before it is done with it, as the archive and as its files.
+const SHARE: u64 = 3;
+
+/// An initial RAM disk that is ready to be put into guest memory.
+#[derive(Debug)]
+pub struct Initrd<'a> {
+    path: &'a Path,
+    contents: Contents,
+    /// Bytes, in guest memory.
+    pub size: u64,
+}
+
+#[derive(Debug)]
+enum Contents {
+    File(File),
+    Memory(Vec<u8>),
+}
+
+impl<'a> Initrd<'a> {
+    /// Opens the initrd at `path` for a guest whose kernel leaves it `free` bytes of memory.
+    ///
+    /// # Errors
+    /// What is wrong with the file, as [`Error::Initrd`].
+    pub fn open(path: &'a Path, free: u64) -> Result<Initrd<'a>, Error> {
+        Self::open_file(path, free).map_err(|problem| Error::Initrd {
+            path: path.to_owned(),
+            problem,
+        })
+    }
+
+    fn open_file(path: &'a Path, free: u64) -> Result<Initrd<'a>, String> {
+        let mut file = File::open(path).map_err(|error| error.to_string())?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            return Err("it is a directory; name the archive in it".into());
+        }
+        let unpacked = unpack(path, &file, free / SHARE)
+            .map_err(|error| format!("it cannot be read: {error}"))?;
+        if let Some(bytes) = unpacked {
+            return Ok(Initrd {
+                path,
+                size: bytes.len() as u64,
+                contents: Contents::Memory(bytes),
+            });
+        }
+        let size = file
+            .seek(io::SeekFrom::End(0))
+            .and_then(|size| file.rewind().map(|()| size))
+            .map_err(|error| error.to_string())?;
+        if size == 0 {
+            return Err("the file is empty".into());
+        }
+        Ok(Initrd {
+            path,
+            contents: Contents::File(file),
+            size,
+        })
+    }
+
+    /// Copies it into guest memory.
+    ///
+    /// # Errors
+    /// The file cannot be read, as [`Error::Initrd`].
+    pub fn load(self, address: u64, memory: &GuestMemoryMmap) -> Result<(), Error> {
+        let address = GuestAddress(address);
+        let copied = match self.contents {
+            Contents::Memory(bytes) => memory
+                .write_slice(&bytes, address)
+                .map_err(io::Error::other),
+            Contents::File(mut file) => usize::try_from(self.size)
+                .map_err(io::Error::other)
+                .and_then(|size| {
+                    memory
+                        .read_exact_volatile_from(address, &mut file, size)
+                        .map_err(io::Error::other)
+                }),
+        };
+        copied.map_err(|error| Error::Initrd {
+            path: self.path.to_owned(),
+            problem: format!("it cannot be read: {error}"),
+        })
+    }
+}
+
+/// What the file holds if it is one compressed stream of at most `limit` bytes when unpacked, and else nothing.
+fn unpack(path: &Path, mut file: &File, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut head = Vec::new();
+    file.take(4).read_to_end(&mut head)?;
+    let Some(codec) = Codec::of(&head) else {
+        return Ok(None);
+    };
+    file.rewind()?;
+    let (level, reason) = match codec.unpack(io::BufReader::with_capacity(1 << 16, file), limit) {
+        Ok(Unpacked {
+            bytes,
+            streams: 1,
+            trailing: false,
+        }) if !bytes.is_empty() => return Ok(Some(bytes)),
+        Ok(_) => (log::Level::Info, "it is not one archive".to_owned()),
+        Err(error @ UnpackError::TooLarge(_)) => (log::Level::Info, error.to_string()),
+        Err(error @ UnpackError::Damaged(_)) => (log::Level::Warn, error.to_string()),
+    };
+    log::log!(
+        level,
+        "the initrd {} is given to the guest as it is: {reason}",
+        path.display()
+    );
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::compression::tests::{gzip, zstd};
+
+    /// What the guest finds, if its kernel leaves it `free` bytes.
+    fn loaded(file: &[u8], free: u64) -> Vec<u8> {
+        let mut named = tempfile::NamedTempFile::new().unwrap();
+        named.write_all(file).unwrap();
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0x1000), 1 << 20)]).unwrap();
+        let initrd = Initrd::open(named.path(), free).unwrap();
+        let mut found = vec![0; usize::try_from(initrd.size).unwrap()];
+        initrd.load(0x2000, &memory).unwrap();
+        memory.read_slice(&mut found, GuestAddress(0x2000)).unwrap();
+        found
+    }
+
+    #[test]
+    fn one_stream_is_unpacked() {
+        let archive = vec![b'0'; 10_000];
+        for packed in [gzip(&archive), zstd(&archive)] {
+            assert!(loaded(&packed, 30_000) == archive);
+        }
+    }
+
+    #[test]
+    fn everything_else_is_handed_over_as_it_is() {
+        let archive = vec![b'0'; 10_000];
+        for packed in [gzip(&archive), zstd(&archive)] {
+            let mut damaged = packed.clone();
+            damaged.truncate(packed.len() - 1);
+            for file in [
+                archive.clone(),
+                [&packed[..], &packed].concat(),
+                [&packed[..], b"\0\0\0\0"].concat(),
+                damaged,
+            ] {
+                assert!(loaded(&file, 1 << 20) == file);
+            }
+            assert!(loaded(&packed, 29_999) == packed, "too large when unpacked");
+        }
+        assert!(loaded(&gzip(b""), 1 << 20) == gzip(b""));
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let problem = |path: &Path| Initrd::open(path, 1 << 20).unwrap_err().to_string();
+        assert!(problem(Path::new("/")).contains("directory"));
+        assert!(problem(Path::new("/no/such/file")).contains("No such file"));
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        assert!(problem(empty.path()).contains("empty"));
+    }
+}
