@@ -76,10 +76,11 @@ pub struct Args {
     /// A network interface, repeatable: the other end of the host's tap interface NAME.
     ///
     /// The tap is made for as long as the guest runs if there is none and you may. mac= is the guest's address [default:
-    /// random]; slot= and virtio= as for --disk.
+    /// random]. vhost=auto has the host's kernel move the packets where it has vhost-net, on insists on it, off has hvrun
+    /// do it [default: auto]. slot= and virtio= are as for --disk.
     #[arg(
         long = "net",
-        value_name = "tap=NAME[,mac=ADDRESS][,slot=N][,virtio=VERSION]",
+        value_name = "tap=NAME[,mac=ADDRESS][,vhost=WHEN][,slot=N][,virtio=VERSION]",
         value_parser = parse_net,
         help_heading = "The machine"
     )]

@@ -1,6 +1,6 @@
 //! What `--disk` and its like say of a device.
 
-use hv_vmm::{DiskConfig, NetConfig, Placement, Serial, VirtioVersion};
+use hv_vmm::{DiskConfig, NetConfig, Placement, Serial, Vhost, VirtioVersion};
 
 /// Takes an option that every virtio device has. Answers whether it is one.
 fn parse_placement(option: &str, placement: &mut Placement) -> Result<bool, String> {
@@ -68,10 +68,11 @@ pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
     Ok(disk)
 }
 
-/// `tap=NAME[,mac=ADDRESS][,slot=N][,virtio=VERSION]`.
+/// `tap=NAME[,mac=ADDRESS][,vhost=auto|on|off][,slot=N][,virtio=VERSION]`.
 pub fn parse_net(text: &str) -> Result<NetConfig, String> {
     let mut tap = None;
     let mut mac = None;
+    let mut vhost = Vhost::Auto;
     let mut placement = Placement::default();
     for option in text.split(',') {
         if parse_placement(option, &mut placement)? {
@@ -82,9 +83,12 @@ pub fn parse_net(text: &str) -> Result<NetConfig, String> {
             Some(("mac", text)) => {
                 mac = Some(text.parse().map_err(|error| format!("{error}"))?);
             }
+            Some(("vhost", "auto")) => vhost = Vhost::Auto,
+            Some(("vhost", "on")) => vhost = Vhost::On,
+            Some(("vhost", "off")) => vhost = Vhost::Off,
             _ => {
                 return Err(format!(
-                    "unknown option {option:?}: expected tap=NAME, mac=ADDRESS, slot=0 to 7, virtio=modern or virtio=legacy"
+                    "unknown option {option:?}: expected tap=NAME, mac=ADDRESS, vhost=auto, on or off, slot=0 to 7, virtio=modern or virtio=legacy"
                 ));
             }
         }
@@ -92,6 +96,7 @@ pub fn parse_net(text: &str) -> Result<NetConfig, String> {
     Ok(NetConfig {
         tap: tap.ok_or("expected tap=NAME, the name of a tap interface of the host")?,
         mac,
+        vhost,
         placement,
     })
 }
@@ -139,6 +144,8 @@ mod tests {
         assert_eq!((net.tap.as_str(), net.placement.slot), ("tap0", Some(3)));
         assert_eq!(net.mac.unwrap().to_string(), "52:54:00:12:34:56");
         assert_eq!(parse_net("tap=tap0").unwrap().mac, None);
+        assert_eq!(parse_net("tap=tap0").unwrap().vhost, Vhost::Auto);
+        assert_eq!(parse_net("vhost=off,tap=tap0").unwrap().vhost, Vhost::Off);
         for wrong in [
             "",
             "tap=",
@@ -146,6 +153,7 @@ mod tests {
             "mac=52:54:00:12:34:56",
             "tap=tap0,mac=x",
             "tap=tap0,slot=8",
+            "tap=tap0,vhost=yes",
         ] {
             assert!(parse_net(wrong).is_err(), "{wrong}");
         }

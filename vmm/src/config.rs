@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hv_devices::virtio::block::Serial;
 use hv_devices::virtio::mmio::Version;
-use hv_devices::virtio::net::Mac;
+use hv_devices::virtio::net::{Mac, Vhost};
 
 use crate::virtio;
 
@@ -93,6 +93,8 @@ pub struct NetConfig {
     pub tap: String,
     /// The guest's Ethernet address; `None` for a random one.
     pub mac: Option<Mac>,
+    /// Who serves its queues.
+    pub vhost: Vhost,
     /// Where it is.
     pub placement: Placement,
 }

@@ -62,6 +62,9 @@ pub enum Error {
     /// A tap interface cannot be used.
     #[error(transparent)]
     Tap(#[from] hv_devices::virtio::net::OpenError),
+    /// The host's kernel shall serve a network interface and cannot.
+    #[error(transparent)]
+    Vhost(#[from] hv_devices::virtio::net::VhostError),
     /// More virtio devices than the board has slots.
     #[error("{0} virtio devices are more than the {max} that a guest can have", max = hv_core::layout::VIRTIO_SLOTS)]
     TooManyDevices(usize),

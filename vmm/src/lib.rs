@@ -64,7 +64,7 @@ pub use error::Error;
 pub use host::{DeviceFile, DeviceState, Host};
 pub use hv_devices::virtio::block::Serial;
 pub use hv_devices::virtio::mmio::Version as VirtioVersion;
-pub use hv_devices::virtio::net::Mac;
+pub use hv_devices::virtio::net::{Mac, Vhost};
 pub use kernel::Problem as KernelProblem;
 pub use kvm::{AiaFeatures, Errno, OpenError};
 pub use vm::Vm;

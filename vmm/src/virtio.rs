@@ -8,7 +8,7 @@ use hv_core::layout::VIRTIO_SLOTS;
 use hv_devices::virtio::VirtioDevice;
 use hv_devices::virtio::block::{Block, Disk, Serial};
 use hv_devices::virtio::mmio::Version;
-use hv_devices::virtio::net::{Mac, Net, Tap};
+use hv_devices::virtio::net::{Mac, Net, Tap, Vhost};
 use hv_devices::virtio::rng::Rng;
 
 use crate::Error;
@@ -16,8 +16,15 @@ use crate::config::{Config, Placement};
 
 /// What the host has opened for a device.
 enum Backend {
-    Disk { disk: Arc<Disk>, serial: Serial },
-    Net { tap: Arc<Tap>, mac: Mac },
+    Disk {
+        disk: Arc<Disk>,
+        serial: Serial,
+    },
+    Net {
+        tap: Arc<Tap>,
+        mac: Mac,
+        vhost: Vhost,
+    },
     Rng,
 }
 
@@ -41,7 +48,9 @@ impl Device {
             Backend::Disk { disk, serial } => {
                 Box::new(Block::new(disk.clone(), *serial, self.index))
             }
-            Backend::Net { tap, mac } => Box::new(Net::new(tap.clone(), *mac, self.index)?),
+            Backend::Net { tap, mac, vhost } => {
+                Box::new(Net::new(tap.clone(), *mac, *vhost, self.index)?)
+            }
             Backend::Rng => Box::new(Rng::new()?),
         })
     }
@@ -81,12 +90,14 @@ impl Slots {
             add(disk.placement, index, backend);
         }
         for (index, net) in config.nets.iter().enumerate() {
+            let served = net.vhost.is_available()?;
             let backend = Backend::Net {
                 tap: Arc::new(Tap::open(&net.tap)?),
                 mac: match net.mac {
                     Some(mac) => mac,
                     None => Mac::random().map_err(Error::host("choose an Ethernet address"))?,
                 },
+                vhost: if served { net.vhost } else { Vhost::Off },
             };
             add(net.placement, index, backend);
         }

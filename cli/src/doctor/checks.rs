@@ -311,13 +311,13 @@ fn vhost_net(file: &DeviceFile) -> Check {
         DeviceState::Usable => ok(SUBJECT, "/dev/vhost-net works"),
         DeviceState::Absent | DeviceState::NoDriver => note(
             SUBJECT,
-            "/dev/vhost-net is not there; the network works without it",
+            "/dev/vhost-net is not there; hvrun then moves the network's packets itself",
         )
         .advise("sudo modprobe vhost_net"),
         DeviceState::NoPermission => note(
             SUBJECT,
             format!(
-                "no permission to use /dev/vhost-net{}; the network works without it",
+                "no permission to use /dev/vhost-net{}; hvrun then moves the network's packets itself",
                 owner(file)
             ),
         )
@@ -325,7 +325,7 @@ fn vhost_net(file: &DeviceFile) -> Check {
         DeviceState::Unusable(errno) => note(
             SUBJECT,
             format!(
-                "/dev/vhost-net cannot be opened: {}; the network works without it",
+                "/dev/vhost-net cannot be opened: {}; hvrun then moves the network's packets itself",
                 hv_vmm::Errno(errno)
             ),
         ),

@@ -20,21 +20,25 @@ fn on_host(host: &Host, line: &str) -> String {
 /// What is sent: far more than all queues and buffers on the way hold.
 const SIZE: usize = 4 << 20;
 
-/// Sends a file or a disk to whoever connects.
-fn send(path: &str) -> String {
-    format!("dd if={path} bs=64k | nc -l -p 5000")
+/// Sends a file or a disk to whoever connects to this port.
+fn send(path: &str, port: u32) -> String {
+    format!("dd if={path} bs=64k | nc -l -p {port}")
 }
 
 /// Fetches what the other side sends, once it listens, and gives its checksum. busybox's nc ends when the other side has
 /// nothing more to say, so the one that receives has an input that does not end: a FIFO that it has open for writing too.
-fn fetch(address: &str) -> String {
+fn fetch(address: &str, port: u32) -> String {
     format!(
-        "[ -p /tmp/open ] || mkfifo /tmp/open; until nc {address} 5000 <>/tmp/open >/tmp/got; do sleep 0.1; done; \
-         md5sum </tmp/got; rm /tmp/got"
+        "mkfifo /tmp/open{port}; until nc {address} {port} <>/tmp/open{port} >/tmp/got{port}; do sleep 0.1; done; \
+         md5sum </tmp/got{port}; rm /tmp/*{port}"
     )
 }
 
-fn carries(host: &Host) {
+/// On the interface `tapN` in the network 10.N.0.0, with vhost on or off.
+fn carries(host: &Host, number: u32, vhost: &str) {
+    let tap = format!("tap{number}");
+    let (host_address, guest_address) = (format!("10.{number}.0.1"), format!("10.{number}.0.2"));
+    let port = 5000 + number;
     let disk = Disk::new();
     let data = disk.beside("data.img");
     let mut bytes = vec![0; SIZE];
@@ -43,7 +47,7 @@ fn carries(host: &Host) {
         .read_exact(&mut bytes)
         .unwrap();
     fs::write(&data, bytes).unwrap();
-    let net = format!("tap=tap7,mac={MAC}");
+    let net = format!("tap={tap},mac={MAC},vhost={vhost}");
     let arguments = [
         "--disk",
         &text(&data),
@@ -58,7 +62,7 @@ fn carries(host: &Host) {
     // hvrun has made the interface.
     on_host(
         host,
-        "ip addr add 10.7.0.1/24 dev tap7; ip link set tap7 up",
+        &format!("ip addr add {host_address}/24 dev {tap}; ip link set {tap} up"),
     );
     // A reboot leaves the interface and the address as they are.
     console.send_line("reboot").unwrap();
@@ -67,18 +71,29 @@ fn carries(host: &Host) {
     assert_eq!(run(&mut console, "cat /sys/class/net/eth0/address"), MAC);
     run(
         &mut console,
-        "ip addr add 10.7.0.2/24 dev eth0; ip link set eth0 up",
+        &format!("ip addr add {guest_address}/24 dev eth0; ip link set eth0 up"),
     );
-    run(&mut console, "ping -c 3 10.7.0.1");
-    on_host(host, "ping -c 3 -s 1400 10.7.0.2");
+    run(&mut console, &format!("ping -c 3 {host_address}"));
+    on_host(host, &format!("ping -c 3 -s 1400 {guest_address}"));
+
+    if vhost == "on" {
+        // The kernel's threads bear the name of what they serve.
+        on_host(host, "cat /proc/[0-9]*/task/*/comm | grep ^vhost-");
+    }
 
     let nested = format!("{LOCAL_ROOT}{}", text(&data));
     let expected = on_host(host, &format!("md5sum <{nested}"));
-    let sender = host.exec(["sh", "-c", &send(&nested)]).spawn().unwrap();
-    assert_eq!(run(&mut console, &fetch("10.7.0.1")), expected);
+    let sender = host
+        .exec(["sh", "-c", &send(&nested, port)])
+        .spawn()
+        .unwrap();
+    assert_eq!(run(&mut console, &fetch(&host_address, port)), expected);
     assert!(sender.finish(STEP).unwrap().status.success());
-    run(&mut console, &format!("{} 2>/dev/null &", send("/dev/vdb")));
-    assert_eq!(on_host(host, &fetch("10.7.0.2")), expected);
+    run(
+        &mut console,
+        &format!("{} 2>/dev/null &", send("/dev/vdb", port)),
+    );
+    assert_eq!(on_host(host, &fetch(&guest_address, port)), expected);
 
     let second = command(host, Kernel::Stable.arguments())
         .args(["--net", &net])
@@ -88,12 +103,19 @@ fn carries(host: &Host) {
     assert!(second.stderr_text().contains("in use"), "{second}");
     power_off(console);
     // Made for this guest, and gone with it.
-    on_host(host, "! ip link show tap7");
+    on_host(host, &format!("! ip link show {tap}"));
 }
 
 #[test]
 fn a_tap_interface_carries_data_both_ways() {
     for chip in CHIPS {
-        carries(host(chip));
+        carries(host(chip), 7, "off");
+    }
+}
+
+#[test]
+fn the_host_s_kernel_carries_data_both_ways() {
+    for chip in CHIPS {
+        carries(host(chip), 8, "on");
     }
 }

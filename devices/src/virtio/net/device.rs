@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::mac::Mac;
 use super::tap::Tap;
+use super::vhost::{KernelWorker, Vhost};
 use super::worker::{Setup, Worker};
 use crate::virtio::{Activation, VirtioDevice};
 
@@ -79,21 +80,29 @@ impl Link {
     }
 }
 
-/// A virtio network device with one pair of queues, served by a thread named `virtio-net-N`.
+/// Who serves the queues. Ends when dropped.
+enum Running {
+    Kernel { _worker: KernelWorker },
+    Process { _worker: Worker },
+}
+
+/// A virtio network device with one pair of queues, served by the host's kernel or by a thread named `virtio-net-N`.
 pub struct Net {
     tap: Arc<Tap>,
     mac: Mac,
     index: usize,
     link: Arc<Link>,
-    worker: Option<Worker>,
+    vhost: Vhost,
+    running: Option<Running>,
 }
 
 impl Net {
-    /// A device at the other end of `tap`, with the address `mac`; `index` only names its thread.
+    /// A device at the other end of `tap`, with the address `mac`, whose queues are served as `vhost` says; `index` only
+    /// names its thread.
     ///
     /// # Errors
     /// If the host has no file descriptor left.
-    pub fn new(tap: Arc<Tap>, mac: Mac, index: usize) -> io::Result<Self> {
+    pub fn new(tap: Arc<Tap>, mac: Mac, vhost: Vhost, index: usize) -> io::Result<Self> {
         let link = Link {
             up: AtomicBool::new(true),
             changed: AtomicBool::new(false),
@@ -104,7 +113,8 @@ impl Net {
             mac,
             index,
             link: Arc::new(link),
-            worker: None,
+            vhost,
+            running: None,
         })
     }
 
@@ -178,17 +188,31 @@ impl VirtioDevice for Net {
         let long = features & (1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
         let header = if long { HEADER } else { LEGACY_HEADER };
         self.tap.configure(header, offloads(features))?;
+        let name = format!("virtio-net-{}", self.index);
+        if self.vhost != Vhost::Off {
+            let (tap, link) = (Arc::clone(&self.tap), Arc::clone(&self.link));
+            let queues = [&receive, &transmit];
+            match KernelWorker::spawn(name.clone(), tap, link, &activation, queues) {
+                Ok(worker) => {
+                    self.running = Some(Running::Kernel { _worker: worker });
+                    return Ok(());
+                }
+                Err(error) if self.vhost == Vhost::On => return Err(error),
+                Err(error) => log::info!("network: the host's kernel does not serve it: {error}"),
+            }
+        }
         let setup = Setup {
-            name: format!("virtio-net-{}", self.index),
+            name,
             tap: Arc::clone(&self.tap),
             link: Arc::clone(&self.link),
             header,
         };
-        self.worker = Some(Worker::spawn(setup, activation, receive, transmit)?);
+        let worker = Worker::spawn(setup, activation, receive, transmit)?;
+        self.running = Some(Running::Process { _worker: worker });
         Ok(())
     }
 
     fn reset(&mut self) {
-        self.worker = None;
+        self.running = None;
     }
 }

@@ -6,6 +6,7 @@
 //! | `mac` | Ethernet addresses |
 //! | `receive`, `transmit` | the two queues |
 //! | `worker` | the thread that serves both |
+//! | `vhost` | the host's kernel in place of that thread |
 //! | `device` | features, configuration space, start and stop |
 
 mod device;
@@ -13,6 +14,7 @@ mod mac;
 mod receive;
 mod tap;
 mod transmit;
+mod vhost;
 mod worker;
 
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod tests;
 pub use device::{Link, Net};
 pub use mac::{Mac, MacError};
 pub use tap::{OpenError, Tap};
+pub use vhost::{OpenError as VhostError, Vhost};
 
 /// The longest packet that a tap hands over: `struct virtio_net_hdr_v1`, an Ethernet header with a VLAN tag, and an IP
 /// packet of 64 KiB that the guest is to cut into segments (Linux: `tun_put_user` in `drivers/net/tun.c`).

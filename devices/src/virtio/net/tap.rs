@@ -139,6 +139,11 @@ impl Tap {
         }
     }
 
+    /// The interface's descriptor, for the kernel to use.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The `TUN_F_` bits that may be asked for.
     pub(super) fn offloads(&self) -> c_uint {
         self.offloads

@@ -35,7 +35,7 @@ impl Bench {
         peer.set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
         let tap = Arc::new(Tap::from_socket(File::from(OwnedFd::from(ours)), 0));
-        let net = Net::new(tap, "52:54:00:12:34:56".parse().unwrap(), 0).unwrap();
+        let net = Net::new(tap, "52:54:00:12:34:56".parse().unwrap(), Vhost::Off, 0).unwrap();
         let link = net.link();
         let driver = Driver::new(Box::new(net));
         driver.put(DATA, &[UNTOUCHED; 0x2_0000]);
@@ -75,7 +75,7 @@ fn features_are_what_the_interface_can_do() {
     let net = |offloads| {
         let (ours, _) = UnixDatagram::pair().unwrap();
         let tap = Tap::from_socket(File::from(OwnedFd::from(ours)), offloads);
-        Net::new(Arc::new(tap), Mac([2; 6]), 0).unwrap()
+        Net::new(Arc::new(tap), Mac([2; 6]), Vhost::Off, 0).unwrap()
     };
     let always = 1 << 0 | 1 << 5 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16;
     assert_eq!(net(0).device_id(), 1);
@@ -310,7 +310,7 @@ fn an_interface_that_is_gone_leaves_the_guest_running() {
     // A directory can be neither read nor written.
     let directory = File::open("/").unwrap();
     let tap = Arc::new(Tap::from_socket(directory, 0));
-    let net = Net::new(tap, Mac([2; 6]), 0).unwrap();
+    let net = Net::new(tap, Mac([2; 6]), Vhost::Off, 0).unwrap();
     let mut driver = Driver::new(Box::new(net));
     driver.start(MODERN);
     driver.give(0, 0, &[writable(DATA, 100)]);

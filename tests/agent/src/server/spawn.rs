@@ -9,6 +9,7 @@ use std::process::{self, Command};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::Winsize;
+use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{Pid, pipe2};
 
 use crate::protocol::{Spawn, Stdio, Stream, WindowSize};
@@ -215,6 +216,11 @@ impl Surroundings {
     /// be its controlling one), the root, the directory, and last the user, who may not be allowed the rest.
     fn enter(&self) -> io::Result<()> {
         nix::unistd::setsid()?;
+        // Whoever started this one in the background, as shells do, has the keys of its terminal ignored.
+        for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+            // SAFETY: the default action is no handler.
+            unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
+        }
         if let Some(terminal) = self.terminal {
             // SAFETY: the descriptor is open until exec; the argument is an integer.
             check(unsafe { libc::ioctl(terminal, libc::TIOCSCTTY, 0) })?;

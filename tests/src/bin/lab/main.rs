@@ -109,7 +109,7 @@ fn boot() -> Result<Host, Failure> {
 
 /// The nested host that the user chose. It runs as long as they like.
 fn host_config() -> Result<HostConfig, Failure> {
-    let config = HostConfig::new(chosen_chip()?).module("tun");
+    let config = HostConfig::new(chosen_chip()?).module("vhost_net");
     Ok(config.fast_cpu().lifetime(None))
 }
 

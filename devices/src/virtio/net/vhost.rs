@@ -1,0 +1,248 @@
+//! vhost-net: the host's kernel serves both queues, between the guest's memory and the tap interface.
+//!
+//! A thread of this process only hands on its notifications: the driver reads their cause from a register of the
+//! transport's, of which the kernel knows nothing.
+//!
+//! Source: Linux, `include/uapi/linux/vhost.h` and `drivers/vhost/net.c`.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vhost::net::VhostNet;
+use vhost::vhost_kern::net::Net as Kernel;
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_queue::QueueT;
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::device::Link;
+use super::tap::Tap;
+use crate::borrowed;
+use crate::virtio::{Activation, ActiveQueue, Interrupt};
+
+/// The features that change how the queues work, of which the kernel has to know.
+const QUEUES: u64 = 1 << VIRTIO_F_VERSION_1
+    | 1 << VIRTIO_RING_F_EVENT_IDX
+    | 1 << VIRTIO_RING_F_INDIRECT_DESC
+    | 1 << VIRTIO_NET_F_MRG_RXBUF;
+
+/// Who serves the queues of a network device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Vhost {
+    /// The host's kernel where it can, else this process.
+    #[default]
+    Auto,
+    /// The host's kernel.
+    On,
+    /// This process.
+    Off,
+}
+
+impl Vhost {
+    /// Whether the host's kernel shall serve the queues.
+    ///
+    /// # Errors
+    /// It has to and cannot, in one line.
+    pub fn is_available(self) -> Result<bool, OpenError> {
+        if self == Self::Off {
+            return Ok(false);
+        }
+        let opened = Kernel::new(Arc::new(GuestMemoryMmap::<()>::new()));
+        match opened.map(drop).map_err(io_error) {
+            Ok(()) => Ok(true),
+            Err(_) if self == Self::Auto => Ok(false),
+            Err(error) => Err(match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => OpenError::Missing,
+                Some(libc::EACCES | libc::EPERM) => OpenError::NoPermission,
+                _ => OpenError::Other(error),
+            }),
+        }
+    }
+}
+
+/// Why vhost-net cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The host's kernel has none.
+    #[error(
+        "no /dev/vhost-net: load the host kernel's module vhost_net (modprobe vhost_net), or leave vhost=on away"
+    )]
+    Missing,
+    /// The user may not open it.
+    #[error("no permission on /dev/vhost-net: join its group, or leave vhost=on away")]
+    NoPermission,
+    /// Anything else.
+    #[error("/dev/vhost-net cannot be opened: {0}")]
+    Other(io::Error),
+}
+
+/// The kernel at work for one device. Ends when dropped.
+pub(super) struct KernelWorker {
+    stop: Arc<AtomicBool>,
+    link: Arc<Link>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl KernelWorker {
+    /// Has the kernel serve the queues, and starts the thread of this name that hands on its notifications.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the host has no thread left.
+    pub fn spawn(
+        name: String,
+        tap: Arc<Tap>,
+        link: Arc<Link>,
+        activation: &Activation,
+        queues: [&ActiveQueue; 2],
+    ) -> io::Result<Self> {
+        let nonblocking = libc::EFD_NONBLOCK | libc::EFD_CLOEXEC;
+        let (used, failed) = (EventFd::new(nonblocking)?, EventFd::new(nonblocking)?);
+        let kernel = set_up(activation, queues, &used, &failed).map_err(io_error)?;
+        let mut server = Server {
+            kernel,
+            tap,
+            link: Arc::clone(&link),
+            used,
+            failed,
+            interrupt: Arc::clone(&activation.interrupt),
+        };
+        server.connect().map_err(io_error)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new().name(name).spawn({
+            let stop = Arc::clone(&stop);
+            move || server.run(&stop)
+        })?;
+        Ok(Self {
+            stop,
+            link,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for KernelWorker {
+    /// The kernel lets go of the queues when the thread's end closes its descriptor.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.link.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn io_error(error: vhost::Error) -> io::Error {
+    match error {
+        vhost::Error::VhostOpen(error)
+        | vhost::Error::IoctlError(error)
+        | vhost::Error::IOError(error) => error,
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+/// Tells the kernel of the guest's memory and of the queues.
+fn set_up(
+    activation: &Activation,
+    queues: [&ActiveQueue; 2],
+    used: &EventFd,
+    failed: &EventFd,
+) -> vhost::Result<Kernel<Arc<GuestMemoryMmap>>> {
+    let memory = &activation.memory;
+    let kernel = Kernel::new(Arc::clone(memory))?;
+    kernel.set_owner()?;
+    let wanted = activation.features & QUEUES;
+    if wanted & !kernel.get_features()? != 0 {
+        return Err(vhost::Error::InvalidOperation);
+    }
+    kernel.set_features(wanted)?;
+    let regions = memory.iter().map(|region| {
+        let start = region
+            .get_host_address(MemoryRegionAddress(0))
+            .map_err(|_| vhost::Error::InvalidGuestMemory)?;
+        Ok(VhostUserMemoryRegionInfo {
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: start as u64,
+            mmap_offset: 0,
+            mmap_handle: -1,
+        })
+    });
+    kernel.set_mem_table(&regions.collect::<vhost::Result<Vec<_>>>()?)?;
+    for (index, active) in queues.into_iter().enumerate() {
+        let queue = &active.queue;
+        kernel.set_vring_num(index, queue.size())?;
+        kernel.set_vring_base(index, queue.next_avail())?;
+        let rings = VringConfigData {
+            queue_max_size: queue.max_size(),
+            queue_size: queue.size(),
+            flags: 0,
+            desc_table_addr: queue.desc_table(),
+            used_ring_addr: queue.used_ring(),
+            avail_ring_addr: queue.avail_ring(),
+            log_addr: None,
+        };
+        kernel.set_vring_addr(index, &rings)?;
+        kernel.set_vring_call(index, used)?;
+        kernel.set_vring_err(index, failed)?;
+        kernel.set_vring_kick(index, &active.kick)?;
+    }
+    Ok(kernel)
+}
+
+struct Server {
+    kernel: Kernel<Arc<GuestMemoryMmap>>,
+    tap: Arc<Tap>,
+    link: Arc<Link>,
+    used: EventFd,
+    failed: EventFd,
+    interrupt: Arc<Interrupt>,
+}
+
+impl Server {
+    /// Plugs the tap into the queues while the link is up, else out.
+    fn connect(&mut self) -> vhost::Result<()> {
+        let tap = self.link.is_up().then_some(self.tap.file());
+        self.kernel.set_backend(0, tap)?;
+        self.kernel.set_backend(1, tap)
+    }
+
+    fn run(&mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Acquire) {
+            if self.link.take_changed() {
+                self.interrupt.notify_config();
+                if let Err(error) = self.connect() {
+                    self.interrupt.needs_reset(&error);
+                    return;
+                }
+            }
+            let events = [self.link.event(), &self.used, &self.failed];
+            let mut fds = events.map(|event| PollFd::new(borrowed(event), PollFlags::POLLIN));
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(error) => {
+                    self.interrupt.needs_reset(&error);
+                    return;
+                }
+            }
+            let [_, used, failed] = fds.map(|fd| fd.any() == Some(true));
+            // Readable or not, none of them blocks.
+            for event in events {
+                let _ = event.read();
+            }
+            if used {
+                self.interrupt.notify_used();
+            }
+            if failed {
+                self.interrupt
+                    .needs_reset(&"the host's kernel finds its queues broken");
+                return;
+            }
+        }
+    }
+}
