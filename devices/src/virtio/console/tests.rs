@@ -314,14 +314,14 @@ fn input_for_a_port_that_is_closed_is_kept() {
 }
 
 #[test]
-fn a_resize_is_told_rows_first() {
+fn a_resize_is_told_columns_first() {
     let mut several = Several::new();
     several.meet();
     several.ports[1].set_size(1, 2);
     several.ports[0].set_size(132, 50);
     assert_eq!(
         several.hear(),
-        (0, event::RESIZE, 0, vec![50, 0, 132, 0]),
+        (0, event::RESIZE, 0, vec![132, 0, 50, 0]),
         "of the console alone"
     );
     assert_eq!(several.driver.config(0), [132, 0, 50, 0]);
