@@ -6,6 +6,7 @@ use clap::builder::{PossibleValue, Styles};
 use clap::{ArgAction, Parser, ValueEnum};
 use hv_vmm::{DiskConfig, IrqchipChoice, NetConfig, VirtioVersion};
 
+use crate::console::{Choice, parse_console};
 use crate::device::{parse_disk, parse_net};
 
 /// What `--help` says after the options.
@@ -28,8 +29,8 @@ Example:
 
 /// Boots a guest under KVM on a RISC-V Linux host.
 ///
-/// The guest's console is this terminal, or whatever stdin and stdout are; the end of stdin does not end the guest. A
-/// guest that reboots is booted again, one that powers off ends hvrun.
+/// The guest's console is this terminal, or whatever stdin and stdout are, unless --console says otherwise; the end of
+/// stdin does not end the guest. A guest that reboots is booted again, one that powers off ends hvrun.
 #[derive(Debug, Parser)]
 #[command(
     name = "hvrun",
@@ -50,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub initrd: Option<PathBuf>,
 
-    /// The kernel's command line [default: console=ttyS0, and with a disk root=/dev/vda rw].
+    /// The kernel's command line [default: console=ttyS0, or what --console implies, and with a disk root=/dev/vda rw].
     #[arg(
         long,
         value_name = "TEXT",
@@ -80,6 +81,19 @@ pub struct Args {
         help_heading = "The machine"
     )]
     pub nets: Vec<NetConfig>,
+
+    /// The guest's console, repeatable [default: serial]. serial is the UART (in Linux ttyS0), virtio a virtio console
+    /// (hvc0) that knows the terminal's size, both is "serial,to=pty" and "virtio", none is no console. to= is its other
+    /// end: stdio (this terminal, for one console at most), file:PATH (output only), pty (a pseudo-terminal, whose path is
+    /// printed), unix:PATH (a socket to connect to, for one client at a time). virtio,port=NAME,to=END is a channel by that
+    /// name (/dev/virtio-ports/NAME) and no console; slot= and virtio= as for --disk.
+    #[arg(
+        long = "console",
+        value_name = "KIND[,to=END][,port=NAME][,slot=N][,virtio=VERSION]",
+        value_parser = parse_console,
+        help_heading = "The machine"
+    )]
+    pub consoles: Vec<Choice>,
 
     /// Give the guest random numbers of the host's by a virtio entropy device, in Linux /dev/hwrng. Without it a guest still
     /// starts with a seed in its device tree.

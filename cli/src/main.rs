@@ -1,17 +1,19 @@
 //! hvrun: boots a guest under KVM on a RISC-V Linux host.
 
 mod args;
+mod console;
 mod device;
 mod logger;
 mod terminal;
 
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use args::Args;
-use clap::Parser;
-use hv_vmm::{Config, ConsoleConfig, OpenError, Outcome, Vm};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use console::Consoles;
+use hv_vmm::{Config, OpenError, Outcome, Vm};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -27,7 +29,12 @@ const EXIT_SIGNAL: u8 = 128;
 fn main() -> ExitCode {
     let args = Args::parse();
     logger::start(args.log_level);
-    match run(args) {
+    let consoles = Consoles::new(&args.consoles).unwrap_or_else(|error| {
+        Args::command()
+            .error(ErrorKind::ArgumentConflict, error)
+            .exit()
+    });
+    match run(args, consoles) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("hvrun: {error}");
@@ -36,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn run(args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let Some(kernel) = args.kernel else {
         if !cfg!(target_arch = "riscv64") {
             return Err(OpenError::NotRiscv.into());
@@ -55,7 +62,10 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     terminal::restore_on_panic();
 
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdin());
+    let have_stdio = consoles.have_stdio();
+    let resized = (consoles.have_a_size())
+        .then(terminal::size_changes)
+        .transpose()?;
     let config = Config {
         kernel,
         initrd: args.initrd,
@@ -67,12 +77,8 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         cpus: args.cpus,
         memory: args.memory,
         irqchip: args.irqchip.0,
-        console: ConsoleConfig {
-            input: Some(File::from(copy(std::io::stdin())?)),
-            output: File::from(copy(std::io::stdout())?),
-            escape: is_terminal,
-        },
-        stop: Some(copy(&ended_by)?),
+        console: consoles.config(resized)?,
+        stop: Some(ended_by.as_fd().try_clone_to_owned()?),
     };
     let vm = Vm::new(config)?;
     if let Some(path) = args.dump_dtb {
@@ -84,7 +90,10 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         })?;
         return Ok(ExitCode::SUCCESS);
     }
-    let raw = terminal::RawMode::enter();
+    for terminal in vm.pseudo_terminals() {
+        eprintln!("hvrun: {} on {}", terminal.console, terminal.path.display());
+    }
+    let raw = have_stdio.then(terminal::RawMode::enter);
     let outcome = vm.run();
     drop(raw);
     Ok(match outcome? {
@@ -99,9 +108,4 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
             None => ExitCode::SUCCESS,
         },
     })
-}
-
-/// Another descriptor of the same file.
-fn copy(fd: impl AsFd) -> std::io::Result<OwnedFd> {
-    fd.as_fd().try_clone_to_owned()
 }

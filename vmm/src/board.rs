@@ -8,15 +8,15 @@ use hv_core::addr::GuestPhysAddr;
 use hv_core::layout;
 use hv_core::machine::Machine;
 use hv_devices::bus::Bus;
-use hv_devices::console::ConsoleOutput;
+use hv_devices::console::{ConsoleOutput, InputSink};
 use hv_devices::rtc::{HostClock, Rtc};
 use hv_devices::test_device::TestDevice;
 use hv_devices::uart::Uart;
 use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, BootRegisters};
 use crate::config::IrqchipChoice;
+use crate::console::Consoles;
 use crate::ending::Ending;
 use crate::irqchip::{Aia, Irqchip, PlicChip, Trigger};
 use crate::kvm::isa::{self, ReadRegister};
@@ -46,10 +46,8 @@ pub struct Blueprint {
     pub memory: u64,
     /// Which interrupt chip.
     pub irqchip: IrqchipChoice,
-    /// The console's output.
-    pub output: Arc<dyn ConsoleOutput>,
-    /// Where the UART says that it can take input again.
-    pub room: EventFd,
+    /// The consoles, and what is open for them.
+    pub consoles: Consoles,
     /// What keeps the time of day, also while the machine is off.
     pub clock: Arc<HostClock>,
 }
@@ -59,12 +57,12 @@ pub struct Blueprint {
 pub struct Board {
     vcpus: Vec<Vcpu>,
     bus: Bus,
-    /// The console's device.
-    pub uart: Arc<Uart>,
     /// The real-time clock, whose alarm is to be polled when the blueprint's clock says so.
     pub rtc: Arc<Rtc>,
     ending: Arc<Ending>,
+    /// The console of SBI.
     output: Arc<dyn ConsoleOutput>,
+    input: Arc<dyn InputSink>,
     /// The guest's device tree.
     pub device_tree: Vec<u8>,
     // Devices' wires and ioeventfds live in it.
@@ -111,13 +109,9 @@ impl Board {
             attach(base, size, registers)?;
         }
         let line = irqchip.line(layout::UART_IRQ, Trigger::Level)?;
-        let uart = Arc::new(Uart::new(line, blueprint.output.clone()));
-        uart.set_room_event(
-            blueprint
-                .room
-                .try_clone()
-                .map_err(Error::host("copy an eventfd"))?,
-        );
+        let consoles = &blueprint.consoles;
+        let uart = Arc::new(Uart::new(line, consoles.serial().clone()));
+        consoles.attach_serial(&uart)?;
         attach(layout::UART_BASE, layout::UART_SIZE, uart.clone())?;
         attach(
             layout::TEST_DEVICE_BASE,
@@ -164,10 +158,10 @@ impl Board {
         Ok(Board {
             vcpus,
             bus,
-            uart,
             rtc,
             ending,
-            output: blueprint.output.clone(),
+            output: consoles.firmware_output().clone(),
+            input: consoles.firmware_input().cloned().unwrap_or(uart),
             device_tree,
             _vm: vm,
             ram,
@@ -194,7 +188,7 @@ impl Board {
             let platform = SbiPlatform {
                 memory: running._ram.memory().clone(),
                 output: self.output.clone(),
-                uart: self.uart.clone(),
+                input: self.input.clone(),
             };
             let thread = VcpuThread::start(hart, vcpu, running.shared.clone(), platform)
                 .map_err(Error::host("start a vCPU's thread"))?;

@@ -1,8 +1,7 @@
 //! hvrun's virtual machine monitor as a library: a guest on Linux KVM, on a RISC-V host.
 //!
 //! ```no_run
-//! use hv_vmm::{Config, ConsoleConfig, IrqchipChoice, Outcome, VirtioVersion, Vm};
-//! use std::fs::File;
+//! use hv_vmm::{Config, ConsoleBackend, ConsoleConfig, IrqchipChoice, Outcome, VirtioVersion, Vm};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config {
@@ -16,7 +15,10 @@
 //!     cpus: 2,
 //!     memory: 512 << 20,
 //!     irqchip: IrqchipChoice::Auto,
-//!     console: ConsoleConfig { input: None, output: File::create("console.log")?, escape: false },
+//!     console: ConsoleConfig {
+//!         serial: Some(ConsoleBackend::File("console.log".into())),
+//!         ..ConsoleConfig::default()
+//!     },
 //!     stop: None,
 //! };
 //! match Vm::new(config)?.run()? {
@@ -46,7 +48,8 @@ mod vcpu;
 mod virtio;
 mod vm;
 
-pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Placement};
+pub use config::{Config, DiskConfig, IrqchipChoice, NetConfig, Placement};
+pub use console::{ConsoleBackend, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
 pub use error::Error;
 pub use hv_devices::virtio::block::Serial;
 pub use hv_devices::virtio::mmio::Version as VirtioVersion;

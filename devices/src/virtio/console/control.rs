@@ -114,7 +114,7 @@ impl Control {
         }
     }
 
-    /// Columns come before rows (section 5.3.6.2.1). Linux reads it like that from 6.15 on, and in later releases of its
+    /// Columns come before rows (section 5.3.6.2). Linux reads it like that from 6.15 on, and in later releases of its
     /// long-term series; before, it took the first number for the rows. A console without ports beside it has its size in
     /// the configuration space, which has always been understood.
     fn resize(&mut self, id: u32, size: Size) {
