@@ -7,13 +7,14 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use hv_vmm::{DiskConfig, IrqchipChoice, NetConfig, VirtioVersion};
 
+use crate::console::{Choice, parse_console};
 use crate::device::{parse_disk, parse_net};
 use crate::{doctor, manual};
 
 /// Boots a guest under KVM on a RISC-V Linux host.
 ///
-/// The guest's console is this terminal, or whatever stdin and stdout are; the end of stdin does not end the guest. A
-/// guest that reboots is booted again, one that powers off ends hvrun.
+/// The guest's console is this terminal, or whatever stdin and stdout are, unless --console says otherwise; the end of
+/// stdin does not end the guest. A guest that reboots is booted again, one that powers off ends hvrun.
 #[derive(Debug, Parser)]
 #[command(
     name = "hvrun",
@@ -48,9 +49,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub initrd: Option<PathBuf>,
 
-    /// The kernel's command line [default: console=ttyS0, and with a disk root=/dev/vda rw].
+    /// The kernel's command line [default: what --console implies, and with a disk root=/dev/vda rw].
     ///
-    /// There is no default with --firmware and --dtb.
+    /// Without --console that is console=ttyS0. There is no default with --firmware and --dtb.
     #[arg(
         long,
         value_name = "TEXT",
@@ -85,6 +86,21 @@ pub struct Args {
         help_heading = "The machine"
     )]
     pub nets: Vec<NetConfig>,
+
+    /// The guest's console, repeatable: serial, virtio, both or none [default: serial].
+    ///
+    /// serial is the UART (in Linux ttyS0), virtio a virtio console (hvc0) that knows the terminal's size, both is
+    /// "serial,to=pty" and "virtio", none is no console. to= is its other end: stdio (this terminal, for one console at
+    /// most), file:PATH (output only), pty (a pseudo-terminal, whose path is printed), unix:PATH (a socket to connect to,
+    /// for one client at a time). virtio,port=NAME,to=END is a channel by that name (/dev/virtio-ports/NAME) and no
+    /// console; slot= and virtio= as for --disk.
+    #[arg(
+        long = "console",
+        value_name = "KIND[,to=END][,port=NAME][,slot=N][,virtio=VERSION]",
+        value_parser = parse_console,
+        help_heading = "The machine"
+    )]
+    pub consoles: Vec<Choice>,
 
     /// Give the guest random numbers of the host's by a virtio entropy device, in Linux /dev/hwrng.
     ///

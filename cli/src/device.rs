@@ -2,8 +2,17 @@
 
 use hv_vmm::{DiskConfig, NetConfig, Placement, Serial, Vhost, VirtioVersion};
 
+/// The parts between single commas; two commas stand for one that belongs to a part.
+pub fn split_options(text: &str) -> Vec<String> {
+    // A character that no argument can hold stands for the doubled comma meanwhile.
+    let text = text.replace(",,", "\0");
+    text.split(',')
+        .map(|part| part.replace('\0', ","))
+        .collect()
+}
+
 /// Takes an option that every virtio device has. Answers whether it is one.
-fn parse_placement(option: &str, placement: &mut Placement) -> Result<bool, String> {
+pub fn parse_placement(option: &str, placement: &mut Placement) -> Result<bool, String> {
     match option.split_once('=') {
         Some(("slot", number)) => {
             let slot = number.parse().ok().filter(|slot| *slot <= 7);

@@ -1,20 +1,22 @@
 //! hvrun: boots a guest under KVM on a RISC-V Linux host.
 
 mod args;
+mod console;
 mod device;
 mod doctor;
 mod logger;
 mod manual;
 mod terminal;
 
-use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use args::{Args, Command};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use hv_vmm::{Config, ConsoleConfig, OpenError, Outcome, Payload, Vm};
+use console::Consoles;
+use hv_vmm::{Config, OpenError, Outcome, Payload, Vm};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -31,7 +33,14 @@ fn main() -> ExitCode {
     let mut args = Args::parse();
     logger::start(args.log_level);
     let result = match args.command.take() {
-        None => run(args),
+        None => {
+            let consoles = Consoles::new(&args.consoles).unwrap_or_else(|error| {
+                Args::command()
+                    .error(ErrorKind::ArgumentConflict, error)
+                    .exit()
+            });
+            run(args, consoles)
+        }
         Some(command) => answer(&command),
     };
     match result {
@@ -73,7 +82,7 @@ fn answer(command: &Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
 }
 
-fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn run(args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let payload = match (args.kernel, args.firmware) {
         (Some(kernel), None) => Payload::Kernel(kernel),
         (None, Some(firmware)) if args.initrd.is_none() => Payload::Firmware(firmware),
@@ -105,7 +114,10 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     terminal::restore_on_panic();
 
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdin());
+    let have_stdio = consoles.have_stdio();
+    let resized = (consoles.have_a_size())
+        .then(terminal::size_changes)
+        .transpose()?;
     let config = Config {
         payload,
         initrd: args.initrd,
@@ -118,13 +130,9 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         cpus: args.cpus,
         memory: args.memory,
         irqchip: args.irqchip.0,
-        console: ConsoleConfig {
-            input: Some(File::from(copy(std::io::stdin())?)),
-            output: File::from(copy(std::io::stdout())?),
-            escape: is_terminal,
-        },
+        console: consoles.config(resized)?,
         getchar_empty: args.getchar_empty,
-        stop: Some(copy(&ended_by)?),
+        stop: Some(ended_by.as_fd().try_clone_to_owned()?),
     };
     let vm = Vm::new(config)?;
     if let Some(path) = args.dump_dtb {
@@ -136,7 +144,10 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
         })?;
         return Ok(ExitCode::SUCCESS);
     }
-    let raw = terminal::RawMode::enter();
+    for terminal in vm.pseudo_terminals() {
+        eprintln!("hvrun: {} on {}", terminal.console, terminal.path.display());
+    }
+    let raw = have_stdio.then(terminal::RawMode::enter);
     let outcome = vm.run();
     drop(raw);
     Ok(match outcome? {
@@ -157,9 +168,4 @@ fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
 fn usage(what: &str) -> ExitCode {
     eprintln!("hvrun: {what} (see hvrun --help)");
     ExitCode::from(EXIT_USAGE)
-}
-
-/// Another descriptor of the same file.
-fn copy(fd: impl AsFd) -> std::io::Result<OwnedFd> {
-    fd.as_fd().try_clone_to_owned()
 }

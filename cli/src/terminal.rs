@@ -1,8 +1,11 @@
 //! The user's terminal: raw while a guest has it, and as it was on every way out.
 
 use std::io::{IsTerminal, stdin};
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{
     InputFlags, LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr,
     tcsetattr,
@@ -66,6 +69,18 @@ pub fn restore() {
     {
         let _ = tcsetattr(stdin(), SetArg::TCSADRAIN, &before);
     }
+}
+
+/// A descriptor that becomes readable when the terminal has changed its size. To be called before the first thread is
+/// made, so that all of them have the signal blocked.
+///
+/// # Errors
+/// The host has no file descriptor left.
+pub fn size_changes() -> nix::Result<OwnedFd> {
+    let signals = SigSet::from_iter([Signal::SIGWINCH]);
+    signals.thread_block()?;
+    let changes = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    Ok(changes.into())
 }
 
 /// What ends a line of hvrun's own: a raw terminal does not add the carriage return.

@@ -224,6 +224,10 @@ impl InputSink for Uart {
     fn set_room_event(&self, event: EventFd) {
         self.set_room_event(event);
     }
+
+    fn take_received(&self, buffer: &mut [u8]) -> usize {
+        self.take_received(buffer)
+    }
 }
 
 impl MmioDevice for Uart {

@@ -8,15 +8,15 @@ use hv_core::addr::GuestPhysAddr;
 use hv_core::layout;
 use hv_core::machine::Machine;
 use hv_devices::bus::Bus;
-use hv_devices::console::ConsoleOutput;
+use hv_devices::console::{ConsoleOutput, InputSink};
 use hv_devices::rtc::{HostClock, Rtc};
 use hv_devices::test_device::TestDevice;
 use hv_devices::uart::Uart;
 use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
+use crate::console::Consoles;
 use crate::devicetree::{Tree, TreeFile};
 use crate::ending::Ending;
 use crate::irqchip::{Aia, Irqchip, PlicChip, Trigger};
@@ -50,12 +50,10 @@ pub struct Blueprint {
     pub memory: u64,
     /// Which interrupt chip.
     pub irqchip: IrqchipChoice,
-    /// The console's output.
-    pub output: Arc<dyn ConsoleOutput>,
     /// What legacy Console Getchar answers for no character.
     pub getchar_empty: i64,
-    /// Where the UART says that it can take input again.
-    pub room: EventFd,
+    /// The consoles, and what is open for them.
+    pub consoles: Consoles,
     /// What keeps the time of day, also while the machine is off.
     pub clock: Arc<HostClock>,
 }
@@ -66,13 +64,13 @@ pub struct Board {
     vcpus: Vec<Vcpu>,
     bus: Bus,
     wakeup: Arc<Wakeup>,
-    /// The console's device.
-    pub uart: Arc<Uart>,
     /// The real-time clock, whose alarm is to be polled when the blueprint's clock says so.
     pub rtc: Arc<Rtc>,
     ending: Arc<Ending>,
+    /// The console of SBI.
     output: Arc<dyn ConsoleOutput>,
     getchar_empty: i64,
+    input: Arc<dyn InputSink>,
     /// The guest's device tree.
     pub device_tree: Vec<u8>,
     // Devices' wires and ioeventfds live in it.
@@ -124,13 +122,9 @@ impl Board {
             Ok::<_, Error>(wakeup.wire(source, line))
         };
         let line = wire(layout::UART_IRQ, Trigger::Level)?;
-        let uart = Arc::new(Uart::new(line, blueprint.output.clone()));
-        uart.set_room_event(
-            blueprint
-                .room
-                .try_clone()
-                .map_err(Error::host("copy an eventfd"))?,
-        );
+        let consoles = &blueprint.consoles;
+        let uart = Arc::new(Uart::new(line, consoles.serial().clone()));
+        consoles.attach_serial(&uart)?;
         attach(layout::UART_BASE, layout::UART_SIZE, uart.clone())?;
         attach(
             layout::TEST_DEVICE_BASE,
@@ -185,11 +179,11 @@ impl Board {
             vcpus,
             bus,
             wakeup,
-            uart,
             rtc,
             ending,
-            output: blueprint.output.clone(),
+            output: consoles.firmware_output().clone(),
             getchar_empty: blueprint.getchar_empty,
+            input: consoles.firmware_input().cloned().unwrap_or(uart),
             device_tree,
             _vm: vm,
             ram,
@@ -217,7 +211,7 @@ impl Board {
             let platform = SbiPlatform {
                 memory: running._ram.memory().clone(),
                 output: self.output.clone(),
-                uart: self.uart.clone(),
+                input: self.input.clone(),
                 getchar_empty: self.getchar_empty,
                 suspended: false,
             };

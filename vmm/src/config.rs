@@ -1,6 +1,5 @@
 //! What a virtual machine shall be, as its owner says it.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +7,7 @@ use hv_devices::virtio::block::Serial;
 use hv_devices::virtio::mmio::Version;
 use hv_devices::virtio::net::{Mac, Vhost};
 
+use crate::console::ConsoleConfig;
 use crate::virtio;
 
 /// Everything that is chosen from outside. What is left open here is asked of KVM.
@@ -36,7 +36,7 @@ pub struct Config {
     pub memory: u64,
     /// The interrupt chip.
     pub irqchip: IrqchipChoice,
-    /// Where the guest's console leads.
+    /// The guest's consoles, and where they lead.
     pub console: ConsoleConfig,
     /// What the legacy SBI call Console Getchar answers when there is no character: -1 as specified, or what this guest
     /// takes for none.
@@ -120,34 +120,21 @@ pub enum IrqchipChoice {
     Plic,
 }
 
-/// The two ends of the guest's console.
-#[derive(Debug)]
-pub struct ConsoleConfig {
-    /// Where the guest's input comes from; `None` for no input at all. Its end does not end the guest.
-    pub input: Option<File>,
-    /// Where its output goes. Once nobody reads it any more, it is dropped.
-    pub output: File,
-    /// Whether Ctrl-a in the input is a command to the machine: x to end it, h for help.
-    pub escape: bool,
-}
-
 impl Config {
-    /// The command line of a guest that was given none: the console that every guest has, and the root file system on the
-    /// first of [`Config::disks`] if there is one. With an initrd and no disk, the kernel runs the initrd's own init.
+    /// The command line of a guest that was given none: its consoles, and the root file system on the first of
+    /// [`Config::disks`] if there is one. With an initrd and no disk, the kernel runs the initrd's own init.
     ///
     /// `None` where it is for others to say: a firmware, or a device tree of the user's.
     pub fn implied_command_line(&self) -> Option<String> {
         if matches!(self.payload, Payload::Firmware(_)) || self.dtb.is_some() {
             return None;
         }
-        let mut line = String::from("console=ttyS0");
+        let mut words: Vec<String> = self.console.kernel_arguments().map(String::from).collect();
         if let Some(disk) = self.disks.first() {
-            line.push_str(" root=/dev/vd");
-            line.push(self.letter_of_the_first_disk());
-            line.push(' ');
-            line.push_str(if disk.readonly { "ro" } else { "rw" });
+            words.push(format!("root=/dev/vd{}", self.letter_of_the_first_disk()));
+            words.push(if disk.readonly { "ro" } else { "rw" }.into());
         }
-        Some(line)
+        Some(words.join(" "))
     }
 
     /// Linux names disks in the order of their slots.
@@ -161,19 +148,20 @@ impl Config {
         ('a'..='z').nth(before).unwrap_or('a')
     }
 
-    /// Of every virtio device, in the order in which they get their slots: disks, network,
-    /// entropy.
+    /// Of every virtio device, in the order in which they get their slots: disks, network, entropy, console.
     pub(crate) fn placements(&self) -> Vec<Placement> {
         let disks = self.disks.iter().map(|disk| disk.placement);
         let rng = self.rng.then(Placement::default);
         let nets = self.nets.iter().map(|net| net.placement);
-        disks.chain(nets).chain(rng).collect()
+        let console = (self.console.has_device()).then_some(self.console.placement);
+        disks.chain(nets).chain(rng).chain(console).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console::{ConsoleBackend, PortConfig};
 
     fn config(disks: Vec<DiskConfig>) -> Config {
         Config {
@@ -189,9 +177,8 @@ mod tests {
             memory: 512 << 20,
             irqchip: IrqchipChoice::Auto,
             console: ConsoleConfig {
-                input: None,
-                output: File::open("/dev/null").unwrap(),
-                escape: false,
+                serial: Some(ConsoleBackend::Pty),
+                ..ConsoleConfig::default()
             },
             getchar_empty: -1,
             stop: None,
@@ -223,5 +210,27 @@ mod tests {
         other.dtb = None;
         other.payload = Payload::Firmware("u-boot.bin".into());
         assert_eq!(other.implied_command_line(), None);
+    }
+
+    #[test]
+    fn the_command_line_follows_from_the_consoles() {
+        let line = |serial: bool, virtio: bool| {
+            let mut config = config(vec![]);
+            config.console = ConsoleConfig {
+                serial: serial.then_some(ConsoleBackend::Pty),
+                virtio: virtio.then_some(ConsoleBackend::Pty),
+                ports: vec![PortConfig {
+                    name: "org.example".into(),
+                    backend: ConsoleBackend::Pty,
+                }],
+                placement: Placement::default(),
+            };
+            assert_eq!(config.placements().len(), 1);
+            config.implied_command_line().unwrap()
+        };
+        assert_eq!(line(true, false), "console=ttyS0");
+        assert_eq!(line(false, true), "console=hvc0");
+        assert_eq!(line(true, true), "console=ttyS0 console=hvc0");
+        assert_eq!(line(false, false), "");
     }
 }

@@ -65,6 +65,17 @@ pub enum Error {
     /// The host's kernel shall serve a network interface and cannot.
     #[error(transparent)]
     Vhost(#[from] hv_devices::virtio::net::VhostError),
+    /// A console's back end cannot be had.
+    #[error(transparent)]
+    Console(#[from] hv_devices::console::OpenError),
+    /// More ports than a virtio console device can have.
+    #[error("{asked} ports are more than the {max} that a guest can have{}", if *.max < hv_devices::virtio::console::MAX_PORTS { " beside its virtio console" } else { "" })]
+    TooManyPorts {
+        /// What the user wants.
+        asked: usize,
+        /// What is possible.
+        max: usize,
+    },
     /// More virtio devices than the board has slots.
     #[error("{0} virtio devices are more than the {max} that a guest can have", max = hv_core::layout::VIRTIO_SLOTS)]
     TooManyDevices(usize),

@@ -1,8 +1,9 @@
 //! hvrun's virtual machine monitor as a library: a guest on Linux KVM, on a RISC-V host.
 //!
 //! ```no_run
-//! use hv_vmm::{Config, ConsoleConfig, IrqchipChoice, Outcome, Payload, VirtioVersion, Vm};
-//! use std::fs::File;
+//! use hv_vmm::{
+//!     Config, ConsoleBackend, ConsoleConfig, IrqchipChoice, Outcome, Payload, VirtioVersion, Vm,
+//! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = Config {
@@ -17,7 +18,10 @@
 //!     cpus: 2,
 //!     memory: 512 << 20,
 //!     irqchip: IrqchipChoice::Auto,
-//!     console: ConsoleConfig { input: None, output: File::create("console.log")?, escape: false },
+//!     console: ConsoleConfig {
+//!         serial: Some(ConsoleBackend::File("console.log".into())),
+//!         ..ConsoleConfig::default()
+//!     },
 //!     getchar_empty: -1,
 //!     stop: None,
 //! };
@@ -59,7 +63,8 @@ mod vm;
 mod wakeup;
 
 pub use capabilities::{AnsweredBy, Capabilities, SbiExtension};
-pub use config::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Payload, Placement};
+pub use config::{Config, DiskConfig, IrqchipChoice, NetConfig, Payload, Placement};
+pub use console::{ConsoleBackend, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
 pub use error::Error;
 pub use host::{DeviceFile, DeviceState, Host};
 pub use hv_devices::virtio::block::Serial;

@@ -4,18 +4,17 @@ use std::sync::Arc;
 
 use hv_core::addr::GuestPhysAddr;
 use hv_core::sbi::{Access, BadMemory, ConsoleError, Platform};
-use hv_devices::console::ConsoleOutput;
-use hv_devices::uart::Uart;
+use hv_devices::console::{ConsoleOutput, InputSink};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-/// The machine as an SBI implementation sees it. Its console is the one that the UART has.
+/// The machine as an SBI implementation sees it.
 pub struct SbiPlatform {
     /// The guest's RAM.
     pub memory: Arc<GuestMemoryMmap>,
-    /// Where the guest's output goes.
+    /// Where what the guest prints goes.
     pub output: Arc<dyn ConsoleOutput>,
-    /// Where its input arrives.
-    pub uart: Arc<Uart>,
+    /// The device at which its input arrives.
+    pub input: Arc<dyn InputSink>,
     /// What legacy Console Getchar answers for no character.
     pub getchar_empty: i64,
     /// The guest has suspended the machine by the call at hand.
@@ -34,7 +33,7 @@ impl Platform for SbiPlatform {
     }
 
     fn console_read(&mut self, buffer: &mut [u8]) -> Result<usize, ConsoleError> {
-        Ok(self.uart.take_received(buffer))
+        Ok(self.input.take_received(buffer))
     }
 
     fn is_memory(&self, address: GuestPhysAddr, size: u64, _: Access) -> bool {

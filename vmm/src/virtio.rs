@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hv_core::layout::VIRTIO_SLOTS;
 use hv_devices::virtio::VirtioDevice;
 use hv_devices::virtio::block::{Block, Disk, Serial};
+use hv_devices::virtio::console::{Console, Ports};
 use hv_devices::virtio::mmio::Version;
 use hv_devices::virtio::net::{Mac, Net, Tap, Vhost};
 use hv_devices::virtio::rng::Rng;
@@ -26,6 +27,7 @@ enum Backend {
         vhost: Vhost,
     },
     Rng,
+    Console(Arc<Ports>),
 }
 
 /// A device that has been opened, and its slot.
@@ -52,6 +54,7 @@ impl Device {
                 Box::new(Net::new(tap.clone(), *mac, *vhost, self.index)?)
             }
             Backend::Rng => Box::new(Rng::new()?),
+            Backend::Console(ports) => Box::new(Console::new(ports.clone())),
         })
     }
 }
@@ -64,11 +67,11 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Opens everything that `config` names.
+    /// Opens everything that `config` names. The ports of its console device, if it has one, are open already.
     ///
     /// # Errors
     /// There is no slot for a device, or it cannot be opened.
-    pub fn open(config: &Config) -> Result<Slots, Error> {
+    pub fn open(config: &Config, ports: Option<&Arc<Ports>>) -> Result<Slots, Error> {
         let mut slots = assign(&config.placements())?.into_iter();
         let mut devices = Vec::new();
         let mut add = |placement: Placement, index, backend| {
@@ -103,6 +106,9 @@ impl Slots {
         }
         if config.rng {
             add(Placement::default(), 0, Backend::Rng);
+        }
+        if let Some(ports) = ports {
+            add(config.console.placement, 0, Backend::Console(ports.clone()));
         }
         Ok(Slots {
             devices,

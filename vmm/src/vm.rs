@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use hv_core::layout;
-use hv_devices::console::OutputThread;
 use hv_devices::rtc::HostClock;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -16,7 +15,7 @@ use crate::alarm::Alarm;
 use crate::board::{Blueprint, Board};
 use crate::capabilities;
 use crate::config::Config;
-use crate::console::ConsoleInput;
+use crate::console::{Consoles, PseudoTerminal};
 use crate::ending::{End, Ending};
 use crate::kvm::Kvm;
 use crate::virtio::Slots;
@@ -34,8 +33,6 @@ pub struct Vm {
     blueprint: Blueprint,
     board: Board,
     ending: Arc<Ending>,
-    output: Arc<OutputThread>,
-    input: Rc<RefCell<ConsoleInput>>,
     /// Written when the user ends the machine by its escape key.
     quit: EventFd,
     stop: Option<OwnedFd>,
@@ -62,13 +59,9 @@ impl Vm {
             asked if asked > max => return Err(Error::TooManyCpus { asked, max }),
             _ => {}
         }
-        let virtio = Slots::open(&config)?;
-        let eventfd = || EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"));
-        let (room, quit) = (eventfd()?, eventfd()?);
-        let output = Arc::new(
-            OutputThread::spawn(config.console.output)
-                .map_err(Error::host("start the console's thread"))?,
-        );
+        let quit = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
+        let consoles = Consoles::open(&config.console, &quit)?;
+        let virtio = Slots::open(&config, consoles.ports())?;
         let blueprint = Blueprint {
             kvm,
             payload: config.payload,
@@ -79,28 +72,16 @@ impl Vm {
             cpus: config.cpus,
             memory: config.memory,
             irqchip: config.irqchip,
-            output: output.clone(),
             getchar_empty: config.getchar_empty,
-            room,
+            consoles,
             clock: Arc::new(HostClock::new().map_err(Error::host("make a timer"))?),
         };
         let ending = Arc::new(Ending::new()?);
         let board = Board::build(&blueprint, ending.clone())?;
-        let copy = |event: &EventFd| event.try_clone().map_err(Error::host("copy an eventfd"));
-        let input = ConsoleInput::new(
-            config.console.input,
-            config.console.escape,
-            output.clone(),
-            board.uart.clone(),
-            copy(&blueprint.room)?,
-            copy(&quit)?,
-        );
         Ok(Vm {
             blueprint,
             board,
             ending,
-            output,
-            input: Rc::new(RefCell::new(input)),
             quit,
             stop: config.stop,
         })
@@ -111,8 +92,13 @@ impl Vm {
         &self.board.device_tree
     }
 
+    /// The pseudo-terminals of its consoles.
+    pub fn pseudo_terminals(&self) -> &[PseudoTerminal] {
+        self.blueprint.consoles.terminals()
+    }
+
     /// Runs the guest until it switches itself off or is stopped; a guest that reboots is booted again. The calling
-    /// thread serves the console's input meanwhile.
+    /// thread serves the consoles' input meanwhile.
     ///
     /// # Errors
     /// KVM cannot go on, or the guest's files are gone when it reboots.
@@ -121,8 +107,6 @@ impl Vm {
             blueprint,
             mut board,
             mut ending,
-            output,
-            input,
             quit,
             stop,
         } = self;
@@ -135,12 +119,11 @@ impl Vm {
                 clock: blueprint.clock.clone(),
                 rtc: board.rtc.clone(),
             };
-            match run_board(board, ending, alarm, &input, &output, &stop)? {
+            match run_board(board, ending, alarm, &blueprint.consoles, &stop)? {
                 End::Reset => {
                     log::info!("the guest reboots");
                     ending = Arc::new(Ending::new()?);
                     board = Board::build(&blueprint, ending.clone())?;
-                    input.borrow_mut().attach(board.uart.clone());
                 }
                 End::PowerOff => return Ok(Outcome::PowerOff),
                 End::SystemFailure => return Ok(Outcome::SystemFailure),
@@ -178,8 +161,7 @@ fn run_board(
     board: Board,
     ending: Arc<Ending>,
     alarm: Alarm,
-    input: &Rc<RefCell<ConsoleInput>>,
-    output: &OutputThread,
+    consoles: &Consoles,
     stop: &Stop,
 ) -> Result<End, Error> {
     let event_loop = |error: event_manager::Error| Error::Host {
@@ -188,7 +170,9 @@ fn run_board(
     };
     let mut events: EventManager<Box<dyn MutEventSubscriber>> =
         EventManager::new().map_err(event_loop)?;
-    events.add_subscriber(Box::new(input.clone()));
+    for subscriber in consoles.subscribers() {
+        events.add_subscriber(subscriber);
+    }
     events.add_subscriber(Box::new(alarm));
     let fds = [
         Some(ending.event().as_raw_fd()),
@@ -202,6 +186,7 @@ fn run_board(
         ended: ended.clone(),
     }));
 
+    consoles.power_on();
     let running = board.start()?;
     while ended.borrow().is_none() {
         events.run().map_err(event_loop)?;
@@ -210,20 +195,21 @@ fn run_board(
     let end = match end {
         // Nobody waits for a slow reader of the console who was told to stop. Closing also frees a vCPU that does.
         End::Stopped | End::Failed(_) => {
-            output.close(LAST_OUTPUT);
+            consoles.close(LAST_OUTPUT);
             end
         }
         // What the guest printed goes out, however slow its reader is, unless somebody ends the waiting.
         _ => loop {
-            if output.flush(LAST_OUTPUT) {
+            if consoles.flush(LAST_OUTPUT) {
                 break end;
             }
             if stop.is_asked_for() {
-                output.close(Duration::ZERO);
+                consoles.close(Duration::ZERO);
                 break End::Stopped;
             }
         },
     };
+    consoles.power_off();
     drop(running);
     Ok(end)
 }

@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod boot;
+mod console;
 mod device_tree;
 mod disk;
 mod doctor;

@@ -95,11 +95,17 @@ pub fn test_device(value: u32) -> Vec<u32> {
 
 /// Runs the program and gives hvrun's exit code and what it printed.
 fn exit_code(code: &[u32]) -> Vec<(i32, String, String)> {
+    exit_code_with(&[], code)
+}
+
+/// The same with further arguments.
+fn exit_code_with(more: &[&str], code: &[u32]) -> Vec<(i32, String, String)> {
     let (_directory, path) = image(code);
     CHIPS
         .into_iter()
         .map(|chip| {
             let finished = command(host(chip), ["--kernel", &text(&path)])
+                .args(more.iter().copied())
                 .output(STEP)
                 .unwrap();
             let code = finished.status.code().unwrap();
@@ -299,6 +305,43 @@ fn the_debug_console_bounds_what_a_guest_asks() {
     program.extend(srst(0, 0));
     for (code, output, error) in exit_code(&program) {
         assert_eq!((code, output.as_str()), (0, "RISCV"), "{error}");
+    }
+}
+
+/// What a guest prints by the UART and by SBI goes to the console that has stdout, whichever that is.
+#[test]
+fn early_output_goes_where_the_console_goes() {
+    let mut program = li(A1, UART).to_vec();
+    program.extend(li(A0, b'u'.into()));
+    program.push(A0 << 20 | A1 << 15 | 0x23); // sb a0, 0(a1)
+    program.extend(li(A7, 0x4442_434e));
+    program.extend(li(A6, 2)); // write byte
+    program.extend(li(A0, b's'.into()));
+    program.push(ECALL);
+    program.extend(test_device(PASS));
+    for (consoles, expected) in [
+        (&[][..], "us"),
+        (&["--console", "serial"], "us"),
+        (&["--console", "virtio"], "us"),
+        (&["--console", "none"], ""),
+        (&["--console", "serial,to=pty", "--console", "virtio"], "s"),
+        (
+            &[
+                "--console",
+                "virtio,to=unix:/dev/shm/early",
+                "--console",
+                "serial",
+            ],
+            "us",
+        ),
+    ] {
+        for (code, output, error) in exit_code_with(consoles, &program) {
+            assert_eq!(
+                (code, output.as_str()),
+                (0, expected),
+                "{consoles:?}: {error}"
+            );
+        }
     }
 }
 

@@ -231,6 +231,18 @@ fn a_command_line_that_makes_no_sense() {
         (&["--kernel", "Image", "--memory", "lots"], "512M"),
         (&["--kernel", "Image", "--disk", "a.img,ro"], "readonly=on"),
         (&["--kernel", "Image", "--irqchip", "gic"], "plic"),
+        (&["--kernel", "Image", "--console", "vga"], "serial, virtio"),
+        (
+            &[
+                "--kernel",
+                "Image",
+                "--console",
+                "serial",
+                "--console",
+                "virtio",
+            ],
+            "to=pty",
+        ),
     ] {
         let finished = command(host(HostChip::Plic), arguments.iter().copied())
             .output(STEP)

@@ -114,11 +114,12 @@ impl Control {
         }
     }
 
-    /// The specification has columns before rows. Drivers have read rows first from the beginning (Linux, OpenBSD), and
-    /// it is they who are to be understood.
+    /// Columns come before rows (section 5.3.6.2). Linux reads it like that from 6.15 on, and in later releases of its
+    /// long-term series; before, it took the first number for the rows. A console without ports beside it has its size in
+    /// the configuration space, which has always been understood.
     fn resize(&mut self, id: u32, size: Size) {
-        let (rows, columns) = (size.rows.to_le_bytes(), size.columns.to_le_bytes());
-        self.send(id, event::RESIZE, 0, &[rows, columns].concat());
+        let (columns, rows) = (size.columns.to_le_bytes(), size.rows.to_le_bytes());
+        self.send(id, event::RESIZE, 0, &[columns, rows].concat());
     }
 
     fn send(&mut self, id: u32, event: u16, value: u16, rest: &[u8]) {

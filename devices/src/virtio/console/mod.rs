@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `port` | a port, as the host's side sees it |
+//! | `port` | the ports, as the host's side sees them |
 //! | `control` | the conversation about ports, when there are several |
 //! | `worker` | the thread that serves all queues |
 //! | `device` | features, configuration space, start and stop |
@@ -19,5 +19,5 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use device::{Console, MAX_PORTS, PortConfig};
-pub use port::Port;
+pub use device::Console;
+pub use port::{MAX_PORTS, Port, PortConfig, Ports};

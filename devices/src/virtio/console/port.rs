@@ -1,16 +1,78 @@
-//! A port of the console device, as the host's side sees it.
+//! The ports of the console device, as the host's side sees them.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::PortConfig;
 use crate::console::{ConsoleOutput, InputSink};
 use crate::lock;
 
+/// The most ports a device can have.
+pub const MAX_PORTS: usize = 16;
+
 /// How much input may wait for the guest, in bytes.
 const CAPACITY: usize = 4096;
+
+/// What a port is.
+pub struct PortConfig {
+    /// What the guest knows it by (in Linux, /dev/virtio-ports/NAME); may be empty.
+    pub name: String,
+    /// A console (in Linux, /dev/hvcN) and not a plain channel. A device whose only port has no name is always a
+    /// console.
+    pub is_console: bool,
+    /// Where goes what the guest writes. The port takes its room event.
+    pub output: Arc<dyn ConsoleOutput>,
+}
+
+/// All ports of a device. They outlive it, as what is connected to them does: a machine that is switched on again has
+/// a new device on the same ports.
+pub struct Ports {
+    pub(super) all: Vec<Arc<Port>>,
+    /// Wakes the worker of the device.
+    pub(super) wake: Arc<EventFd>,
+}
+
+impl Ports {
+    /// These ports, of which port 0 comes first.
+    ///
+    /// # Errors
+    /// If there is no port, or more than [`MAX_PORTS`], or if the host has no file descriptor left.
+    pub fn new(ports: Vec<PortConfig>) -> io::Result<Self> {
+        if ports.is_empty() || ports.len() > MAX_PORTS {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+        let mut all: Vec<Port> = ports
+            .into_iter()
+            .map(|config| {
+                config.output.set_room_event(Arc::clone(&wake));
+                Port::new(config, Arc::clone(&wake))
+            })
+            .collect();
+        if let [only] = all.as_mut_slice()
+            && only.name.is_empty()
+        {
+            only.is_console = true;
+        }
+        Ok(Self {
+            all: all.into_iter().map(Arc::new).collect(),
+            wake,
+        })
+    }
+
+    /// The port with this number, for its input and its size.
+    #[must_use]
+    pub fn get(&self, number: usize) -> Option<Arc<Port>> {
+        self.all.get(number).cloned()
+    }
+
+    /// Whether the driver has to be told of ports: the single console needs no telling.
+    pub(super) fn are_announced(&self) -> bool {
+        !matches!(self.all.as_slice(), [only] if only.is_console && only.name.is_empty())
+    }
+}
 
 /// A port. Input that the guest has no buffer for waits here, up to a limit; it stays across resets of the device.
 pub struct Port {
@@ -30,6 +92,8 @@ struct State {
     room: Option<EventFd>,
     size: Size,
     resized: bool,
+    /// The guest reads its input by other means than the device.
+    read_elsewhere: bool,
 }
 
 /// The size of a console's terminal, in characters; zero if it is not known.
@@ -69,30 +133,46 @@ impl Port {
         std::mem::take(&mut state.resized).then_some(state.size)
     }
 
-    pub(super) fn has_input(&self) -> bool {
-        !lock(&self.state).input.is_empty()
+    /// A driver is ready: it is the one to get the input.
+    pub(super) fn driver_is_ready(&self) {
+        lock(&self.state).read_elsewhere = false;
     }
 
-    /// Takes up to a buffer's worth of input, and returns how many bytes it is.
+    /// Whether there is input for the driver.
+    pub(super) fn has_input(&self) -> bool {
+        let state = lock(&self.state);
+        !state.input.is_empty() && !state.read_elsewhere
+    }
+
+    /// Takes up to a buffer's worth of input for the driver, and returns how many bytes it is.
     pub(super) fn take_input(&self, buffer: &mut [u8]) -> usize {
         let mut state = lock(&self.state);
-        let count = buffer.len().min(state.input.len());
-        for (to, from) in buffer.iter_mut().zip(state.input.drain(..count)) {
-            *to = from;
+        if state.read_elsewhere {
+            return 0;
         }
-        if state.input.is_empty()
-            && std::mem::take(&mut state.starved)
-            && let Some(room) = &state.room
-        {
-            // It fails only if the counter overflows, and then the event is signalled already.
-            let _ = room.write(1);
-        }
-        count
+        state.take(buffer)
     }
 
     fn wake(&self) {
-        // As above.
+        // It fails only if the counter overflows, and then the event is signalled already.
         let _ = self.wake.write(1);
+    }
+}
+
+impl State {
+    fn take(&mut self, buffer: &mut [u8]) -> usize {
+        let count = buffer.len().min(self.input.len());
+        for (to, from) in buffer.iter_mut().zip(self.input.drain(..count)) {
+            *to = from;
+        }
+        if self.input.is_empty()
+            && std::mem::take(&mut self.starved)
+            && let Some(room) = &self.room
+        {
+            // As above.
+            let _ = room.write(1);
+        }
+        count
     }
 }
 
@@ -111,5 +191,13 @@ impl InputSink for Port {
 
     fn set_room_event(&self, event: EventFd) {
         lock(&self.state).room = Some(event);
+    }
+
+    /// From the first time on, until a driver starts anew, all input is for this reader: a guest with a console by SBI
+    /// and an idle driver would lose half of it otherwise.
+    fn take_received(&self, buffer: &mut [u8]) -> usize {
+        let mut state = lock(&self.state);
+        state.read_elsewhere = true;
+        state.take(buffer)
     }
 }

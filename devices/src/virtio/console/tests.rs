@@ -66,26 +66,49 @@ fn port(name: &str, is_console: bool, output: &Arc<Sink>) -> PortConfig {
 /// A device with one port.
 fn single(room: usize) -> (Driver, Arc<Port>, Arc<Sink>) {
     let sink = Sink::new(room);
-    let console = Console::new(vec![port("", false, &sink)]).unwrap();
-    let first = console.port(0).unwrap();
-    assert!(console.port(1).is_none());
+    let ports = Ports::new(vec![port("", false, &sink)]).unwrap();
+    let first = ports.get(0).unwrap();
+    assert!(ports.get(1).is_none());
+    let console = Console::new(Arc::new(ports));
     (Driver::new(Box::new(console)), first, sink)
 }
 
 #[test]
 fn one_port_has_two_queues_and_several_have_two_more() {
     let sink = Sink::new(0);
-    let ports = |count| (0..count).map(|_| port("", true, &sink)).collect();
-    let one = Console::new(ports(1)).unwrap();
+    let ports = |count| Ports::new((0..count).map(|_| port("", true, &sink)).collect());
+    let device = |count| Console::new(Arc::new(ports(count).unwrap()));
+    let one = device(1);
     assert_eq!(one.device_id(), 3);
     assert_eq!(one.queue_sizes().len(), 2);
     assert_eq!(one.features(), 0b101);
-    let three = Console::new(ports(3)).unwrap();
+    let three = device(3);
     assert_eq!(three.queue_sizes().len(), 8);
     assert_eq!(three.features(), 0b111);
-    assert!(Console::new(ports(0)).is_err());
-    assert!(Console::new(ports(MAX_PORTS)).is_ok());
-    assert!(Console::new(ports(MAX_PORTS + 1)).is_err());
+    assert!(ports(0).is_err());
+    assert!(ports(MAX_PORTS).is_ok());
+    assert!(ports(MAX_PORTS + 1).is_err());
+}
+
+/// The name can only be told over the control queues, and a channel would be a console without them.
+#[test]
+fn a_single_channel_is_announced() {
+    let sink = Sink::new(usize::MAX);
+    let ports = Arc::new(Ports::new(vec![port("org.example", false, &sink)]).unwrap());
+    let console = Console::new(ports.clone());
+    assert_eq!(console.queue_sizes().len(), 4);
+    let mut single = Several {
+        driver: Driver::new(Box::new(console)),
+        ports: vec![ports.get(0).unwrap()],
+        sinks: vec![sink],
+    };
+    single.driver.start(feature::MULTIPORT);
+    single.say(0, event::DEVICE_READY, 1);
+    assert_eq!(single.hear(), (0, event::DEVICE_ADD, 1, vec![]));
+    single.say(0, event::PORT_READY, 1);
+    let name = b"org.example".to_vec();
+    assert_eq!(single.hear(), (0, event::PORT_NAME, 1, name));
+    assert_eq!(single.hear(), (0, event::PORT_OPEN, 1, vec![]));
 }
 
 #[test]
@@ -149,6 +172,24 @@ fn input_waits_for_buffers_and_the_sender_for_room() {
     assert_eq!(port.receive(b"y"), 1);
 }
 
+/// A guest that reads its console by SBI gets all of the input, until a driver starts that wants it.
+#[test]
+fn input_goes_to_who_reads_it() {
+    let (mut driver, port, _) = single(0);
+    driver.start(0);
+    let mut byte = [0];
+    assert_eq!(port.take_received(&mut byte), 0);
+    driver.give(0, 0, &[writable(DATA, 8)]);
+    assert_eq!(port.receive(b"sbi"), 3);
+    driver.give(0, 2, &[writable(DATA + 0x1000, 8)]);
+    assert_eq!((port.take_received(&mut byte), byte), (1, *b"s"));
+    assert_eq!(driver.used(0), None);
+    driver.start(0);
+    driver.give(0, 0, &[writable(DATA, 8)]);
+    assert_eq!(driver.wait_used(0), (0, 2));
+    assert_eq!(driver.get(DATA, 2), b"bi");
+}
+
 #[test]
 fn the_size_of_the_terminal_is_in_the_configuration_space() {
     let (mut driver, port, _) = single(0);
@@ -193,10 +234,10 @@ impl Several {
             port("", true, &sinks[0]),
             port("org.example", false, &sinks[1]),
         ];
-        let console = Console::new(ports).unwrap();
-        let ports = vec![console.port(0).unwrap(), console.port(1).unwrap()];
+        let all = Arc::new(Ports::new(ports).unwrap());
+        let ports = vec![all.get(0).unwrap(), all.get(1).unwrap()];
         Self {
-            driver: Driver::new(Box::new(console)),
+            driver: Driver::new(Box::new(Console::new(all))),
             ports,
             sinks,
         }
@@ -273,14 +314,14 @@ fn input_for_a_port_that_is_closed_is_kept() {
 }
 
 #[test]
-fn a_resize_is_told_rows_first() {
+fn a_resize_is_told_columns_first() {
     let mut several = Several::new();
     several.meet();
     several.ports[1].set_size(1, 2);
     several.ports[0].set_size(132, 50);
     assert_eq!(
         several.hear(),
-        (0, event::RESIZE, 0, vec![50, 0, 132, 0]),
+        (0, event::RESIZE, 0, vec![132, 0, 50, 0]),
         "of the console alone"
     );
     assert_eq!(several.driver.config(0), [132, 0, 50, 0]);
@@ -323,14 +364,16 @@ fn a_driver_without_multiport_has_port_0() {
 fn an_output_thread_is_an_output() {
     use std::io::Read;
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let output = crate::console::OutputThread::spawn(std::os::fd::OwnedFd::from(writer)).unwrap();
+    let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
+    let output = crate::console::OutputThread::spawn(file).unwrap();
     let output = Arc::new(output);
-    let console = Console::new(vec![PortConfig {
+    let ports = Ports::new(vec![PortConfig {
         name: String::new(),
         is_console: true,
         output: output.clone(),
     }]);
-    let mut driver = Driver::new(Box::new(console.unwrap()));
+    let console = Console::new(Arc::new(ports.unwrap()));
+    let mut driver = Driver::new(Box::new(console));
     driver.start(0);
     let text: Vec<u8> = (0..500_000_u32).map(|n| (n % 253) as u8).collect();
     driver.put(DATA, &text);

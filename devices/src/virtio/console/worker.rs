@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, MESSAGE_SIZE};
 use super::device::feature;
-use super::port::Port;
+use super::port::{Port, Ports};
 use crate::borrowed;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, DeviceQueue};
@@ -32,16 +32,13 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts the thread.
-    pub fn spawn(
-        activation: Activation,
-        ports: &[Arc<Port>],
-        wake: &Arc<EventFd>,
-    ) -> io::Result<Self> {
+    pub fn spawn(activation: Activation, ports: &Ports) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
+        let wake = &ports.wake;
         let name = "virtio-console".to_owned();
         let thread = std::thread::Builder::new().name(name).spawn({
             let (stop, wake) = (Arc::clone(&stop), Arc::clone(wake));
-            let ports = ports.to_vec();
+            let ports = ports.all.clone();
             move || {
                 let Activation {
                     memory,
@@ -154,6 +151,7 @@ impl<'m> Server<'m> {
             ports.truncate(1);
         }
         let ports = ports.into_iter().enumerate().map(|(number, port)| {
+            port.driver_is_ready();
             let first = match number {
                 0 => 0,
                 _ => number.saturating_mul(2).saturating_add(2),
@@ -307,7 +305,12 @@ impl Pair<'_> {
             let mut chunk = [0; CHUNK];
             let room = usize::try_from(line.chain.writable.length()).unwrap_or(usize::MAX);
             let room = chunk.get_mut(..room.min(CHUNK)).unwrap_or_default();
+            let wanted = room.len();
             let count = port.take_input(room);
+            if count == 0 && wanted > 0 {
+                // Somebody else has taken it.
+                return Ok(false);
+            }
             let length = line
                 .chain
                 .writable

@@ -1,4 +1,4 @@
-//! Where a guest's console bytes go: a bounded buffer that one thread empties into a file, a pipe or a terminal.
+//! Console output through a bounded buffer that one thread empties.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,31 +10,24 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::ConsoleOutput;
 use crate::lock;
 
-/// A sink for what a guest prints.
-pub trait ConsoleOutput: Send + Sync {
-    /// Takes all of `bytes`, in order. May block the calling vCPU while the reader of the output is slow: a guest must
-    /// not lose output because the terminal cannot keep up.
-    fn write(&self, bytes: &[u8]);
-
-    /// Takes what there is room for, without waiting, and returns how many bytes that is. If it is not all of them, the
-    /// event of [`set_room_event`](Self::set_room_event) is written to when another try is worth it.
-    fn try_write(&self, bytes: &[u8]) -> usize;
-
-    /// Sets the event for [`try_write`](Self::try_write). There is one for each output, which is for the one device
-    /// that uses it like that.
-    fn set_room_event(&self, event: Arc<EventFd>);
+/// What an [`OutputThread`] writes to.
+pub trait Outlet: Send + 'static {
+    /// Writes all of `bytes`, however long that takes.
+    ///
+    /// # Errors
+    /// Nobody reads it any more, and nobody will: output is dropped from then on.
+    fn pass_on(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// The device that a console's input goes to.
-pub trait InputSink: Send + Sync {
-    /// Hands bytes to the guest. Returns how many of them were taken: as many as there is room for.
-    fn receive(&self, bytes: &[u8]) -> usize;
-
-    /// Sets the event that is written to when the guest has read everything after [`receive`](Self::receive) could not
-    /// take all it was given. Then it is worth another try.
-    fn set_room_event(&self, event: EventFd);
+/// Any file, pipe or terminal. The descriptor may be blocking or not; its flags are left as they are, because a
+/// terminal shares them with other processes.
+impl Outlet for File {
+    fn pass_on(&mut self, bytes: &[u8]) -> io::Result<()> {
+        write_to(&*self, bytes)
+    }
 }
 
 /// How much output may wait for a slow reader before the writing vCPU blocks, in bytes.
@@ -50,10 +43,10 @@ const GATHER_LIMIT: usize = CAPACITY / 4;
 
 /// Console output through a thread of its own, named `console-out`.
 ///
-/// - [`ConsoleOutput::write`] stores into a bounded buffer and returns; it blocks only while the buffer is full.
-/// - The thread writes what has gathered with one system call. A non-blocking descriptor that takes nothing is waited
-///   for with poll(2). Any other error means that the reader has gone: from then on output is dropped and the guest
-///   runs on.
+/// - [`ConsoleOutput::write`] stores into a bounded buffer and returns; it blocks only while the buffer is full, and
+///   not then if the output is [lossy](Self::set_lossy).
+/// - The thread writes what has gathered with one system call. If the reader has gone for good, output is dropped and
+///   the guest runs on.
 /// - [`close`](Self::close) lets blocked writers go and never waits longer than it is told to.
 ///
 /// Dropping it closes it without waiting for output that is still in the buffer.
@@ -84,6 +77,8 @@ struct State {
     dead: bool,
     /// No more bytes are accepted; what is pending still goes out.
     closed: bool,
+    /// What there is no room for is dropped.
+    lossy: bool,
     /// The last try_write found no room for all it was given.
     starved: bool,
     /// Where to say that there is room again.
@@ -91,13 +86,11 @@ struct State {
 }
 
 impl OutputThread {
-    /// Starts the thread, which owns `output` from here on. The descriptor may be blocking or not; its flags are left
-    /// as they are, because a terminal shares them with other processes.
+    /// Starts the thread, which owns `outlet` from here on.
     ///
     /// # Errors
     /// If the host cannot start a thread.
-    pub fn spawn(output: impl Into<File>) -> io::Result<Self> {
-        let mut output = output.into();
+    pub fn spawn(mut outlet: impl Outlet) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             work: Condvar::new(),
@@ -107,7 +100,7 @@ impl OutputThread {
             .name("console-out".into())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || shared.drain(&mut output)
+                move || shared.drain(&mut outlet)
             })?;
         Ok(Self {
             shared,
@@ -119,6 +112,15 @@ impl OutputThread {
     /// which is also so when the reader has gone.
     pub fn flush(&self, timeout: Duration) -> bool {
         self.shared.flush(timeout)
+    }
+
+    /// Whether bytes that there is no room for are dropped, instead of waited for. Writers that wait now are let go.
+    pub fn set_lossy(&self, lossy: bool) {
+        let mut state = lock(&self.shared.state);
+        state.lossy = lossy;
+        if lossy {
+            self.shared.there_is_room(&mut state);
+        }
     }
 
     /// Ends the output: from now on bytes are dropped and no writer blocks, those that are blocked included. Waits at
@@ -180,15 +182,17 @@ impl Shared {
         }
     }
 
-    /// Takes what there is room for, and all if nobody wants it any more. Returns how many bytes that is.
+    /// Takes what there is room for, and drops the rest if nobody is to wait for it. Returns how many bytes are dealt
+    /// with.
     fn store(&self, state: &mut State, bytes: &[u8]) -> usize {
         if state.dead || state.closed {
             return bytes.len();
         }
         let room = CAPACITY.saturating_sub(state.pending.len());
-        let (now, _) = bytes.split_at(room.min(bytes.len()));
+        let (now, rest) = bytes.split_at(room.min(bytes.len()));
+        let dropped = if state.lossy { rest.len() } else { 0 };
         if now.is_empty() {
-            return 0;
+            return dropped;
         }
         let before = state.pending.len();
         state.pending.extend_from_slice(now);
@@ -196,7 +200,7 @@ impl Shared {
         if std::mem::take(&mut state.idle) || reached_limit {
             self.work.notify_one();
         }
-        now.len()
+        now.len().saturating_add(dropped)
     }
 
     fn flush(&self, timeout: Duration) -> bool {
@@ -228,7 +232,7 @@ impl Shared {
     }
 
     /// The thread's body: until closed and empty.
-    fn drain(&self, output: &mut File) {
+    fn drain(&self, outlet: &mut impl Outlet) {
         // The two buffers swap places, so a steady stream allocates nothing.
         let mut batch = Vec::new();
         let mut state = lock(&self.state);
@@ -251,7 +255,7 @@ impl Shared {
             self.there_is_room(&mut state);
             drop(state);
 
-            let result = write_all(output, &batch);
+            let result = outlet.pass_on(&batch);
             batch.clear();
 
             state = lock(&self.state);
@@ -268,8 +272,8 @@ impl Shared {
     }
 }
 
-/// Writes all of `bytes`; waits where the descriptor is non-blocking and full.
-fn write_all(output: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all of `bytes`. A non-blocking descriptor that takes nothing is waited for.
+pub(super) fn write_to(mut output: impl Write + AsFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match output.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -306,7 +310,7 @@ fn wait_timeout<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::io::{PipeReader, Read, pipe};
+    use std::io::{PipeReader, PipeWriter, Read, pipe};
     use std::os::fd::OwnedFd;
 
     use super::*;
@@ -315,9 +319,13 @@ mod tests {
     /// Far longer than anything here takes; reaching it is a failure.
     const LONG: Duration = Duration::from_secs(60);
 
+    fn spawn(writer: PipeWriter) -> OutputThread {
+        OutputThread::spawn(File::from(OwnedFd::from(writer))).unwrap()
+    }
+
     fn piped() -> (PipeReader, OutputThread) {
         let (reader, writer) = pipe().unwrap();
-        (reader, OutputThread::spawn(OwnedFd::from(writer)).unwrap())
+        (reader, spawn(writer))
     }
 
     #[test]
@@ -347,7 +355,7 @@ mod tests {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         let (mut reader, writer) = pipe().unwrap();
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let output = OutputThread::spawn(OwnedFd::from(writer)).unwrap();
+        let output = spawn(writer);
         let read = std::thread::spawn(move || {
             let mut all = Vec::new();
             reader.read_to_end(&mut all).unwrap();
@@ -414,5 +422,32 @@ mod tests {
         assert!(!output.close(Duration::from_millis(10)));
         writer.join().unwrap();
         drop(reader);
+    }
+
+    #[test]
+    fn a_lossy_output_waits_for_nobody() {
+        let (mut reader, output) = piped();
+        let output = Arc::new(output);
+        let writer = std::thread::spawn({
+            let output = Arc::clone(&output);
+            move || output.write(&vec![b'x'; 4 << 20])
+        });
+        while output.flush(Duration::from_millis(10)) {}
+        output.set_lossy(true);
+        writer.join().unwrap();
+        output.write(&vec![b'x'; 4 << 20]);
+        assert_eq!(output.try_write(&vec![b'x'; 4 << 20]), 4 << 20);
+        let read = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        assert!(output.flush(LONG));
+        output.set_lossy(false);
+        output.write(&vec![b'x'; 1 << 20]);
+        assert!(output.close(LONG));
+        drop(output);
+        let read = read.join().unwrap();
+        assert!((1 << 20..2 << 20).contains(&read), "{read}");
     }
 }

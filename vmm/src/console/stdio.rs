@@ -1,15 +1,14 @@
-//! Input for the guest's console: from a file, pipe or terminal into the UART, with the keys that command the machine.
+//! Input from a file, pipe or terminal, with the keys that command the machine.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, EventSet, Events};
 use hv_devices::console::ConsoleOutput;
-use hv_devices::uart::Uart;
 use vmm_sys_util::eventfd::EventFd;
+
+use super::feed::{CHUNK, Feed, Source};
 
 /// Ctrl-a.
 const ESCAPE: u8 = 0x01;
@@ -19,9 +18,6 @@ const HELP: &str = "\r\n\
     Ctrl-a x  end the virtual machine\r\n\
     Ctrl-a h  this help\r\n\
     Ctrl-a a  send Ctrl-a to the guest\r\n";
-
-/// Bytes read at once. What the guest has not taken yet is never more than this.
-const CHUNK: usize = 4096;
 
 /// What to do with a byte of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,64 +53,37 @@ impl EscapeKeys {
     }
 }
 
-/// The console's input, an event subscriber that outlives each boot of the guest.
-pub struct ConsoleInput {
+/// An open file as a console's input. Its end is not the end of the guest.
+pub struct StdioSource {
     /// `None` once it has ended.
     input: Option<File>,
     /// The file cannot be waited for because it is always ready: a regular file, or /dev/null.
     always_ready: bool,
     escape: Option<EscapeKeys>,
     output: Arc<dyn ConsoleOutput>,
-    /// Read and not yet taken by the guest; nothing more is read until it is empty.
-    waiting: VecDeque<u8>,
-    uart: Arc<Uart>,
-    /// The UART's word that it has room again.
-    room: EventFd,
     /// Written when the user ends the machine.
     end: EventFd,
 }
 
-impl ConsoleInput {
-    /// Input for `uart`, whose room event is `room`; `end` is written on Ctrl-a x.
+impl StdioSource {
+    /// Input from this file. With `escape`, Ctrl-a x writes to `end`, and Ctrl-a h prints to `output`.
     pub fn new(
-        input: Option<File>,
+        input: File,
         escape: bool,
         output: Arc<dyn ConsoleOutput>,
-        uart: Arc<Uart>,
-        room: EventFd,
         end: EventFd,
-    ) -> ConsoleInput {
-        ConsoleInput {
-            input,
+    ) -> StdioSource {
+        StdioSource {
+            input: Some(input),
             always_ready: false,
             escape: escape.then(EscapeKeys::default),
             output,
-            waiting: VecDeque::new(),
-            uart,
-            room,
             end,
         }
     }
 
-    /// Feeds another UART from now on: that of the guest's next boot.
-    pub fn attach(&mut self, uart: Arc<Uart>) {
-        self.uart = uart;
-    }
-
-    /// Gives the guest what waits, as far as it has room.
-    fn deliver(&mut self) {
-        loop {
-            // Also with nothing: the UART may have something left to receive itself.
-            let taken = self.uart.receive(self.waiting.make_contiguous());
-            self.waiting.drain(..taken);
-            if taken == 0 || self.waiting.is_empty() {
-                return;
-            }
-        }
-    }
-
-    /// Reads once. Answers whether there may be more.
-    fn read(&mut self) -> bool {
+    /// Reads once. Answers whether there may be more; if not, the file is to be let go.
+    fn read(&mut self, feed: &mut Feed) -> bool {
         let Some(input) = &mut self.input else {
             return false;
         };
@@ -134,9 +103,7 @@ impl ConsoleInput {
                 0
             }
         };
-        // The end of the input is not the end of the guest.
         if count == 0 {
-            self.input = None;
             return false;
         }
         for &byte in bytes.iter().take(count) {
@@ -145,7 +112,7 @@ impl ConsoleInput {
                 .as_mut()
                 .map_or(Key::Guest(byte), |keys| keys.press(byte));
             match key {
-                Key::Guest(byte) => self.waiting.push_back(byte),
+                Key::Guest(byte) => feed.push(&[byte]),
                 Key::Nothing => {}
                 Key::Help => self.output.write(HELP.as_bytes()),
                 Key::End => {
@@ -157,22 +124,30 @@ impl ConsoleInput {
     }
 
     /// Reads an always-ready file until the guest's buffer is full or the file ends.
-    fn read_while_there_is_room(&mut self) {
-        while self.waiting.is_empty() && self.read() {
-            self.deliver();
+    fn read_while_there_is_room(&mut self, feed: &mut Feed) {
+        while feed.waiting() == 0 && self.input.is_some() {
+            if !self.read(feed) {
+                self.input = None;
+            }
+            feed.deliver();
         }
     }
 
     /// With escape keys the user must be heard even while the guest takes nothing.
-    fn wants_input(&self) -> bool {
-        self.waiting.is_empty() || (self.escape.is_some() && self.waiting.len() < CHUNK)
+    fn wants_input(&self, feed: &Feed) -> bool {
+        feed.waiting() == 0 || (self.escape.is_some() && feed.waiting() < CHUNK)
     }
 
-    fn watch(&self, ops: &mut EventOps, register: bool) -> Result<(), event_manager::Error> {
+    fn watch(
+        &self,
+        feed: &Feed,
+        ops: &mut EventOps,
+        register: bool,
+    ) -> Result<(), event_manager::Error> {
         let Some(input) = &self.input else {
             return Ok(());
         };
-        let events = if self.wants_input() {
+        let events = if self.wants_input(feed) {
             EventSet::IN
         } else {
             EventSet::empty()
@@ -183,50 +158,52 @@ impl ConsoleInput {
             ops.modify(Events::new(input, events))
         }
     }
-}
 
-impl MutEventSubscriber for ConsoleInput {
-    fn init(&mut self, ops: &mut EventOps) {
-        if let Err(error) = ops.add(Events::new(&self.room, EventSet::IN)) {
+    fn watch_again(&self, feed: &Feed, ops: &mut EventOps) {
+        if let Err(error) = self.watch(feed, ops, false) {
             log::error!("the guest's console gets no more input: {error}");
         }
-        if let Err(error) = self.watch(ops, true) {
+    }
+}
+
+impl Source for StdioSource {
+    fn start(&mut self, feed: &mut Feed, ops: &mut EventOps) {
+        if let Err(error) = self.watch(feed, ops, true) {
             log::debug!("the console's input is read without waiting for it: {error}");
             self.always_ready = true;
         }
-        self.deliver();
         if self.always_ready {
-            self.read_while_there_is_room();
+            self.read_while_there_is_room(feed);
         }
     }
 
-    fn process(&mut self, events: Events, ops: &mut EventOps) {
-        if events.fd() == self.room.as_raw_fd() {
-            let _ = self.room.read();
-            self.deliver();
-            if self.always_ready {
-                self.read_while_there_is_room();
-                return;
-            }
-        } else {
-            let fd = events.fd();
-            if !self.wants_input()
-                && events
-                    .event_set()
-                    .intersects(EventSet::HANG_UP | EventSet::ERROR)
-            {
-                // These are reported whether asked for or not. What waits still goes to the guest.
-                let _ = ops.remove(Events::empty_raw(fd));
-                self.always_ready = true;
-                return;
-            }
-            if !self.read() {
-                let _ = ops.remove(Events::empty_raw(fd));
-            }
-            self.deliver();
+    fn ready(&mut self, feed: &mut Feed, events: Events, ops: &mut EventOps) {
+        let fd = events.fd();
+        if !self.wants_input(feed)
+            && events
+                .event_set()
+                .intersects(EventSet::HANG_UP | EventSet::ERROR)
+        {
+            // These are reported whether asked for or not. What waits still goes to the guest.
+            let _ = ops.remove(Events::empty_raw(fd));
+            self.always_ready = true;
+            return;
         }
-        if let Err(error) = self.watch(ops, false) {
-            log::error!("the guest's console gets no more input: {error}");
+        if !self.read(feed)
+            && let Some(ended) = self.input.take()
+        {
+            // Before it is closed: another descriptor of the same file may stay open and keep it in the loop.
+            let _ = ops.remove(Events::empty(&ended));
+        }
+        feed.deliver();
+        self.watch_again(feed, ops);
+    }
+
+    fn resume(&mut self, feed: &mut Feed, ops: &mut EventOps) {
+        if self.always_ready {
+            self.read_while_there_is_room(feed);
+        } else {
+            self.watch_again(feed, ops);
         }
     }
 }
@@ -254,5 +231,39 @@ mod tests {
             [Key::Nothing, Key::Guest(1), Key::Guest(b'x')]
         );
         assert_eq!(press(b"\x01c"), [Key::Nothing, Key::Guest(b'c')]);
+    }
+
+    #[test]
+    fn the_end_of_a_pipe_is_an_end_and_all_before_it_arrives() {
+        use super::super::feed::Input;
+        use super::super::feed::testing::{Device, Loop};
+        use std::cell::RefCell;
+        use std::io::Write;
+        use std::os::fd::OwnedFd;
+        use std::rc::Rc;
+
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        // As a process's standard input, which stays open.
+        let _stdin = reader.try_clone().unwrap();
+        let end = EventFd::new(0).unwrap();
+        let source = StdioSource::new(
+            File::from(OwnedFd::from(reader)),
+            false,
+            Arc::new(hv_devices::console::Nowhere),
+            end,
+        );
+        let input = Rc::new(RefCell::new(Input::new(source).unwrap()));
+        let device = Device::with_room(5);
+        input.borrow_mut().attach(device.clone()).unwrap();
+        let mut events = Loop::new(&input);
+        let long = vec![b'x'; 20_000];
+        writer.write_all(&long).unwrap();
+        drop(writer);
+        events.wait_for(&device, b"xxxxx");
+        events.settle();
+        device.give_room(usize::MAX / 2);
+        events.wait_for(&device, &long[5..]);
+        events.settle();
+        Loop::new(&input).settle();
     }
 }

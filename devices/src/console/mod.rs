@@ -1,0 +1,137 @@
+//! The host's side of a guest's consoles: where output goes, and where input comes from.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `output` | a bounded buffer that a thread empties into a file, pipe, terminal or whatever is an [`Outlet`] |
+//! | `pty` | a pseudo-terminal, which people open and close as they like |
+//! | `socket` | a Unix socket, to which one client at a time connects |
+//! | `window` | the size of a terminal |
+//!
+//! A device prints to a [`ConsoleOutput`] and is an [`InputSink`]; whoever builds the machine connects the two sides.
+
+mod output;
+mod pty;
+mod socket;
+mod window;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+pub use output::{Outlet, OutputThread};
+pub use pty::Pty;
+pub use socket::{ClientInput, Socket};
+pub use window::window_size;
+
+/// A sink for what a guest prints.
+pub trait ConsoleOutput: Send + Sync {
+    /// Takes all of `bytes`, in order. May block the calling vCPU while the reader of the output is slow: a guest must
+    /// not lose output because the terminal cannot keep up.
+    fn write(&self, bytes: &[u8]);
+
+    /// Takes what there is room for, without waiting, and returns how many bytes that is. If it is not all of them, the
+    /// event of [`set_room_event`](Self::set_room_event) is written to when another try is worth it.
+    fn try_write(&self, bytes: &[u8]) -> usize;
+
+    /// Sets the event for [`try_write`](Self::try_write). There is one for each output, which is for the one device
+    /// that uses it like that.
+    fn set_room_event(&self, event: Arc<EventFd>);
+}
+
+/// The device that a console's input goes to.
+pub trait InputSink: Send + Sync {
+    /// Hands bytes to the guest. Returns how many of them were taken: as many as there is room for.
+    fn receive(&self, bytes: &[u8]) -> usize;
+
+    /// Sets the event that is written to when the guest has read everything after [`receive`](Self::receive) could not
+    /// take all it was given. Then it is worth another try.
+    fn set_room_event(&self, event: EventFd);
+
+    /// Takes what the guest has not read from the device yet, for a guest that reads its console by other means (SBI).
+    /// Returns the number of bytes.
+    fn take_received(&self, buffer: &mut [u8]) -> usize;
+}
+
+/// The output of a console that leads nowhere: it is dropped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nowhere;
+
+impl ConsoleOutput for Nowhere {
+    fn write(&self, _: &[u8]) {}
+
+    fn try_write(&self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn set_room_event(&self, _: Arc<EventFd>) {}
+}
+
+/// Why a console's back end cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file cannot be written.
+    #[error("cannot write the console's output to {}: {error}", .path.display())]
+    File {
+        /// The file, as the user named it.
+        path: PathBuf,
+        /// The host's reason.
+        error: io::Error,
+    },
+    /// The host has no pseudo-terminal to give.
+    #[error("cannot make a pseudo-terminal for the console: {0}")]
+    Pty(io::Error),
+    /// No socket can be made there.
+    #[error("cannot make the console's socket {}: {error}", .path.display())]
+    Socket {
+        /// Its path, as the user named it.
+        path: PathBuf,
+        /// The host's reason.
+        error: io::Error,
+    },
+    /// Somebody listens there already.
+    #[error("the console's socket {} is in use: another program listens on it; use another path", .0.display())]
+    SocketInUse(PathBuf),
+    /// There is a file where the socket is to be, and it is none that may be replaced.
+    #[error("cannot make the console's socket {}: a file is there that is no socket; remove it or use another path", .0.display())]
+    NotASocket(PathBuf),
+}
+
+/// Opens a file for a console's output. What was in it is gone.
+///
+/// # Errors
+/// It cannot be written, or is a FIFO that nobody reads.
+pub fn open_file(path: &Path) -> Result<File, OpenError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    // A FIFO without a reader would be waited for, and a terminal would become this process's own.
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(path).map_err(|error| OpenError::File {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_emptied_and_a_fifo_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        std::fs::write(&path, "from before").unwrap();
+        let output = OutputThread::spawn(open_file(&path).unwrap()).unwrap();
+        output.write(b"now");
+        assert!(output.close(std::time::Duration::from_secs(60)));
+        assert_eq!(std::fs::read(&path).unwrap(), b"now");
+
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(open_file(&fifo), Err(OpenError::File { .. })));
+        assert!(open_file(directory.path()).is_err());
+    }
+}

@@ -1,0 +1,377 @@
+//! The guest's consoles and ports, and what is behind them.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use hv_lab::host::{Console, Exec, Host, HostChip, Process, Stdio, Stream};
+use hv_lab::provision::{self, GUEST_PROMPT};
+
+use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, run, text};
+use crate::virtio::version;
+
+/// A path for a file or socket in the nested host's memory: the developer's file system has no sockets for it.
+fn path(host: &Host, name: &str) -> String {
+    format!("/dev/shm/{}-{name}", host.chip())
+}
+
+/// A client of a socket, by text.
+fn client(host: &Host, socket: &str) -> Exec {
+    static BINARY: OnceLock<std::path::PathBuf> = OnceLock::new();
+    let binary =
+        BINARY.get_or_init(|| provision::cross_build("hv-lab-agent", "unix-client").unwrap());
+    host.local(binary).unwrap().arg(socket).stdin(Stdio::Pipe)
+}
+
+/// Somebody at a pseudo-terminal, by text.
+fn person(host: &Host, terminal: &str) -> Console {
+    // Not by cat for what comes: it uses sendfile, which keeps the pipe locked while it waits for the terminal, and with it
+    // the agent that reads the pipe.
+    let both_ways = format!("dd if={terminal} bs=4096 2>/dev/null & exec cat >{terminal}");
+    let both_ways = host.exec(["sh", "-c", &both_ways]).stdin(Stdio::Pipe);
+    both_ways.console().unwrap()
+}
+
+/// hvrun with Debian's kernel and nothing on its standard streams but what a test reads.
+fn in_background(host: &Host, disk: &Disk, consoles: &[&str]) -> Process {
+    let command = command(host, Kernel::Stable.arguments())
+        .args(disk.argument())
+        .args(["--virtio", version(host.chip())]);
+    let consoles = consoles.iter().flat_map(|console| ["--console", console]);
+    command.args(consoles).spawn().unwrap()
+}
+
+/// The path of the pseudo-terminal that hvrun prints.
+fn terminal_of(hvrun: &Process, console: &str) -> String {
+    let mut printed = String::new();
+    while !printed.ends_with('\n') {
+        let piece = hvrun.read(Stream::Stderr, STEP).unwrap();
+        assert!(!piece.is_empty(), "{printed}");
+        printed += &String::from_utf8(piece).unwrap();
+    }
+    let path = printed
+        .trim_end()
+        .strip_prefix(&format!("hvrun: {console} on "));
+    path.unwrap_or_else(|| panic!("{printed}")).to_owned()
+}
+
+/// Waits in the guest until its terminal has this size.
+fn wait_for_size(console: &mut Console, size: &str) {
+    run(
+        console,
+        &format!("until [ \"$(stty size)\" = '{size}' ]; do sleep 0.1; done"),
+    );
+}
+
+#[test]
+fn a_virtio_console_is_a_terminal_of_the_right_size() {
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let arguments = ["--console", "virtio", "--virtio", version(chip)];
+        let mut console = guest(host(chip), Kernel::Stable, &disk, &arguments);
+        assert_eq!(run(&mut console, "tty"), "/dev/hvc0");
+        assert_eq!(
+            run(&mut console, "cat /proc/cmdline"),
+            "console=hvc0 root=/dev/vda rw"
+        );
+        assert_eq!(run(&mut console, "stty size"), "24 80");
+        console.process().resize(50, 132).unwrap();
+        wait_for_size(&mut console, "50 132");
+        console.send("\x01h").unwrap();
+        console
+            .wait_for("Ctrl-a x  end the virtual machine", STEP)
+            .unwrap();
+        // More than any buffer on the way holds, both ways.
+        assert_eq!(run(&mut console, "seq 20000 | tail -n 1"), "20000");
+        console.send_line("reboot").unwrap();
+        console.wait_for("Restarting system", STEP).unwrap();
+        console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        wait_for_size(&mut console, "50 132");
+        power_off(console);
+        disk.assert_clean();
+    }
+}
+
+/// With a port beside it the console hears of its size by a message and not by the configuration space. A kernel with a
+/// console of SBI's calls that one hvc0.
+#[test]
+fn a_virtio_console_beside_others() {
+    let disk = Disk::new();
+    let host = host(HostChip::Plic);
+    let port = format!("virtio,port=org.example,to=file:{}", path(host, "beside"));
+    let arguments = [
+        "--console",
+        "virtio",
+        "--console",
+        &port,
+        "--cmdline",
+        "console=hvc1 root=/dev/vda rw",
+    ];
+    let mut console = guest(host, Kernel::Small, &disk, &arguments);
+    assert_eq!(run(&mut console, "tty"), "/dev/hvc1");
+    assert_eq!(run(&mut console, "stty size"), "24 80");
+    console.process().resize(50, 132).unwrap();
+    wait_for_size(&mut console, "50 132");
+    run(&mut console, "test -c /dev/vport1p1");
+    run(&mut console, "echo to a file > /dev/vport1p1");
+    console.send("\x01x").unwrap();
+    let (status, _) = console.wait_for_end(STEP).unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
+    let file = host.read_file(&path(host, "beside")).unwrap();
+    assert_eq!(String::from_utf8(file).unwrap(), "to a file\n");
+}
+
+/// On such a kernel's hvc0, SBI has the input, although there is a virtio console.
+#[test]
+fn the_console_of_sbi_shares_the_terminal() {
+    let disk = Disk::new();
+    let arguments = ["--console", "virtio"];
+    let mut console = guest(host(HostChip::Aia), Kernel::Small, &disk, &arguments);
+    assert_eq!(run(&mut console, "tty"), "/dev/hvc0");
+    run(&mut console, "echo to the other > /dev/hvc1");
+    power_off(console);
+}
+
+#[test]
+fn both_consoles_are_there_and_one_has_the_terminal() {
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let host = host(chip);
+        let mut console = command(host, Kernel::Stable.arguments())
+            .args(disk.argument())
+            .args(["--console", "both"])
+            .console()
+            .unwrap();
+        console.wait_for("hvrun: serial port on ", STEP).unwrap();
+        let terminal = console.wait_for("\n", STEP).unwrap();
+        let mut person = person(host, terminal.trim());
+        console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        assert_eq!(run(&mut console, "tty"), "/dev/hvc0");
+        let line = run(&mut console, "cat /proc/cmdline");
+        assert!(line.starts_with("console=ttyS0 console=hvc0 "), "{line}");
+        // The kernel spoke to both.
+        person.wait_for("Linux version", STEP).unwrap();
+        run(&mut console, "echo to ttyS0 > /dev/ttyS0");
+        person.wait_for("to ttyS0", STEP).unwrap();
+        power_off(console);
+    }
+}
+
+#[test]
+fn a_file_has_all_output() {
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let host = host(chip);
+        let file = path(host, "log");
+        host.write_file(&file, b"from before").unwrap();
+        let serial = format!("serial,to=file:{file}");
+        let arguments = ["--console", &serial, "--console", "virtio"];
+        let mut console = guest(host, Kernel::Stable, &disk, &arguments);
+        run(&mut console, "seq 3000 > /dev/ttyS0");
+        power_off(console);
+        let log = String::from_utf8(host.read_file(&file).unwrap()).unwrap();
+        assert!(log.contains("Linux version"), "{log}");
+        let numbers: String = (1..=3000).map(|n| format!("{n}\r\n")).collect();
+        assert!(log.contains(&numbers), "{log}");
+        assert!(!log.contains("from before"), "{log}");
+        assert!(log.contains("Power down"), "{log}");
+    }
+}
+
+#[test]
+fn people_come_to_a_pseudo_terminal_and_leave_it() {
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let host = host(chip);
+        let hvrun = in_background(host, &disk, &["serial,to=pty"]);
+        let terminal = terminal_of(&hvrun, "serial port");
+        let mut first = person(host, &terminal);
+        first.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        assert_eq!(run(&mut first, "tty"), "/dev/ttyS0");
+        // Prints far more than anybody keeps after the person has left.
+        first
+            .send_line("sleep 2; seq 50000; touch /run/printed")
+            .unwrap();
+        drop(first);
+        let mut second = person(host, &terminal);
+        second.send_line("").unwrap();
+        run(&mut second, "test -e /run/printed");
+        second.send_line("reboot").unwrap();
+        second.wait_for("Restarting system", STEP).unwrap();
+        second.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        second.send_line("poweroff").unwrap();
+        let finished = hvrun.finish(STEP).unwrap();
+        assert_eq!(finished.status.code(), Some(0), "{finished}");
+        assert_eq!(finished.stdout_text(), "");
+    }
+}
+
+#[test]
+fn a_shell_over_a_socket() {
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let host = host(chip);
+        let socket = path(host, "console");
+        let hvrun = in_background(host, &disk, &[&format!("virtio,to=unix:{socket}")]);
+        wait_for_file(host, &socket);
+        let mut first = client(host, &socket).console().unwrap();
+        first.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        assert_eq!(run(&mut first, "tty"), "/dev/hvc0");
+        drop(first);
+        let mut second = client(host, &socket).console().unwrap();
+        run(&mut second, "true");
+
+        let taken = command(host, Kernel::Stable.arguments())
+            .args(["--console", &format!("serial,to=unix:{socket}")])
+            .output(STEP)
+            .unwrap();
+        assert_eq!(taken.status.code(), Some(1), "{taken}");
+        assert!(taken.stderr_text().contains("in use"), "{taken}");
+        second.send_line("poweroff").unwrap();
+        assert_eq!(hvrun.finish(STEP).unwrap().status.code(), Some(0));
+        host.exec(["test", "!", "-e", &socket]).check(STEP).unwrap();
+    }
+}
+
+fn wait_for_file(host: &Host, path: &str) {
+    let wait = format!("until [ -e {path} ]; do sleep 0.1; done");
+    host.exec(["sh", "-c", &wait]).check(STEP).unwrap();
+}
+
+/// Reads as many bytes from a client as were expected, which these have to be.
+fn expect(client: &Process, expected: &str) {
+    let mut received = Vec::new();
+    while received.len() < expected.len() {
+        let piece = client.read(Stream::Stdout, STEP).unwrap();
+        assert!(!piece.is_empty(), "the socket was closed");
+        received.extend(piece);
+    }
+    assert_eq!(String::from_utf8(received).unwrap(), expected);
+}
+
+/// `seq count` prints this.
+fn numbers(count: u32) -> String {
+    (1..=count).map(|number| format!("{number}\n")).collect()
+}
+
+#[test]
+fn a_port_carries_data_both_ways() {
+    for chip in CHIPS {
+        let disk = Disk::new();
+        let host = host(chip);
+        let socket = path(host, "port");
+        let port = format!("virtio,port=org.example.0,to=unix:{socket}");
+        let arguments = ["--console", &port, "--virtio", version(chip)];
+        let mut console = guest(host, Kernel::Stable, &disk, &arguments);
+        // It is no console, so there is still the usual one.
+        assert_eq!(run(&mut console, "tty"), "/dev/ttyS0");
+        // Where there is udev, it makes links by these names in /dev/virtio-ports.
+        let name = "grep -lx org.example.0 /sys/class/virtio-ports/*/name";
+        let find = format!("P=/dev/$(basename $(dirname $({name}))); test -c $P");
+        run(&mut console, &find);
+        // Nobody is there, so nobody is waited for.
+        run(&mut console, "seq 100000 > $P");
+
+        let first = client(host, &socket).spawn().unwrap();
+        first.write_stdin(b"to the guest\n", STEP).unwrap();
+        assert_eq!(run(&mut console, "head -n 1 < $P"), "to the guest");
+        run(&mut console, "echo from the guest > $P");
+        expect(&first, "from the guest\n");
+        run(&mut console, "seq 200000 > $P");
+        expect(&first, &numbers(200_000));
+        console
+            .send_line("head -n 200000 < $P > /run/received")
+            .unwrap();
+        first
+            .write_stdin(numbers(200_000).as_bytes(), STEP)
+            .unwrap();
+        run(&mut console, "seq 200000 | cmp - /run/received");
+
+        // The next client gets what is printed from then on.
+        drop(first);
+        run(&mut console, "echo lost > $P; sleep 1");
+        let second = client(host, &socket).spawn().unwrap();
+        second.write_stdin(b"again\n", STEP).unwrap();
+        assert_eq!(run(&mut console, "head -n 1 < $P"), "again");
+        run(&mut console, "echo found > $P");
+        expect(&second, "found\n");
+
+        // And stays when the guest starts anew.
+        console.send_line("reboot").unwrap();
+        console.wait_for("Restarting system", STEP).unwrap();
+        console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        run(&mut console, &find);
+        run(&mut console, "echo rebooted > $P");
+        expect(&second, "rebooted\n");
+        power_off(console);
+        assert!(second.finish(STEP).unwrap().status.success());
+        host.exec(["test", "!", "-e", &socket]).check(STEP).unwrap();
+    }
+}
+
+/// Files that are in the way are left as they are.
+#[test]
+fn only_a_dead_socket_is_replaced() {
+    let host = host(HostChip::Plic);
+    let disk = Disk::new();
+    let kernel = Kernel::Small.arguments();
+    let run_with = |socket: &str| {
+        command(host, kernel.iter().cloned())
+            .args(["--console", &format!("serial,to=unix:{socket}")])
+    };
+    let file = path(host, "file");
+    host.write_file(&file, b"precious").unwrap();
+    let refused = run_with(&file).output(STEP).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused}");
+    assert!(refused.stderr_text().contains("no socket"), "{refused}");
+    assert_eq!(host.read_file(&file).unwrap(), b"precious");
+
+    // What a killed hvrun leaves is no obstacle to the next one.
+    let dead = path(host, "dead");
+    let killed = run_with(&dead).args(disk.argument()).spawn().unwrap();
+    wait_for_file(host, &dead);
+    killed.signal(libc::SIGKILL).unwrap();
+    killed.wait(STEP).unwrap();
+    wait_for_file(host, &dead);
+    let next = run_with(&dead).args(disk.argument()).spawn().unwrap();
+    let mut shell = client(host, &dead).console().unwrap();
+    shell.wait_for(GUEST_PROMPT, BOOT).unwrap();
+    power_off_by(&mut shell, next);
+}
+
+fn power_off_by(shell: &mut Console, hvrun: Process) {
+    shell.send_line("poweroff").unwrap();
+    assert_eq!(hvrun.finish(STEP).unwrap().status.code(), Some(0));
+}
+
+/// Without a console nothing is printed, stdin is not read, and Ctrl-c ends hvrun as any program.
+#[test]
+fn without_a_console_the_terminal_is_left_alone() {
+    let disk = Disk::new();
+    let host = host(HostChip::Aia);
+    let file = text(&disk.beside("tree.dtb"));
+    let arguments = ["--console", "none"];
+    let dumped = command(host, Kernel::Small.arguments())
+        .args(disk.argument())
+        .args(arguments)
+        .args(["--dump-dtb", &file])
+        .check(STEP)
+        .unwrap();
+    assert_eq!(dumped.stdout_text(), "");
+    let tree = std::fs::read(Path::new(&file)).unwrap();
+    let tree = String::from_utf8_lossy(&tree).into_owned();
+    assert!(tree.contains("root=/dev/vda rw\0") && !tree.contains("console="));
+
+    // The file says that hvrun takes signals by now.
+    let alive = path(host, "alive");
+    let port = format!("virtio,port=alive,to=file:{alive}");
+    let mut console = command(host, Kernel::Small.arguments())
+        .args(disk.argument())
+        .args(arguments)
+        .args(["--console", &port])
+        .console()
+        .unwrap();
+    wait_for_file(host, &alive);
+    console.send("\x03").unwrap();
+    let (status, printed) = console.wait_for_end(STEP).unwrap();
+    assert_eq!((status.code(), printed.as_str()), (Some(130), "^C"));
+}

@@ -1,0 +1,74 @@
+//! What a guest's consoles shall be, as the machine's owner says it.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::config::Placement;
+
+/// The guest's consoles, and the ports beside them. The default is none at all.
+#[derive(Debug, Default)]
+pub struct ConsoleConfig {
+    /// What is at the other end of the serial port, which every guest has (Linux's `ttyS0`). With `None` its output goes
+    /// where that of the virtio console goes, for what a guest prints before it has a driver for that one, and nowhere
+    /// if there is none; and no input comes.
+    pub serial: Option<ConsoleBackend>,
+    /// A virtio console (`hvc0`), and what is behind it.
+    pub virtio: Option<ConsoleBackend>,
+    /// Further ports of the virtio console device, which are no consoles.
+    pub ports: Vec<PortConfig>,
+    /// Where the virtio console device is, if there is one.
+    pub placement: Placement,
+}
+
+/// A channel between guest and host by its name.
+#[derive(Debug)]
+pub struct PortConfig {
+    /// What the guest knows it by (`/dev/virtio-ports/NAME`).
+    pub name: String,
+    /// The host's end.
+    pub backend: ConsoleBackend,
+}
+
+/// The host's end of a console or a port.
+#[derive(Debug)]
+pub enum ConsoleBackend {
+    /// Open files, such as the standard streams. A guest waits for a reader that is slow, and its last output is waited
+    /// for.
+    Stdio(Stdio),
+    /// A file for the output, emptied first. No input comes.
+    File(PathBuf),
+    /// A pseudo-terminal, whose path is in [`Vm::pseudo_terminals`](crate::Vm::pseudo_terminals). Output is dropped while
+    /// nobody has it open.
+    Pty,
+    /// A socket to listen on, for one client at a time. Output is dropped while none is connected.
+    Unix(PathBuf),
+}
+
+/// Open files as a console's back end.
+#[derive(Debug)]
+pub struct Stdio {
+    /// Where the guest's input comes from; `None` for no input at all. Its end does not end the guest.
+    pub input: Option<File>,
+    /// Where its output goes. Once nobody reads it any more, it is dropped.
+    pub output: File,
+    /// Whether Ctrl-a in the input is a command to the machine: x to end it, h for help.
+    pub escape: bool,
+    /// When this descriptor becomes readable, the size of the terminal may have changed: a signalfd for SIGWINCH. What is
+    /// read from it is thrown away. Only a virtio console has a size.
+    pub resized: Option<OwnedFd>,
+}
+
+impl ConsoleConfig {
+    /// Whether the machine has a virtio console device.
+    pub(crate) fn has_device(&self) -> bool {
+        self.virtio.is_some() || !self.ports.is_empty()
+    }
+
+    /// What tells a Linux kernel of its consoles. The last one is its /dev/console.
+    pub(crate) fn kernel_arguments(&self) -> impl Iterator<Item = &'static str> {
+        let serial = self.serial.as_ref().map(|_| "console=ttyS0");
+        let virtio = self.virtio.as_ref().map(|_| "console=hvc0");
+        serial.into_iter().chain(virtio)
+    }
+}

@@ -1,0 +1,343 @@
+//! The guest's consoles on the host: what is open for them, from one boot of the guest to the next.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `config` | what the owner of the machine chooses |
+//! | `feed` | input on its way to a device, whatever it comes from |
+//! | `stdio`, `pty`, `socket` | what it comes from |
+//! | `resize` | the size of a terminal on its way |
+
+mod config;
+mod feed;
+mod pty;
+mod resize;
+mod socket;
+mod stdio;
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use event_manager::MutEventSubscriber;
+use hv_devices::console::{self as host, ConsoleOutput, InputSink, Nowhere, OutputThread};
+use hv_devices::uart::Uart;
+use hv_devices::virtio::console::{MAX_PORTS, PortConfig as DevicePort, Ports};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::Error;
+use feed::Input;
+use resize::Resize;
+use socket::SocketSource;
+use stdio::StdioSource;
+
+pub use config::{ConsoleBackend, ConsoleConfig, PortConfig, Stdio};
+
+/// A pseudo-terminal that somebody may open to be at a console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PseudoTerminal {
+    /// The console's name for people: `serial port`, `virtio console`, `port NAME`.
+    pub console: String,
+    /// What to open, such as `/dev/pts/3`.
+    pub path: PathBuf,
+}
+
+/// All consoles and ports of a machine.
+pub struct Consoles {
+    outputs: Vec<Output>,
+    /// Of every console and port that has input, and what follows the terminal's size.
+    subscribers: Vec<Rc<RefCell<dyn MutEventSubscriber>>>,
+    /// That of the serial port, whose device is another one after each reboot.
+    serial_input: Option<Rc<RefCell<Input>>>,
+    serial: Arc<dyn ConsoleOutput>,
+    firmware: Firmware,
+    ports: Option<Arc<Ports>>,
+    terminals: Vec<PseudoTerminal>,
+}
+
+/// The console of SBI: that of the standard streams, or else the first that there is.
+struct Firmware {
+    output: Arc<dyn ConsoleOutput>,
+    /// `None` if the input is the serial port's.
+    input: Option<Arc<dyn InputSink>>,
+}
+
+/// The output of one console or port.
+struct Output {
+    thread: Arc<OutputThread>,
+    manner: Manner,
+}
+
+/// How to deal with somebody who reads slowly, or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// A file, or the user's own terminal or pipe: the guest waits, and so does its end.
+    Complete,
+    /// A channel's client: the guest waits, its end does not.
+    HeldBack,
+    /// Somebody who looks at a console, or has left it open and gone: a guest that waits for the console cannot do
+    /// anything else meanwhile.
+    Lossy,
+}
+
+/// A back end that is open.
+struct Opened {
+    output: Arc<OutputThread>,
+    input: Option<Rc<RefCell<Input>>>,
+    /// The files that may say a size, and what to wait for.
+    terminal: Option<(Vec<File>, Option<std::os::fd::OwnedFd>)>,
+}
+
+impl Consoles {
+    /// Opens everything that `config` names. `quit` is written when the user ends the machine by its escape key.
+    ///
+    /// # Errors
+    /// Something cannot be opened, or there are more ports than a device has.
+    pub fn open(config: &ConsoleConfig, quit: &EventFd) -> Result<Consoles, Error> {
+        let most = MAX_PORTS.saturating_sub(config.virtio.iter().count());
+        if config.ports.len() > most {
+            return Err(Error::TooManyPorts {
+                asked: config.ports.len(),
+                max: most,
+            });
+        }
+        let mut consoles = Consoles {
+            outputs: Vec::new(),
+            subscribers: Vec::new(),
+            serial_input: None,
+            serial: Arc::new(Nowhere),
+            firmware: Firmware {
+                output: Arc::new(Nowhere),
+                input: None,
+            },
+            ports: None,
+            terminals: Vec::new(),
+        };
+        let mut open =
+            |backend, name, is_console| consoles.open_one(backend, name, is_console, quit);
+        let serial = (config.serial.as_ref())
+            .map(|backend| open(backend, "serial port".into(), true))
+            .transpose()?;
+        let virtio = (config.virtio.as_ref())
+            .map(|backend| open(backend, "virtio console".into(), true))
+            .transpose()?;
+        let channels = (config.ports.iter())
+            .map(|port| open(&port.backend, format!("port {}", port.name), false))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let names = config.ports.iter().map(|port| port.name.clone());
+        let names = virtio.iter().map(|_| String::new()).chain(names);
+        let devices = virtio.iter().chain(&channels);
+        let ports: Vec<DevicePort> = names
+            .zip(devices)
+            .map(|(name, opened)| DevicePort {
+                is_console: name.is_empty(),
+                name,
+                output: opened.output.clone(),
+            })
+            .collect();
+        if !ports.is_empty() {
+            let ports = Ports::new(ports).map_err(Error::host("make a virtio console"))?;
+            consoles.ports = Some(Arc::new(ports));
+        }
+        consoles.connect(config, serial, virtio, channels)?;
+        Ok(consoles)
+    }
+
+    /// Joins the devices and their back ends.
+    fn connect(
+        &mut self,
+        config: &ConsoleConfig,
+        serial: Option<Opened>,
+        virtio: Option<Opened>,
+        channels: Vec<Opened>,
+    ) -> Result<(), Error> {
+        let port = |number| self.ports.as_ref().and_then(|ports| ports.get(number));
+        let console = virtio.as_ref().and_then(|_| port(0));
+        if let Some(first) = serial.as_ref().or(virtio.as_ref()) {
+            self.serial = first.output.clone();
+            self.firmware.output = first.output.clone();
+        }
+        let is_stdio =
+            |backend: &Option<ConsoleBackend>| matches!(backend, Some(ConsoleBackend::Stdio(_)));
+        if let (Some(opened), Some(console)) = (&virtio, &console)
+            && (serial.is_none() || (is_stdio(&config.virtio) && !is_stdio(&config.serial)))
+        {
+            self.firmware = Firmware {
+                output: opened.output.clone(),
+                input: Some(console.clone()),
+            };
+        }
+        for (number, opened) in virtio.iter().chain(&channels).enumerate() {
+            if let (Some(input), Some(port)) = (&opened.input, port(number)) {
+                input.borrow_mut().attach(port)?;
+            }
+        }
+        if let (
+            Some(Opened {
+                terminal: Some((files, event)),
+                ..
+            }),
+            Some(console),
+        ) = (virtio, console)
+        {
+            let resize = Resize::new(event, files, console);
+            self.subscribers.push(Rc::new(RefCell::new(resize)));
+        }
+        self.serial_input = serial.and_then(|serial| serial.input);
+        Ok(())
+    }
+
+    fn open_one(
+        &mut self,
+        backend: &ConsoleBackend,
+        name: String,
+        is_console: bool,
+        quit: &EventFd,
+    ) -> Result<Opened, Error> {
+        let thread = Error::host("start the console's thread");
+        let mut terminal = None;
+        let (output, input) = match backend {
+            ConsoleBackend::Stdio(stdio) => {
+                let copy = |file: &File| file.try_clone().map_err(Error::host("copy a descriptor"));
+                let output = Arc::new(OutputThread::spawn(copy(&stdio.output)?).map_err(thread)?);
+                let mut files = vec![copy(&stdio.output)?];
+                let mut input = None;
+                if let Some(file) = &stdio.input {
+                    files.push(copy(file)?);
+                    let quit = quit.try_clone().map_err(Error::host("copy an eventfd"))?;
+                    let source = StdioSource::new(copy(file)?, stdio.escape, output.clone(), quit);
+                    input = Some(Input::new(source)?);
+                }
+                let event = stdio.resized.as_ref().map(|event| event.try_clone());
+                let event = event
+                    .transpose()
+                    .map_err(Error::host("copy a descriptor"))?;
+                terminal = Some((files, event));
+                (output, input)
+            }
+            ConsoleBackend::File(path) => {
+                let output = OutputThread::spawn(host::open_file(path)?).map_err(thread)?;
+                (Arc::new(output), None)
+            }
+            ConsoleBackend::Pty => {
+                let pty = host::Pty::open()?;
+                self.terminals.push(PseudoTerminal {
+                    console: name,
+                    path: pty.path().to_owned(),
+                });
+                let output = pty.output().map_err(thread)?;
+                (Arc::new(output), Some(Input::new(pty)?))
+            }
+            ConsoleBackend::Unix(path) => {
+                let socket = host::Socket::bind(path)?;
+                let output = socket.output().map_err(thread)?;
+                let input = Input::new(SocketSource::new(socket))?;
+                (Arc::new(output), Some(input))
+            }
+        };
+        let manner = match backend {
+            ConsoleBackend::Stdio(_) | ConsoleBackend::File(_) => Manner::Complete,
+            ConsoleBackend::Pty | ConsoleBackend::Unix(_) if is_console => Manner::Lossy,
+            ConsoleBackend::Pty | ConsoleBackend::Unix(_) => Manner::HeldBack,
+        };
+        output.set_lossy(manner == Manner::Lossy);
+        self.outputs.push(Output {
+            thread: output.clone(),
+            manner,
+        });
+        let input = input.map(|input| Rc::new(RefCell::new(input)));
+        if let Some(input) = &input {
+            self.subscribers.push(input.clone());
+        }
+        Ok(Opened {
+            output,
+            input,
+            terminal,
+        })
+    }
+
+    /// Connects the serial port of the guest's next boot.
+    ///
+    /// # Errors
+    /// The host has no eventfd left.
+    pub fn attach_serial(&self, uart: &Arc<Uart>) -> Result<(), Error> {
+        match &self.serial_input {
+            Some(input) => input.borrow_mut().attach(uart.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// What the event loop has to serve.
+    pub fn subscribers(&self) -> impl Iterator<Item = Box<dyn MutEventSubscriber>> {
+        self.subscribers
+            .iter()
+            .map(|subscriber| -> Box<dyn MutEventSubscriber> { Box::new(subscriber.clone()) })
+    }
+
+    /// Where the serial port's output goes.
+    pub fn serial(&self) -> &Arc<dyn ConsoleOutput> {
+        &self.serial
+    }
+
+    /// Where what the guest prints by SBI goes.
+    pub fn firmware_output(&self) -> &Arc<dyn ConsoleOutput> {
+        &self.firmware.output
+    }
+
+    /// Where what it reads by SBI comes from, unless that is the serial port.
+    pub fn firmware_input(&self) -> Option<&Arc<dyn InputSink>> {
+        self.firmware.input.as_ref()
+    }
+
+    /// The ports of the virtio console device, if there is one.
+    pub fn ports(&self) -> Option<&Arc<Ports>> {
+        self.ports.as_ref()
+    }
+
+    /// The pseudo-terminals, in the order serial port, virtio console, ports.
+    pub fn terminals(&self) -> &[PseudoTerminal] {
+        &self.terminals
+    }
+
+    /// Waits for the guest's output to go out, at most for `timeout`. Answers whether all has that is to be waited for.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.each(timeout, |output, timeout| {
+            output.thread.flush(timeout) || output.manner != Manner::Complete
+        })
+    }
+
+    /// Ends all output: what there is goes out within `timeout` or not at all.
+    pub fn close(&self, timeout: Duration) {
+        self.each(timeout, |output, timeout| output.thread.close(timeout));
+    }
+
+    /// The guest ends, or is being started again: from now on until [`power_on`](Self::power_on) no vCPU is held back.
+    pub fn power_off(&self) {
+        for output in &self.outputs {
+            output.thread.set_lossy(true);
+        }
+    }
+
+    /// The guest begins.
+    pub fn power_on(&self) {
+        for output in &self.outputs {
+            output.thread.set_lossy(output.manner == Manner::Lossy);
+        }
+    }
+
+    /// Does something to each output, within a common limit of time. Answers whether all did it.
+    fn each(&self, timeout: Duration, act: impl Fn(&Output, Duration) -> bool) -> bool {
+        let started = Instant::now();
+        let left = self.outputs.iter().filter(|output| {
+            let timeout = timeout.saturating_sub(started.elapsed());
+            !act(output, timeout)
+        });
+        left.count() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests;
