@@ -36,7 +36,8 @@ fn printed(config: ConsoleConfig, mut reader: PipeReader) -> (String, bool) {
 
 #[test]
 fn early_output_follows_the_open_files() {
-    let cases: [(fn(ConsoleBackend) -> ConsoleConfig, &str, bool); 4] = [
+    type Make = fn(ConsoleBackend) -> ConsoleConfig;
+    let cases: [(Make, &str, bool); 4] = [
         (
             |stdio| ConsoleConfig {
                 serial: Some(stdio),
