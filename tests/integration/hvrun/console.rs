@@ -182,19 +182,25 @@ fn people_come_to_a_pseudo_terminal_and_leave_it() {
     for chip in CHIPS {
         let disk = Disk::new();
         let host = host(chip);
-        let hvrun = in_background(host, &disk, &["serial,to=pty"]);
+        let printed = path(host, "printed");
+        let port = format!("virtio,port=printed,to=file:{printed}");
+        let hvrun = in_background(host, &disk, &["serial,to=pty", &port]);
         let terminal = terminal_of(&hvrun, "serial port");
         let mut first = person(host, &terminal);
         first.wait_for(GUEST_PROMPT, BOOT).unwrap();
         assert_eq!(run(&mut first, "tty"), "/dev/ttyS0");
-        // Prints far more than anybody keeps after the person has left.
+        // More than a terminal keeps, after the person has left.
         first
-            .send_line("sleep 2; seq 50000; touch /run/printed")
+            .send_line("sleep 5; seq 5000; echo yes > /dev/vport1p0")
             .unwrap();
+        first.wait_for("> /dev/vport1p0", STEP).unwrap();
         drop(first);
+        let wait = format!("until [ -s {printed} ]; do sleep 0.1; done");
+        host.exec(["sh", "-c", &wait]).check(STEP).unwrap();
         let mut second = person(host, &terminal);
         second.send_line("").unwrap();
-        run(&mut second, "test -e /run/printed");
+        run(&mut second, "true");
+        assert!(!second.transcript().contains("1000"), "not dropped");
         second.send_line("reboot").unwrap();
         second.wait_for("Restarting system", STEP).unwrap();
         second.wait_for(GUEST_PROMPT, BOOT).unwrap();

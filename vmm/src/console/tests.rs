@@ -34,12 +34,10 @@ fn printed(config: ConsoleConfig, mut reader: PipeReader) -> (String, bool) {
     (text, reads_from_port)
 }
 
-/// A machine with this as its open files.
-type WithStdio = fn(ConsoleBackend) -> ConsoleConfig;
-
 #[test]
 fn early_output_follows_the_open_files() {
-    let cases: [(WithStdio, &str, bool); 4] = [
+    type Make = fn(ConsoleBackend) -> ConsoleConfig;
+    let cases: [(Make, &str, bool); 4] = [
         (
             |stdio| ConsoleConfig {
                 serial: Some(stdio),
