@@ -9,5 +9,6 @@ mod ends;
 mod fixture;
 mod network;
 mod program;
+mod test_kernel;
 mod user_errors;
 mod virtio;
