@@ -5,6 +5,7 @@
 
 use crate::addr::GuestPhysAddr;
 
+pub mod base;
 pub mod dbcn;
 pub mod legacy;
 pub mod susp;
@@ -166,10 +167,19 @@ pub trait Platform {
 pub fn handle(call: &Call, platform: &mut impl Platform) -> Return {
     match call.extension {
         legacy::FIRST_EID..=legacy::LAST_EID => Return::Legacy(legacy::handle(call, platform)),
+        base::EID => base::handle(call),
         dbcn::EID => dbcn::handle(call, platform),
         susp::EID => susp::handle(call, platform),
         _ => Return::error(ERR_NOT_SUPPORTED),
     }
+}
+
+/// Whether [`handle`] carries out calls of this extension.
+const fn implements(extension: u64) -> bool {
+    matches!(
+        extension,
+        base::EID | dbcn::EID | susp::EID | legacy::CONSOLE_PUTCHAR | legacy::CONSOLE_GETCHAR
+    )
 }
 
 #[cfg(test)]
@@ -182,7 +192,7 @@ mod tests {
     use super::test_platform::TestPlatform;
     use super::*;
 
-    /// BASE, vendor, firmware and experimental extensions, those that KVM keeps to itself, and ids that are none.
+    /// Of BASE what KVM keeps to itself, vendor, firmware and experimental extensions, those that KVM keeps to itself, and ids that are none.
     const UNSUPPORTED: [u64; 9] = [
         0x10,
         0x5449_4d45,

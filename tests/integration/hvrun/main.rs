@@ -13,5 +13,6 @@ mod network;
 mod payloads;
 mod program;
 mod suspend;
+mod test_kernel;
 mod user_errors;
 mod virtio;

@@ -13,10 +13,34 @@ use super::run::{self, finish, run};
 use super::rust_library::{RustLibrary, rust_library};
 use super::{Error, Result, progress};
 
-/// The target that hvrun and the lab's own programs are built for.
-pub const TARGET: &str = "riscv64gc-unknown-linux-gnu";
+/// What programs are built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Target {
+    /// Linux: hvrun and the lab's own programs.
+    Linux,
+    /// No system: guests.
+    Bare,
+}
 
-/// Builds `bin` of the workspace's `package` for [`TARGET`] as a static release binary, and returns its path.
+impl Target {
+    /// Its name in Rust.
+    pub(super) const fn triple(self) -> &'static str {
+        match self {
+            Self::Linux => "riscv64gc-unknown-linux-gnu",
+            Self::Bare => "riscv64gc-unknown-none-elf",
+        }
+    }
+
+    /// The libraries that are compiled along where the toolchain does not bring them.
+    const fn libraries(self) -> &'static str {
+        match self {
+            Self::Linux => "-Zbuild-std=std,panic_abort",
+            Self::Bare => "-Zbuild-std=core,alloc",
+        }
+    }
+}
+
+/// Builds `bin` of the workspace's `package` for riscv64 Linux as a static release binary, and returns its path.
 ///
 /// It is built anew whenever its sources changed, as cargo does; within one process only once. The target directory is
 /// `lab` in the workspace's own, so that a surrounding cargo does not hold its lock.
@@ -24,19 +48,31 @@ pub const TARGET: &str = "riscv64gc-unknown-linux-gnu";
 /// # Errors
 /// When the C compiler or Rust's standard library for the target cannot be had, or when the build fails.
 pub fn cross_build(package: &str, bin: &str) -> Result<PathBuf> {
-    static BUILT: Mutex<BTreeMap<(String, String), PathBuf>> = Mutex::new(BTreeMap::new());
+    build_once(Target::Linux, package, bin)
+}
+
+/// Builds the test kernel, an ELF file for S-mode of the board, and returns its path.
+///
+/// # Errors
+/// As [`cross_build`].
+pub fn test_kernel() -> Result<PathBuf> {
+    build_once(Target::Bare, "hv-testkernel", "testkernel")
+}
+
+fn build_once(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
+    static BUILT: Mutex<BTreeMap<(Target, String, String), PathBuf>> = Mutex::new(BTreeMap::new());
     // One build at a time: cargo would have the others wait anyway.
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = (package.to_owned(), bin.to_owned());
+    let key = (target, package.to_owned(), bin.to_owned());
     if let Some(path) = built.get(&key) {
         return Ok(path.clone());
     }
-    let path = build(package, bin)?;
+    let path = build(target, package, bin)?;
     built.insert(key, path.clone());
     Ok(path)
 }
 
-fn build(package: &str, bin: &str) -> Result<PathBuf> {
+fn build(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
     let target_dir = target_directory()?.join("lab");
     let mut cargo = cargo();
     cargo.args([
@@ -48,13 +84,17 @@ fn build(package: &str, bin: &str) -> Result<PathBuf> {
         "--bin",
         bin,
         "--target",
-        TARGET,
+        target.triple(),
     ]);
     cargo.arg("--target-dir").arg(&target_dir);
     // Flags of the user's for this machine's own processor must not reach the other one.
+    let flags = match target {
+        Target::Linux => "-Ctarget-feature=+crt-static",
+        Target::Bare => "",
+    };
     cargo
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+        .env("RUSTFLAGS", flags);
     // A surrounding cargo's.
     for variable in [
         "CARGO_BUILD_TARGET",
@@ -63,10 +103,13 @@ fn build(package: &str, bin: &str) -> Result<PathBuf> {
     ] {
         cargo.env_remove(variable);
     }
-    if !cfg!(target_arch = "riscv64") {
+    if target == Target::Bare {
+        // Rust's own linker links it.
+        use_library(&mut cargo, target, rust_library(target)?);
+    } else if !cfg!(target_arch = "riscv64") {
         let (compiler, library) = thread::scope(|scope| {
             let compiler = scope.spawn(cross_compiler);
-            let library = rust_library();
+            let library = rust_library(target);
             (
                 compiler.join().unwrap_or_else(|panic| resume_unwind(panic)),
                 library,
@@ -79,16 +122,7 @@ fn build(package: &str, bin: &str) -> Result<PathBuf> {
             "CARGO_TARGET_RISCV64GC_UNKNOWN_LINUX_GNU_LINKER",
             format!("{PREFIX}gcc"),
         );
-        if let RustLibrary::Source(source) = library? {
-            // Compiling the standard library is a feature of nightly toolchains, which this variable lends to any.
-            cargo
-                .arg("-Zbuild-std=std,panic_abort")
-                .env("RUSTC_BOOTSTRAP", "1");
-            if let Some(directory) = source {
-                // cargo offers no other way to name a source outside of the toolchain.
-                cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", directory);
-            }
-        }
+        use_library(&mut cargo, target, library?);
     }
     let step = progress::step(&format!("{bin} for riscv64"), "building");
     let finished = finish(&mut cargo, run::LIMIT, || step.update("building"))?;
@@ -101,7 +135,19 @@ fn build(package: &str, bin: &str) -> Result<PathBuf> {
     if finished.stderr.contains("Compiling") {
         step.done("built");
     }
-    Ok(target_dir.join(TARGET).join("release").join(bin))
+    Ok(target_dir.join(target.triple()).join("release").join(bin))
+}
+
+/// Has cargo compile the standard library along, if the toolchain does not bring it.
+fn use_library(cargo: &mut Command, target: Target, library: RustLibrary) {
+    if let RustLibrary::Source(source) = library {
+        // Compiling the standard library is a feature of nightly toolchains, which this variable lends to any.
+        cargo.arg(target.libraries()).env("RUSTC_BOOTSTRAP", "1");
+        if let Some(directory) = source {
+            // cargo offers no other way to name a source outside of the toolchain.
+            cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", directory);
+        }
+    }
 }
 
 /// Of what cargo printed, everything from the first error on.

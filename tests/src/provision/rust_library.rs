@@ -1,4 +1,4 @@
-//! Rust's standard library for riscv64 Linux, in the first of several ways that works.
+//! Rust's standard library for a riscv64 target, in the first of several ways that works.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::apt::{self, Package, Suite};
-use super::cross::workspace;
+use super::cross::{Target, workspace};
 use super::run::{finish, run, which};
 use super::tools::Recipe;
-use super::{Error, Result, STABLE, TARGET, progress};
+use super::{Error, Result, STABLE, progress};
 use crate::cache::{self, create_dir};
 
-/// How the standard library for [`TARGET`] is had.
+/// How the standard library for a [`Target`] is had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RustLibrary {
     /// Compiled, in the toolchain.
@@ -23,21 +23,22 @@ pub(super) enum RustLibrary {
 
 /// A download by rustup takes seconds; a longer silence means that it has no way out.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
-const REMEDY: &str = "run: rustup target add riscv64gc-unknown-linux-gnu";
 
 /// Finds the standard library, or gets it: by `rustup target add`, else as source from the toolchain or from Debian.
-pub(super) fn rust_library() -> Result<RustLibrary> {
+pub(super) fn rust_library(target: Target) -> Result<RustLibrary> {
     let sysroot = PathBuf::from(run(rustc().args(["--print", "sysroot"]))?.trim());
-    if is_installed(&sysroot) {
+    if is_installed(&sysroot, target) {
         return Ok(RustLibrary::Installed);
     }
     let version = version()?;
+    let remedy = format!("run: rustup target add {}", target.triple());
+    let packaged = |suite| packaged(suite, &remedy);
     let cached = |suite: &&&'static str| packaged(suite).is_cached(&[&version]).unwrap_or(false);
     if let Some(suite) = SUITES.iter().find(cached) {
         // rustup failed before, and would now only cost time.
         return source(&packaged(suite), &version);
     }
-    if add_target(&sysroot)? {
+    if add_target(&sysroot, target)? {
         return Ok(RustLibrary::Installed);
     }
     if sysroot
@@ -66,15 +67,15 @@ pub(super) fn rust_library() -> Result<RustLibrary> {
     Err(Error::unavailable(
         "Rust's standard library for riscv64",
         why,
-        REMEDY,
+        &remedy,
     ))
 }
 
-fn packaged(suite: &'static str) -> Recipe<'static> {
+fn packaged<'a>(suite: &'static str, remedy: &'a str) -> Recipe<'a> {
     Recipe {
         entry: "rust-src",
         title: "Rust's library source",
-        remedy: REMEDY,
+        remedy,
         suite: Some(suite),
         arch: None,
     }
@@ -109,33 +110,35 @@ fn version() -> Result<String> {
     })
 }
 
-fn is_installed(sysroot: &Path) -> bool {
-    let entries = fs::read_dir(sysroot.join("lib/rustlib").join(TARGET).join("lib"));
+fn is_installed(sysroot: &Path, target: Target) -> bool {
+    let library = sysroot.join("lib/rustlib").join(target.triple());
+    let entries = fs::read_dir(library.join("lib"));
     entries
         .into_iter()
         .flatten()
         .flatten()
-        .any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
+        .any(|file| file.file_name().to_string_lossy().starts_with("libcore-"))
 }
 
 /// Has rustup add the target to the toolchain in use, and returns whether it is there then. That rustup fails is an
 /// expected answer: not every toolchain is rustup's, and not every machine reaches its server.
-fn add_target(sysroot: &Path) -> Result<bool> {
+fn add_target(sysroot: &Path, target: Target) -> Result<bool> {
     if which("rustup").is_none() || offline() {
         return Ok(false);
     }
     let root = cache::root()?;
     create_dir(&root)?;
     let _lock = cache::lock(&root.join(".rustup.lock"), "Rust for riscv64")?;
-    if is_installed(sysroot) {
+    if is_installed(sysroot, target) {
         return Ok(true);
     }
     let step = progress::step("Rust for riscv64", "rustup target add");
     let mut add = Command::new("rustup");
-    add.args(["target", "add", TARGET]).current_dir(workspace());
+    add.args(["target", "add", target.triple()])
+        .current_dir(workspace());
     let finished = finish(&mut add, RUSTUP_LIMIT, || step.update("rustup target add"));
     let failure = finished.and_then(|finished| finished.check(&add)).err();
-    let added = is_installed(sysroot);
+    let added = is_installed(sysroot, target);
     match failure {
         _ if added => step.done("added to the toolchain by rustup"),
         Some(error) => step.done(format_args!("{error}; trying another way")),

@@ -1,0 +1,368 @@
+//! The project's own test kernel, which asserts what the specifications say: on every machine that hvrun makes, and on
+//! QEMU's emulation of the same board, so that the kernel is not made to hvrun's measure.
+//!
+//! What it finds wrong and hvrun cannot help is listed here, with the reason. Everything else has to be right.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use hv_lab::host::{Host, HostChip, HostConfig};
+use hv_lab::provision::{self, DebianKernel};
+use tempfile::TempDir;
+
+use crate::fixture::{CHIPS, STEP, command, host, text};
+
+/// A machine that the kernel is run on.
+#[derive(Clone, Copy, Debug)]
+struct Machine {
+    /// Of the guest.
+    chip: HostChip,
+    harts: u32,
+    virtio: Virtio,
+    /// Tests that may fail.
+    wrong: &'static [&'static [&'static str]],
+    /// Tests that would end everything.
+    fatal: &'static [&'static [&'static str]],
+    /// Tests of what this machine does not have, apart from other chips and other harts.
+    absent: &'static [&'static str],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Virtio {
+    Legacy,
+    Modern,
+}
+
+/// Linux's KVM, as of 6.12 and 7.2.
+const KVM: &[&str] = &[
+    // arch/riscv/kvm/vcpu_sbi_hsm.c: an error of HART_STATUS is not returned (6.12 alone).
+    "hsm-status-of-no-hart",
+    // vcpu_sbi_replace.c: the hart mask is not checked, and a reserved type is "not supported".
+    "rfence-of-no-hart",
+    "srst-reserved-type",
+    // vcpu_timer.c: with Sstc, a timer that was set by SBI is lost when the vCPU's thread is preempted before it is back in
+    // the guest, because the value of the last exit is restored.
+    "timer-ticks-by-sbi",
+    "time-set-timer-clears-pending",
+];
+
+/// Its AIA.
+const KVM_AIA: &[&str] = &[
+    // aia_imsic.c: writes of 64-bit registers are done by 32-bit atomics.
+    "imsic-every-identity",
+    // aia_aplic.c: reserved modes are held; an inactive source can be enabled; a level-sensitive source stays pending
+    // without its level.
+    "aplic-source-modes",
+    "aplic-inactive-source",
+    "aplic-level-gone-is-not-pending",
+];
+
+/// The lab's hosts: OpenSBI 1.6 under QEMU 10.0 returns from an illegal instruction of a guest's to the host's trap vector,
+/// and stays in the guest's mode, where nothing is.
+const ILLEGAL_INSTRUCTION: &[&str] = &[
+    "csr-of-m-mode-is-illegal",
+    "csr-that-is-none-is-illegal",
+    "csr-seed",
+    "csr-seed-read-only-is-illegal",
+];
+
+/// Where the host has no AIA, its registers are such an instruction.
+const ILLEGAL_AIA: &[&str] = &["csr-of-aia-is-illegal-without"];
+
+/// OpenSBI 1.6, which is QEMU's firmware.
+const OPENSBI: &[&str] = &[
+    // The hart mask is not checked to its end.
+    "ipi-to-no-hart",
+    "rfence-of-no-hart",
+    // "Failed" in place of "invalid parameter".
+    "dbcn-high-address-word",
+];
+
+/// It hangs where the debug console is to read or write what no memory is.
+const OPENSBI_HANGS: &[&str] = &[
+    "dbcn-write-of-no-memory",
+    "dbcn-write-beyond-memory",
+    "dbcn-read-to-no-memory",
+];
+
+/// QEMU 10.0's PLIC (hw/intc/sifive_plic.c).
+const QEMU_PLIC: &[&str] = &[
+    "plic-source-0-is-none",
+    // A level is looked at only when it changes.
+    "plic-level-high-at-complete",
+    // Claims of a source that was disabled meanwhile are completed.
+    "plic-complete-of-disabled",
+    "plic-threshold-is-none-for-claims",
+    // Enabling a source that is pending has no effect on the hart.
+    "plic-enable-while-pending",
+];
+
+/// QEMU 10.0's APLIC (hw/intc/riscv_aplic.c).
+const QEMU_APLIC: &[&str] = &["aplic-source-modes", "aplic-level-gone-is-not-pending"];
+
+impl Machine {
+    fn hvrun(host: HostChip, chip: HostChip, harts: u32, virtio: Virtio) -> Self {
+        Self {
+            chip,
+            harts,
+            virtio,
+            wrong: match chip {
+                HostChip::Plic => &[KVM],
+                HostChip::Aia => &[KVM, KVM_AIA],
+            },
+            fatal: match host {
+                HostChip::Plic => &[ILLEGAL_INSTRUCTION, ILLEGAL_AIA],
+                HostChip::Aia => &[ILLEGAL_INSTRUCTION],
+            },
+            // Debian's kernels do not forward them.
+            absent: &["legacy-putchar", "legacy-getchar"],
+        }
+    }
+
+    fn qemu(chip: HostChip, harts: u32, virtio: Virtio) -> Self {
+        Self {
+            chip,
+            harts,
+            virtio,
+            wrong: match chip {
+                HostChip::Plic => &[OPENSBI, QEMU_PLIC],
+                HostChip::Aia => &[OPENSBI, QEMU_APLIC],
+            },
+            fatal: &[OPENSBI_HANGS],
+            // The harts have the H extension, and the firmware the legacy console.
+            absent: &[
+                "csr-of-the-hypervisor-is-illegal",
+                "rfence-hfence-without-hypervisor",
+                "legacy-absent-is-not-supported",
+            ],
+        }
+    }
+
+    /// The kernel's command line.
+    fn command_line(&self) -> String {
+        format!("without={}", self.fatal.concat().join(","))
+    }
+
+    /// Whether the kernel may skip a test for this reason.
+    fn may_skip(&self, test: &str, why: &str) -> bool {
+        match why {
+            "there is one hart" => self.harts == 1,
+            "the interrupt chip is a PLIC" => self.chip == HostChip::Plic,
+            "the interrupt chip is an AIA" | "the harts have Ssaia" => self.chip == HostChip::Aia,
+            "the disk is not a legacy one" => self.virtio == Virtio::Modern,
+            "the command line leaves it out" => self.fatal.concat().contains(&test),
+            _ => self.absent.contains(&test),
+        }
+    }
+
+    /// Judges what the kernel printed, and the code with which the machine ended.
+    fn judge(&self, printed: &str, code: Option<i32>) {
+        let report = Report::parse(printed);
+        let wrong = self.wrong.concat();
+        for (test, why) in &report.failed {
+            assert!(wrong.contains(test), "{self:?}: {test}: {why}\n{printed}");
+        }
+        for (test, why) in &report.skipped {
+            assert!(
+                self.may_skip(test, why),
+                "{self:?}: {test} is skipped: {why}\n{printed}"
+            );
+        }
+        let counts = format!(
+            "{} ok, {} not ok, {} skipped,",
+            report.passed,
+            report.failed.len(),
+            report.skipped.len()
+        );
+        assert!(
+            report.done.starts_with(&counts),
+            "{self:?}: {}, not {counts}\n{printed}",
+            report.done
+        );
+        assert!(report.passed > 100, "{self:?}: {printed}");
+        assert_eq!(code, i32::try_from(report.failed.len()).ok(), "{printed}");
+    }
+}
+
+/// What the kernel printed, by test.
+#[derive(Debug, Default)]
+struct Report<'a> {
+    passed: usize,
+    failed: BTreeMap<&'a str, &'a str>,
+    skipped: BTreeMap<&'a str, &'a str>,
+    /// The last line, with the counts.
+    done: &'a str,
+}
+
+impl<'a> Report<'a> {
+    fn parse(printed: &'a str) -> Self {
+        let mut report = Self::default();
+        for line in printed.lines() {
+            let with_reason = |text: &'a str| text.split_once(": ").unwrap_or((text, ""));
+            if line.starts_with("ok ") {
+                report.passed += 1;
+            } else if let Some(text) = line.strip_prefix("not ok ") {
+                report.failed.extend([with_reason(text)]);
+            } else if let Some(text) = line.strip_prefix("skip ") {
+                report.skipped.extend([with_reason(text)]);
+            } else if let Some(text) = line.strip_prefix("done: ") {
+                report.done = text;
+            }
+        }
+        report
+    }
+}
+
+/// A disk for the kernel to read and write.
+fn disk() -> (TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("disk.img");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let path = text(&image);
+    (directory, path)
+}
+
+fn kernel() -> String {
+    text(&provision::test_kernel().unwrap())
+}
+
+/// Every number of harts with every version of virtio.
+const VARIANTS: [(u32, Virtio); 4] = [
+    (1, Virtio::Modern),
+    (1, Virtio::Legacy),
+    (4, Virtio::Modern),
+    (4, Virtio::Legacy),
+];
+
+/// On a guest of hvrun's, on this host.
+fn on_hvrun(host: &Host, chip: HostChip, harts: u32, virtio: Virtio) {
+    let machine = Machine::hvrun(host.chip(), chip, harts, virtio);
+    let (_directory, disk) = disk();
+    let finished = command(host, ["--kernel", &kernel(), "--disk", &disk])
+        .args(["--cpus", &harts.to_string(), "--irqchip", chip.name()])
+        .args(["--cmdline", &machine.command_line()])
+        .args([
+            "--virtio",
+            match virtio {
+                Virtio::Legacy => "legacy",
+                Virtio::Modern => "modern",
+            },
+        ])
+        .output(STEP)
+        .unwrap();
+    machine.judge(&finished.stdout_text(), finished.status.code());
+}
+
+#[test]
+fn on_a_plic() {
+    for (harts, virtio) in VARIANTS {
+        on_hvrun(host(HostChip::Plic), HostChip::Plic, harts, virtio);
+    }
+}
+
+#[test]
+fn on_an_aia() {
+    for (harts, virtio) in VARIANTS {
+        on_hvrun(host(HostChip::Aia), HostChip::Aia, harts, virtio);
+    }
+}
+
+#[test]
+fn on_a_plic_where_the_host_has_an_aia() {
+    on_hvrun(host(HostChip::Aia), HostChip::Plic, 2, Virtio::Modern);
+}
+
+/// The same on the newest kernel that there is for a host.
+#[test]
+fn on_hosts_with_the_newest_kernel() {
+    let files = provision::debian_kernel(DebianKernel::Backports).unwrap();
+    for chip in CHIPS {
+        let config = HostConfig::new(chip).kernel(files.clone());
+        let host = Host::boot(config).unwrap();
+        on_hvrun(&host, chip, 4, Virtio::Modern);
+    }
+}
+
+/// What the kernel fails with is what hvrun ends with.
+#[test]
+fn a_failure_is_the_exit_code() {
+    let kernel = kernel();
+    for chip in CHIPS {
+        let finished = command(host(chip), ["--kernel", &kernel, "--cmdline", "fail=42"])
+            .output(STEP)
+            .unwrap();
+        assert_eq!(finished.status.code(), Some(42), "{finished}");
+        assert_eq!(finished.stdout_text(), "");
+    }
+}
+
+/// On QEMU's own emulation, without hvrun.
+fn on_qemu(chip: HostChip) {
+    let kernel = kernel();
+    for (harts, virtio) in VARIANTS {
+        let machine = Machine::qemu(chip, harts, virtio);
+        let (directory, disk) = disk();
+        let output = directory.path().join("output");
+        let mut qemu = provision::qemu().unwrap().command();
+        qemu.args([
+            "-M",
+            match chip {
+                HostChip::Plic => "virt",
+                HostChip::Aia => "virt,aia=aplic-imsic",
+            },
+        ]);
+        qemu.args(["-m", "256M", "-smp", &harts.to_string()])
+            .args(["-display", "none", "-monitor", "none", "-serial", "stdio"])
+            .args(["-kernel", &kernel, "-append", &machine.command_line()])
+            .args(["-drive", &format!("file={disk},format=raw,if=none,id=disk")])
+            .args(["-device", "virtio-blk-device,drive=disk"])
+            .args(["-global", &legacy(virtio)])
+            .stdin(Stdio::null())
+            .stdout(File::create(&output).unwrap())
+            // What it says of the device that the kernel abuses.
+            .stderr(Stdio::null());
+        let code = run(&mut qemu);
+        let printed = String::from_utf8_lossy(&std::fs::read(&output).unwrap()).into_owned();
+        machine.judge(&printed, code);
+    }
+}
+
+fn legacy(virtio: Virtio) -> String {
+    format!("virtio-mmio.force-legacy={}", virtio == Virtio::Legacy)
+}
+
+/// A QEMU that ends with the test that started it.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs QEMU to its end, and gives its exit code; `None` if it did not come in time.
+fn run(qemu: &mut Command) -> Option<i32> {
+    let mut running = Running(qemu.spawn().unwrap());
+    let started = Instant::now();
+    while started.elapsed() < STEP {
+        if let Some(status) = running.0.try_wait().unwrap() {
+            return status.code();
+        }
+        sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+#[test]
+fn on_qemu_with_a_plic() {
+    on_qemu(HostChip::Plic);
+}
+
+#[test]
+fn on_qemu_with_an_aia() {
+    on_qemu(HostChip::Aia);
+}

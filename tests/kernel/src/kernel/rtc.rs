@@ -1,0 +1,171 @@
+//! The real-time clock (goldfish; QEMU: `hw/rtc/goldfish_rtc.c`, Linux: `drivers/rtc/rtc-goldfish.c`). Nanoseconds, in two
+//! halves: reading the lower one latches the upper one, writing the lower half of the alarm arms it.
+
+use super::external::Listener;
+use super::machine::{Device, Machine};
+use super::mmio;
+use super::report::Outcome;
+use super::time;
+
+tests! { TESTS:
+    "rtc-time-advances" => advances,
+    "rtc-time-is-plausible" => plausible,
+    "rtc-alarm-interrupts" => alarm_interrupts,
+    "rtc-alarm-in-the-past" => alarm_in_the_past,
+    "rtc-alarm-cleared" => alarm_cleared,
+    "rtc-alarm-without-interrupt" => alarm_without_interrupt,
+}
+
+const TIME_LOW: usize = 0x00;
+const TIME_HIGH: usize = 0x04;
+const ALARM_LOW: usize = 0x08;
+const ALARM_HIGH: usize = 0x0c;
+const IRQ_ENABLED: usize = 0x10;
+const CLEAR_ALARM: usize = 0x14;
+const ALARM_STATUS: usize = 0x18;
+const CLEAR_INTERRUPT: usize = 0x1c;
+
+const MILLISECOND: u64 = 1_000_000;
+
+/// The clock's alarm, off and with its interrupt enabled; off again when this is dropped.
+pub struct Alarm {
+    base: usize,
+}
+
+impl Alarm {
+    pub fn new(base: usize) -> Self {
+        let alarm = Self { base };
+        alarm.off();
+        alarm.write(IRQ_ENABLED, 1);
+        alarm
+    }
+
+    fn read(&self, register: usize) -> u32 {
+        mmio::read32(self.base + register)
+    }
+
+    fn write(&self, register: usize, value: u32) {
+        mmio::write32(self.base + register, value);
+    }
+
+    /// The time, in nanoseconds.
+    fn time(&self) -> u64 {
+        let low = self.read(TIME_LOW);
+        u64::from(self.read(TIME_HIGH)) << 32 | u64::from(low)
+    }
+
+    /// Arms it for this time.
+    fn arm(&self, time: u64) {
+        let [low, high] = [time as u32, (time >> 32) as u32];
+        self.write(ALARM_HIGH, high);
+        self.write(ALARM_LOW, low);
+    }
+
+    /// Has it go off at once.
+    pub fn go_off(&self) {
+        self.arm(0);
+    }
+
+    fn is_armed(&self) -> bool {
+        self.read(ALARM_STATUS) != 0
+    }
+
+    fn off(&self) {
+        self.write(CLEAR_ALARM, 1);
+        self.write(CLEAR_INTERRUPT, 1);
+        self.write(IRQ_ENABLED, 0);
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.off();
+    }
+}
+
+fn clock(machine: &Machine) -> Outcome<Device> {
+    match machine.rtc {
+        Some(clock) => Ok(clock),
+        None => skip!("there is no clock"),
+    }
+}
+
+fn advances(machine: &Machine) -> Outcome {
+    let clock = Alarm::new(clock(machine)?.base);
+    let mut last = clock.time();
+    for _ in 0..20 {
+        let now = clock.time();
+        check!(now >= last, "the clock goes back from {last} to {now}");
+        last = now;
+    }
+    check!(
+        time::wait_for(|| clock.time() > last),
+        "the clock stands still"
+    );
+    Ok(())
+}
+
+/// It was set by someone since this was written: it is after the year 2025, and before 2100.
+fn plausible(machine: &Machine) -> Outcome {
+    const YEAR: u64 = 31_556_952;
+    let clock = Alarm::new(clock(machine)?.base);
+    let year = 1970 + clock.time() / 1_000_000_000 / YEAR;
+    check!((2025..2100).contains(&year), "the year is {year}");
+    Ok(())
+}
+
+fn alarm_interrupts(machine: &Machine) -> Outcome {
+    let device = clock(machine)?;
+    let listener = Listener::new(machine, device);
+    let alarm = Alarm::new(device.base);
+    for _ in 0..3 {
+        let due = alarm.time() + 2 * MILLISECOND;
+        listener.expect(|| alarm.arm(due))?;
+        check!(alarm.time() >= due, "the alarm goes off early");
+        check!(!alarm.is_armed(), "the alarm is armed after it went off");
+        alarm.write(CLEAR_INTERRUPT, 1);
+        listener.complete();
+        check!(!listener.comes(), "it comes again");
+    }
+    Ok(())
+}
+
+fn alarm_in_the_past(machine: &Machine) -> Outcome {
+    let device = clock(machine)?;
+    let listener = Listener::new(machine, device);
+    let alarm = Alarm::new(device.base);
+    listener.expect(|| alarm.arm(1))?;
+    check!(!alarm.is_armed(), "the alarm is armed for the past");
+    alarm.write(CLEAR_INTERRUPT, 1);
+    listener.complete();
+    Ok(())
+}
+
+fn alarm_cleared(machine: &Machine) -> Outcome {
+    let device = clock(machine)?;
+    let listener = Listener::new(machine, device);
+    let alarm = Alarm::new(device.base);
+    alarm.arm(alarm.time() + 1000 * MILLISECOND);
+    check!(alarm.is_armed(), "the alarm is not armed");
+    alarm.write(CLEAR_ALARM, 1);
+    check!(!alarm.is_armed(), "the alarm is armed after it was cleared");
+    check!(!listener.comes(), "an alarm that was cleared interrupts");
+    Ok(())
+}
+
+/// The wire is low while the interrupt is disabled, and high as soon as it is enabled with an alarm that went off.
+fn alarm_without_interrupt(machine: &Machine) -> Outcome {
+    let device = clock(machine)?;
+    let listener = Listener::new(machine, device);
+    let alarm = Alarm::new(device.base);
+    alarm.write(IRQ_ENABLED, 0);
+    alarm.go_off();
+    check!(
+        !listener.comes(),
+        "the alarm interrupts while that is disabled"
+    );
+    listener.expect(|| alarm.write(IRQ_ENABLED, 1))?;
+    alarm.write(CLEAR_INTERRUPT, 1);
+    listener.complete();
+    Ok(())
+}

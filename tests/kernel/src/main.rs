@@ -1,0 +1,23 @@
+//! A guest that tests the machine it runs on: a kernel for S-mode that knows of the machine what its device tree says, and
+//! asserts what the specifications say. What hypervisor or emulator there is below it makes no difference to it.
+//!
+//! It prints one line for each test on the serial port, `ok NAME`, `not ok NAME: why` or `skip NAME: why`, and at the end
+//! `done: …` with the counts. Then it ends the machine through the test device, with the number of failed tests as its
+//! code, or by SBI where there is no test device.
+//!
+//! Words of the command line that it knows, among others that it ignores:
+//!
+//! - `test=PREFIX[,PREFIX…]`: only the tests whose names begin so.
+//! - `without=NAME[,NAME…]`: not these tests, which this machine is known not to survive.
+//! - `times=yes`: how long each test takes.
+//! - `fail=CODE`: no tests, an end with this code.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod kernel;
+
+#[cfg(not(target_os = "none"))]
+fn main() -> std::process::ExitCode {
+    eprintln!("testkernel: this is a kernel; build it with --target riscv64gc-unknown-none-elf");
+    std::process::ExitCode::FAILURE
+}
