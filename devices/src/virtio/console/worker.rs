@@ -97,9 +97,6 @@ impl<'m> Line<'m> {
         }
         if self.held.is_none() && self.queue.enable_notification()? {
             self.held = self.queue.next(&mut self.chain)?;
-            if self.held.is_none() {
-                return Err(Broken::Unreadable);
-            }
         }
         Ok(self.held)
     }
