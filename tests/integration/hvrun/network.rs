@@ -119,3 +119,40 @@ fn the_host_s_kernel_carries_data_both_ways() {
         carries(host(chip), 8, "on");
     }
 }
+
+/// Two guests on a bridge of the host reach each other.
+#[test]
+fn two_guests_meet_on_a_bridge() {
+    for chip in CHIPS {
+        let host = host(chip);
+        on_host(host, "ip link add br0 type bridge; ip link set br0 up");
+        let disks = [Disk::new(), Disk::new()];
+        let mut guests = [1, 2].map(|number| {
+            let net = format!("tap=bridged{number}");
+            let index = number - 1;
+            let mut console = guest(host, Kernel::Stable, &disks[index], &["--net", &net]);
+            on_host(
+                host,
+                &format!("ip link set bridged{number} master br0; ip link set bridged{number} up"),
+            );
+            run(
+                &mut console,
+                &format!("ip addr add 10.9.0.{number}/24 dev eth0; ip link set eth0 up"),
+            );
+            console
+        });
+        run(&mut guests[0], "ping -c 3 -s 1400 10.9.0.2");
+        // Some 2 MB: the program that everything in the guest is.
+        const FILE: &str = "/proc/1/exe";
+        run(
+            &mut guests[0],
+            &format!("{} 2>/dev/null &", send(FILE, 5009)),
+        );
+        let sent = run(&mut guests[0], &format!("md5sum <{FILE}"));
+        assert_eq!(run(&mut guests[1], &fetch("10.9.0.1", 5009)), sent);
+        for console in guests {
+            power_off(console);
+        }
+        on_host(host, "ip link del br0");
+    }
+}

@@ -145,7 +145,7 @@ impl Host {
         };
         let booted = host.get_or_init(|| {
             let config = HostConfig::new(chip).lifetime(Some(SHARED_LIFETIME));
-            Self::boot(config.module("loop").module("vhost_net"))
+            Self::boot(config.module("loop").module("vhost_net").module("bridge"))
         });
         booted.as_ref().map_err(Clone::clone)
     }
