@@ -88,7 +88,10 @@ pub fn parse_net(text: &str) -> Result<NetConfig, String> {
             continue;
         }
         match option.split_once('=') {
-            Some(("tap", name)) if !name.is_empty() => tap = Some(name.to_owned()),
+            Some(("tap", "")) => {
+                return Err("tap= expects the name of an interface, such as tap0".into());
+            }
+            Some(("tap", name)) => tap = Some(name.to_owned()),
             Some(("mac", text)) => {
                 mac = Some(text.parse().map_err(|error| format!("{error}"))?);
             }

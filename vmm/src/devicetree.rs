@@ -15,6 +15,7 @@ use dtoolkit::{Node, Property, ToPropertyValue};
 use hv_core::devicetree;
 use hv_core::machine::Machine;
 
+use crate::error::file_problem;
 use crate::{Error, entropy};
 
 /// The largest tree that is taken, bytes. Linux maps two large pages for it before it knows where memory is
@@ -127,7 +128,7 @@ fn set(
 
 /// The bytes of the tree in the file, which may go on after it.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let failed = |error: std::io::Error| error.to_string();
+    let failed = |error: std::io::Error| file_problem(&error);
     let file = File::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
         return Err("it is a directory; name the device tree in it".into());
@@ -314,7 +315,7 @@ mod tests {
                 .to_string()
         };
         assert!(problem("/").contains("directory"));
-        assert!(problem("/no/such/file").contains("No such file"));
+        assert!(problem("/no/such/file").contains("no such file"));
     }
 
     proptest::proptest! {

@@ -152,6 +152,18 @@ pub enum Error {
     },
 }
 
+/// Why a file of the user's cannot be opened or read, and what to do where that is known.
+pub(crate) fn file_problem(error: &io::Error) -> String {
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::NotFound, _) => "there is no such file; check the path".into(),
+        (io::ErrorKind::PermissionDenied, _) => {
+            "no permission to read it; check its mode and those of the directories above".into()
+        }
+        (_, Some(code)) => Errno(code).to_string(),
+        _ => error.to_string(),
+    }
+}
+
 impl Error {
     /// For `map_err` on a KVM call.
     pub(crate) fn kvm(doing: &'static str) -> impl FnOnce(Errno) -> Error {

@@ -12,6 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
 use crate::compression::{Codec, UnpackError, Unpacked};
+use crate::error::file_problem;
 
 /// Of the memory that the kernel leaves, an initrd that is unpacked here takes no more than one part in so many. The guest
 /// has it in memory twice before it is done with it, as the archive and as its files.
@@ -45,7 +46,7 @@ impl<'a> Initrd<'a> {
     }
 
     fn open_file(path: &'a Path, free: u64) -> Result<Initrd<'a>, String> {
-        let mut file = File::open(path).map_err(|error| error.to_string())?;
+        let mut file = File::open(path).map_err(|error| file_problem(&error))?;
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             return Err("it is a directory; name the archive in it".into());
         }
@@ -61,7 +62,7 @@ impl<'a> Initrd<'a> {
         let size = file
             .seek(io::SeekFrom::End(0))
             .and_then(|size| file.rewind().map(|()| size))
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| file_problem(&error))?;
         if size == 0 {
             return Err("the file is empty".into());
         }
@@ -173,7 +174,7 @@ mod tests {
     fn what_is_no_file_is_refused() {
         let problem = |path: &Path| Initrd::open(path, 1 << 20).unwrap_err().to_string();
         assert!(problem(Path::new("/")).contains("directory"));
-        assert!(problem(Path::new("/no/such/file")).contains("No such file"));
+        assert!(problem(Path::new("/no/such/file")).contains("no such file"));
         let empty = tempfile::NamedTempFile::new().unwrap();
         assert!(problem(empty.path()).contains("empty"));
     }

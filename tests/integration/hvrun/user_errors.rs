@@ -69,7 +69,7 @@ fn kernels_that_cannot_boot() {
     let kernel = |path: &str, expected: &[&str]| {
         fails(&owned(&["--kernel", path]), &[&[path], expected].concat())
     };
-    kernel(&files.path("missing"), &["No such file"]);
+    kernel(&files.path("missing"), &["no such file"]);
     kernel(&files.write("empty", b""), &["empty"]);
     kernel(&files.path(""), &["directory"]);
     kernel(&files.write("text", &[b'x'; 10_000]), &["text file"]);
@@ -148,7 +148,7 @@ fn initrds_and_disks_that_cannot_be_used() {
     let kernel = Kernel::Stable.arguments()[1].clone();
     let with = |option: &str, value: &str| owned(&["--kernel", &kernel, option, value]);
     let missing = files.path("missing");
-    fails(&with("--initrd", &missing), &[&missing, "No such file"]);
+    fails(&with("--initrd", &missing), &[&missing, "no such file"]);
     fails(&with("--initrd", &files.write("empty", b"")), &["empty"]);
     fails(&with("--initrd", &files.path("")), &["directory"]);
     fails(&with("--disk", &missing), &[&missing, "does not exist"]);
@@ -200,7 +200,7 @@ fn device_trees_that_cannot_be_used() {
             &[&["device tree", path], expected].concat(),
         );
     };
-    with(&files.path("missing"), &["No such file"]);
+    with(&files.path("missing"), &["no such file"]);
     with(&files.path(""), &["directory"]);
     with(&files.write("empty", b""), &["empty"]);
     with(&files.write("tree.dts", b"/dts-v1/;\n/ { };\n"), &["dtc"]);

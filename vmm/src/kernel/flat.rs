@@ -91,7 +91,7 @@ fn mistake(head: &[u8]) -> Option<&'static str> {
         return Some("it is a tar archive; unpack it first");
     }
     if is_text(head) {
-        return Some("it is a text file");
+        return Some("it is a text file; name a kernel for 64-bit RISC-V");
     }
     // Instructions of 16 zero bits, or of ones, are illegal by definition (unprivileged specification, "Base
     // Instruction-Length Encoding").

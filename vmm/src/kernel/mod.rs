@@ -18,6 +18,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
 use crate::config::Payload;
+use crate::error::file_problem;
 
 /// As much of a file's start as is looked at to tell its format, bytes. An x86 kernel's magic lies furthest in, at 0x202.
 const HEAD: usize = 4096;
@@ -30,7 +31,7 @@ const KERNEL_BASE: u64 = 0x8020_0000;
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// It cannot be opened or read.
-    #[error("{0}")]
+    #[error("{}", file_problem(.0))]
     Io(io::Error),
     /// A directory was named.
     #[error("it is a directory; name the kernel file in it")]

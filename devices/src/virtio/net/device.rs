@@ -198,7 +198,7 @@ impl VirtioDevice for Net {
                     return Ok(());
                 }
                 Err(error) if self.vhost == Vhost::On => return Err(error),
-                Err(error) => log::info!("network: the host's kernel does not serve it: {error}"),
+                Err(error) => log::debug!("network: the host's kernel does not serve it: {error}"),
             }
         }
         let setup = Setup {
