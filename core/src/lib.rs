@@ -4,13 +4,13 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`addr`] | guest-physical addresses as a type |
+//! | [`addr`] | guest-physical and host-physical addresses, as different types |
 //! | [`layout`] | where everything is: one constant per region, the map drawn above them |
 //! | [`isa`] | the ISA extensions of a hart, in canonical order |
 //! | [`machine`] | one machine, described once |
 //! | [`devicetree`] | that description as a flattened device tree |
 //! | [`plic`] | the platform-level interrupt controller |
-//! | [`sbi`] | the SBI calls that reach the hypervisor |
+//! | [`sbi`] | the SBI calls that reach the hypervisor: all of them on the bare machine, few under KVM |
 
 #![no_std]
 // Guests choose offsets, lengths and identifiers, so every access to a slice has to say what happens when it misses.
