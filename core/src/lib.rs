@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`addr`] | guest-physical addresses as a type |
 //! | [`layout`] | where everything is: one constant per region, the map drawn above them |
+//! | [`instruction`] | loads and stores that fault, decoded |
 //! | [`isa`] | the ISA extensions of a hart, in canonical order |
 //! | [`machine`] | one machine, described once |
 //! | [`devicetree`] | that description as a flattened device tree |
@@ -23,6 +24,7 @@ extern crate alloc;
 
 pub mod addr;
 pub mod devicetree;
+pub mod instruction;
 pub mod isa;
 pub mod layout;
 pub mod machine;
