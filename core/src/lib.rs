@@ -11,7 +11,11 @@
 //! | [`machine`] | one machine, described once |
 //! | [`devicetree`] | that description as a flattened device tree |
 //! | [`plic`] | the platform-level interrupt controller |
+//! | [`rtc`] | the real-time clock's registers |
 //! | [`sbi`] | the SBI calls that reach the hypervisor |
+//! | [`test_device`] | the test device's register |
+//! | [`uart`] | the serial port's registers |
+//! | [`virtio_mmio`] | what a virtio-mmio slot without a device reads as |
 
 #![no_std]
 // Guests choose offsets, lengths and identifiers, so every access to a slice has to say what happens when it misses.
@@ -29,4 +33,8 @@ pub mod isa;
 pub mod layout;
 pub mod machine;
 pub mod plic;
+pub mod rtc;
 pub mod sbi;
+pub mod test_device;
+pub mod uart;
+pub mod virtio_mmio;
