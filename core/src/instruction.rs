@@ -36,8 +36,8 @@ pub enum Kind {
 /// The major opcodes (unprivileged specification, "RV32/64G Instruction Set Listings"), with the bits 1:0 that are ones in
 /// every instruction of 32 bits.
 mod opcode {
-    pub const LOAD: u32 = 0b00_000_11;
-    pub const STORE: u32 = 0b01_000_11;
+    pub const LOAD: u32 = 0b000_0011;
+    pub const STORE: u32 = 0b010_0011;
     pub const MASK: u32 = 0x7f;
 }
 

@@ -8,6 +8,7 @@
 //! | [`layout`] | where everything is: one constant per region, the map drawn above them |
 //! | [`instruction`] | loads and stores that fault, decoded |
 //! | [`isa`] | the ISA extensions of a hart, in canonical order |
+//! | [`kernel`] | kernel files: where in memory one goes |
 //! | [`machine`] | one machine, described once |
 //! | [`devicetree`] | that description as a flattened device tree |
 //! | [`plic`] | the platform-level interrupt controller |
@@ -30,6 +31,7 @@ pub mod addr;
 pub mod devicetree;
 pub mod instruction;
 pub mod isa;
+pub mod kernel;
 pub mod layout;
 pub mod machine;
 pub mod plic;
