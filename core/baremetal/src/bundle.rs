@@ -256,6 +256,6 @@ fn device<'a>(node: FdtNode<'a>) -> Result<Device<'a>, Problem> {
     })
 }
 
-fn name<'a>(node: FdtNode<'a>) -> &'a str {
+fn node_name<'a>(node: FdtNode<'a>) -> &'a str {
     node.name_str()
 }
