@@ -92,7 +92,9 @@ pub enum Problem {
     #[error("it asks for no memory")]
     NoMemory,
     /// A device that does not say which.
-    #[error("device {0}: host = \"…\" is missing, the path of the device in the host's device tree")]
+    #[error(
+        "device {0}: host = \"…\" is missing, the path of the device in the host's device tree"
+    )]
     NoHostDevice(String),
     /// A virtio-mmio slot that the board does not have.
     #[error("device {device}: slot {slot} is none; the board has slots 0 to {last}", last = layout::VIRTIO_SLOTS - 1)]
@@ -170,7 +172,7 @@ impl<'a> Bundle<'a> {
         }
         let parse = |node: FdtNode<'a>| {
             guest(node).map_err(|problem| Error::Guest {
-                guest: name(node).into(),
+                guest: node.name().into(),
                 problem,
             })
         };
@@ -197,7 +199,10 @@ const PROPERTIES: [&str; 10] = [
 
 fn guest<'a>(node: FdtNode<'a>) -> Result<Guest<'a>, Problem> {
     let unknown = |name: &&str| !PROPERTIES.contains(name);
-    let names: Vec<String> = node.properties().map(|property| property.name().into()).collect();
+    let names: Vec<String> = node
+        .properties()
+        .map(|property| property.name().into())
+        .collect();
     if let Some(name) = names.iter().map(String::as_str).find(unknown) {
         return Err(Problem::Unknown(name.into()));
     }
@@ -226,7 +231,7 @@ fn guest<'a>(node: FdtNode<'a>) -> Result<Guest<'a>, Problem> {
         .find(|child| child.name() == "devices")
         .map_or_else(Vec::new, |node| node.children().collect());
     Ok(Guest {
-        name: name(node),
+        name: node.name(),
         harts,
         host_harts: (!named.is_empty()).then_some(named),
         memory,
@@ -245,17 +250,13 @@ fn device<'a>(node: FdtNode<'a>) -> Result<Device<'a>, Problem> {
     let slot = cell(&node, "slot");
     if let Some(slot) = slot.filter(|slot| *slot >= layout::VIRTIO_SLOTS) {
         return Err(Problem::Slot {
-            device: name(node).into(),
+            device: node.name().into(),
             slot,
         });
     }
     Ok(Device {
-        name: name(node),
-        host: string(&node, "host").ok_or_else(|| Problem::NoHostDevice(name(node).into()))?,
+        name: node.name(),
+        host: string(&node, "host").ok_or_else(|| Problem::NoHostDevice(node.name().into()))?,
         slot,
     })
-}
-
-fn node_name<'a>(node: FdtNode<'a>) -> &'a str {
-    node.name_str()
 }

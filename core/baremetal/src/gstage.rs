@@ -148,7 +148,7 @@ impl<T: Tables> GStage<T> {
     /// What `hgatp` holds for a guest of this id.
     #[must_use]
     pub const fn hgatp(&self, vmid: u16) -> u64 {
-        (self.mode as u64) << 60 | (vmid as u64 & 0x3fff) << 44 | self.root.0 / PAGE
+        ((self.mode as u64) << 60) | ((vmid as u64 & 0x3fff) << 44) | (self.root.0 / PAGE)
     }
 
     /// Lets the guest reach the `size` bytes from `host` at `guest`. All three are multiples of [`PAGE`].
@@ -262,7 +262,7 @@ const fn page_size(level: u32) -> u64 {
 
 /// The address in an entry's bits.
 const fn pointer(address: HostPhysAddr) -> u64 {
-    address.0 / PAGE << pte::NUMBER_SHIFT
+    (address.0 / PAGE) << pte::NUMBER_SHIFT
 }
 
 const fn pointed_to(entry: u64) -> HostPhysAddr {

@@ -44,7 +44,9 @@ pub enum Error {
         problem: &'static str,
     },
     /// Not that much memory.
-    #[error("guest {guest}: {asked} MiB of memory do not fit; the host has {free} MiB left in one piece")]
+    #[error(
+        "guest {guest}: {asked} MiB of memory do not fit; the host has {free} MiB left in one piece"
+    )]
     Memory {
         /// The guest.
         guest: String,
@@ -78,7 +80,9 @@ pub enum DeviceProblem {
     #[error("slot {0} is taken")]
     SlotTaken(u32),
     /// Neither virtio-mmio nor a serial port.
-    #[error("it is neither a virtio-mmio device nor a 16550 serial port, and no other is passed through")]
+    #[error(
+        "it is neither a virtio-mmio device nor a 16550 serial port, and no other is passed through"
+    )]
     Kind,
     /// Its registers share a page with something else.
     #[error("its registers are not a page of their own")]
@@ -87,7 +91,9 @@ pub enum DeviceProblem {
     #[error("it has no interrupt")]
     NoInterrupt,
     /// A device with DMA and a guest whose memory is somewhere else.
-    #[error("it reads and writes memory by host addresses, so its guest needs the property identity")]
+    #[error(
+        "it reads and writes memory by host addresses, so its guest needs the property identity"
+    )]
     NeedsIdentity,
     /// A slot for a device that has none.
     #[error("slot is for virtio-mmio devices")]
@@ -126,7 +132,7 @@ impl Passthrough {
     /// The host's page of its registers.
     #[must_use]
     pub const fn page(&self) -> HostPhysAddr {
-        HostPhysAddr(self.host.registers.start.0 / PAGE * PAGE)
+        HostPhysAddr(self.host.registers.start.0 & !PAGE.wrapping_sub(1))
     }
 }
 
@@ -241,21 +247,28 @@ fn lowest(free: &[Range<HostPhysAddr>], size: u64) -> Option<Range<HostPhysAddr>
         let end = start.checked_add(size)?;
         (end <= range.end).then_some(start..end)
     };
-    free.iter().filter_map(place).min_by_key(|range| range.start)
+    free.iter()
+        .filter_map(place)
+        .min_by_key(|range| range.start)
 }
 
 /// The highest place for `size` bytes, in whole pages of 1 GiB if the guest has as much.
 fn highest(free: &[Range<HostPhysAddr>], size: u64) -> Option<Range<HostPhysAddr>> {
     let place = |alignment: u64| {
         let place = move |range: &Range<HostPhysAddr>| {
-            let start = range.end.0.checked_sub(size)? / alignment * alignment;
+            // Both alignments are powers of two.
+            let start = range.end.0.checked_sub(size)? & !alignment.wrapping_sub(1);
             let end = HostPhysAddr(start.checked_add(size)?);
             let start = HostPhysAddr(start);
             (start >= range.start).then_some(start..end)
         };
-        free.iter().filter_map(place).max_by_key(|range| range.start)
+        free.iter()
+            .filter_map(place)
+            .max_by_key(|range| range.start)
     };
-    let large = (size >= LARGEST_PAGE).then(|| place(LARGEST_PAGE)).flatten();
+    let large = (size >= LARGEST_PAGE)
+        .then(|| place(LARGEST_PAGE))
+        .flatten();
     large.or_else(|| place(MEGAPAGE))
 }
 

@@ -35,7 +35,7 @@ pub fn number(node: &FdtNode<'_>, name: &str) -> Option<u64> {
 /// The bytes of a property. They live as long as the tree.
 pub fn bytes<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
     let property = node.properties().find(|property| property.name() == name)?;
-    Some(property.value())
+    property.value_as::<&'a [u8]>().ok()
 }
 
 /// A property that is one string, without its NUL.

@@ -11,8 +11,6 @@
 //! | [`firmware`] | what the firmware below does for the hypervisor |
 //! | [`csr`], [`vector`], [`mmio`] | the machine's own interface |
 
-extern crate alloc;
-
 mod boot;
 mod clock;
 mod console;
@@ -29,6 +27,12 @@ mod statistics;
 mod vector;
 
 use core::panic::PanicInfo;
+
+/// A number of 64 bits as a word of this machine, which has as many.
+#[allow(clippy::cast_possible_truncation)]
+const fn word(number: u64) -> usize {
+    number as usize
+}
 
 /// A fault of the hypervisor's own: no guest can go on after that.
 #[panic_handler]

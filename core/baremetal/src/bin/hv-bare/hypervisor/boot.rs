@@ -36,7 +36,7 @@ use super::csr::{self, number};
 use super::guest::{self, Guest};
 use super::hart::{self, Vhart};
 use super::interrupts::Chip;
-use super::{console, ending, firmware, heap};
+use super::{console, ending, firmware, heap, word};
 
 /// Bytes of stack of each hart.
 const STACK: usize = 32 << 10;
@@ -158,7 +158,7 @@ static TEST_DEVICE: Once<HostPhysAddr> = Once::new();
 pub fn hypervisor() -> &'static Hypervisor {
     match HYPERVISOR.get() {
         Some(hypervisor) => hypervisor,
-        None => panic!("a guest ran before there was one"),
+        None => give_up(&"a guest ran before the hypervisor was ready"),
     }
 }
 
@@ -194,7 +194,9 @@ extern "C" fn begin(hart: u64, tree: *const u8, bundle: *const u8, bundle_size: 
         )),
     };
     if let Some(test) = tree.root().child("soc").and_then(|soc| {
-        let test = soc.children().find(|node| tree::is_compatible(node, &["sifive,test0"]))?;
+        let test = soc
+            .children()
+            .find(|node| tree::is_compatible(node, &["sifive,test0"]))?;
         tree::ranges(&test).next()
     }) {
         TEST_DEVICE.call_once(|| test.start);
@@ -247,7 +249,9 @@ fn move_up(hart: u64, tree: &Fdt<'_>, blob: &[u8]) -> ! {
         .root()
         .children()
         .filter(|node| tree::string(node, "device_type") == Some("memory"))
-        .find_map(|node| tree::ranges(&node).find(|range| range.start.0 <= own.start && own.end <= range.end.0));
+        .find_map(|node| {
+            tree::ranges(&node).find(|range| range.start.0 <= own.start && own.end <= range.end.0)
+        });
     let Some(memory) = memory else {
         give_up(&"the program is not in the memory that the firmware's device tree tells of");
     };
@@ -267,18 +271,24 @@ fn move_up(hart: u64, tree: &Fdt<'_>, blob: &[u8]) -> ! {
     unsafe {
         let kept = (&raw mut TREE).cast::<u8>();
         ptr::copy_nonoverlapping(blob.as_ptr(), kept, blob.len());
-        ptr::copy(bundle.start.0 as *const u8, moved as *mut u8, bundle_size as usize);
+        ptr::copy(
+            bundle.start.0 as *const u8,
+            moved as *mut u8,
+            word(bundle_size),
+        );
         ptr::copy_nonoverlapping(kept, tree as *mut u8, blob.len());
         let used = ((&raw const image_end) as u64).saturating_sub(own.start);
-        ptr::copy_nonoverlapping(own.start as *const u8, image as *mut u8, used as usize);
+        ptr::copy_nonoverlapping(own.start as *const u8, image as *mut u8, word(used));
         // What is left of the bundle at its old place would be in some guest's memory, which it may not concern.
         let old = bundle.start.0..bundle.end.0.min(moved);
         if old.start < old.end {
-            ptr::write_bytes(old.start as *mut u8, 0, (old.end - old.start) as usize);
+            ptr::write_bytes(old.start as *mut u8, 0, word(old.end - old.start));
         }
     }
     csr::fence_i();
-    let entry = (entry_when_moved as *const () as u64).wrapping_sub(own.start).wrapping_add(image);
+    let entry = (entry_when_moved as *const () as u64)
+        .wrapping_sub(own.start)
+        .wrapping_add(image);
     // SAFETY: the program is there as it was linked, but for its addresses, which it puts right itself.
     let entry: extern "C" fn(u64, u64, u64, u64) -> ! = unsafe { core::mem::transmute(entry) };
     entry(hart, tree, moved, bundle_size)
@@ -304,10 +314,16 @@ fn run(hart: u64, tree: &Fdt<'static>, bundle: &'static [u8], own: Range<HostPhy
         give_up(&"the host's harts have no second-stage translation");
     };
     let features = guest::features(&first.hart, firmware::update_page_table_bits());
-    let boot_place = host.harts.iter().position(|host| host.id == hart).unwrap_or(0);
+    let boot_place = host
+        .harts
+        .iter()
+        .position(|host| host.id == hart)
+        .unwrap_or(0);
 
     let names: Vec<&str> = bundle.guests.iter().map(|guest| guest.name).collect();
-    let is_given = shares.iter().any(|share| share.devices.iter().any(|device| device.host.is_serial));
+    let is_given = shares
+        .iter()
+        .any(|share| share.devices.iter().any(|device| device.host.is_serial));
     let port = host.serial.as_ref().filter(|_| !is_given);
     console::start(port, &names);
     let port_irq = port.and_then(|port| port.irq);
@@ -363,7 +379,11 @@ fn run(hart: u64, tree: &Fdt<'static>, bundle: &'static [u8], own: Range<HostPhy
 
 fn announce(hypervisor: &Hypervisor) {
     for guest in &hypervisor.guests {
-        let harts: Vec<_> = guest.harts.iter().map(|link| link.host_hart.to_string()).collect();
+        let harts: Vec<_> = guest
+            .harts
+            .iter()
+            .map(|link| link.host_hart.to_string())
+            .collect();
         let range = guest.memory.range();
         console::message(format_args!(
             "guest {}: host harts {}, {} MiB at {:#x}",
@@ -404,7 +424,9 @@ fn start_hart(id: u64, hart: Vhart) {
     *top = start as u128;
     let entry = entry_of_others as *const () as usize;
     if !firmware::start_hart(id, entry, ptr::from_mut(top) as usize) {
-        give_up(&format_args!("the firmware does not start the host's hart {id}"));
+        give_up(&format_args!(
+            "the firmware does not start the host's hart {id}"
+        ));
     }
 }
 

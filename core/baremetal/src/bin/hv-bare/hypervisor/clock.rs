@@ -31,7 +31,9 @@ impl Clock {
         // SAFETY: the device tree says that a goldfish clock is there; reading TIME_LOW latches TIME_HIGH and does nothing else.
         let now = rtc.map_or(0, |rtc| unsafe {
             let low = u64::from(mmio::read32(rtc));
-            let high = rtc.checked_add(4).map_or(0, |high| u64::from(mmio::read32(high)));
+            let high = rtc
+                .checked_add(4)
+                .map_or(0, |high| u64::from(mmio::read32(high)));
             high << 32 | low
         });
         Self {

@@ -211,7 +211,7 @@ impl Console {
     fn message(&mut self, text: fmt::Arguments<'_>) {
         self.finish_line();
         let _ = match &self.port {
-            Some(port) => write!(Lines(port), "{OWN_NAME}{text}\n"),
+            Some(port) => writeln!(Lines(port), "{OWN_NAME}{text}"),
             None => writeln!(Firmware, "{OWN_NAME}{text}"),
         };
     }

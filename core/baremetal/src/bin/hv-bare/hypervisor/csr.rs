@@ -10,14 +10,12 @@ pub mod number {
     pub const SIE: u16 = 0x104;
     pub const STVEC: u16 = 0x105;
     pub const SCOUNTEREN: u16 = 0x106;
-    pub const SEPC: u16 = 0x141;
     pub const SCAUSE: u16 = 0x142;
     pub const STVAL: u16 = 0x143;
     pub const SIP: u16 = 0x144;
     pub const SISELECT: u16 = 0x150;
     pub const SIREG: u16 = 0x151;
     pub const STOPEI: u16 = 0x15c;
-    pub const SATP: u16 = 0x180;
     pub const VSSTATUS: u16 = 0x200;
     pub const VSIE: u16 = 0x204;
     pub const VSTVEC: u16 = 0x205;
@@ -99,21 +97,44 @@ pub fn wait_for_interrupt() {
 /// Makes what was written to memory as instructions visible to this hart's fetches.
 pub fn fence_i() {
     // SAFETY: it changes nothing. Zifencei is part of every hart with the H extension known, and the assembler is told.
-    unsafe { asm!(".option push", ".option arch, +zifencei", "fence.i", ".option pop", options(nostack)) };
+    unsafe {
+        asm!(
+            ".option push",
+            ".option arch, +zifencei",
+            "fence.i",
+            ".option pop",
+            options(nostack)
+        )
+    };
 }
 
 /// Forgets all translations of this hart's current guest, of its own tables and of the second stage.
 pub fn forget_translations() {
     // SAFETY: fewer translations are cached afterwards; the hypervisor itself runs without any.
     unsafe {
-        asm!(".option push", ".option arch, +h", "hfence.gvma", "hfence.vvma", ".option pop", options(nostack));
+        asm!(
+            ".option push",
+            ".option arch, +h",
+            "hfence.gvma",
+            "hfence.vvma",
+            ".option pop",
+            options(nostack)
+        );
     };
 }
 
 /// Forgets translations of the current guest's own tables, of all of its address spaces.
 pub fn forget_guest_translations() {
     // SAFETY: as for `forget_translations`.
-    unsafe { asm!(".option push", ".option arch, +h", "hfence.vvma", ".option pop", options(nostack)) };
+    unsafe {
+        asm!(
+            ".option push",
+            ".option arch, +h",
+            "hfence.vvma",
+            ".option pop",
+            options(nostack)
+        )
+    };
 }
 
 /// Bits of `sstatus` and `vsstatus`.

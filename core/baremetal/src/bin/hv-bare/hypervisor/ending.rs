@@ -44,7 +44,10 @@ pub fn end(hart: &mut Vhart, end: End) {
     hart.link.halted.store(true, Ordering::Release);
     let others = || {
         let own = core::ptr::from_ref(hart.link);
-        guest.harts.iter().filter(move |link| !core::ptr::eq(*link, own))
+        guest
+            .harts
+            .iter()
+            .filter(move |link| !core::ptr::eq(*link, own))
     };
     for link in others() {
         link.halted.store(false, Ordering::Release);
@@ -65,7 +68,10 @@ pub fn end(hart: &mut Vhart, end: End) {
 
 fn restart(guest: &Guest) {
     if let Err(error) = guest.start(boot::seed(guest.index)) {
-        console::message(format_args!("guest {} cannot start again: {error}", guest.name));
+        console::message(format_args!(
+            "guest {} cannot start again: {error}",
+            guest.name
+        ));
         over(guest, FAILURE);
     }
 }
@@ -75,7 +81,10 @@ fn over(guest: &Guest, code: u16) {
     guest.reset_devices();
     *guest.life.lock() = Life::Ended(code);
     if guest::all().len() > 1 {
-        console::message(format_args!("guest {} has ended with code {code}", guest.name));
+        console::message(format_args!(
+            "guest {} has ended with code {code}",
+            guest.name
+        ));
     }
     if hypervisor().prints_statistics {
         print_statistics(guest);

@@ -2,6 +2,8 @@
 
 use sbi_rt::{HartMask, Physical};
 
+use super::word;
+
 /// Writes to the firmware's console, for before there is another and after there is none.
 pub fn write(mut bytes: &[u8]) {
     while !bytes.is_empty() {
@@ -16,12 +18,12 @@ pub fn write(mut bytes: &[u8]) {
 
 /// Starts a hart of the host at `entry` with `argument` in `a1`. Whether it succeeded.
 pub fn start_hart(hart: u64, entry: usize, argument: usize) -> bool {
-    sbi_rt::hart_start(hart as usize, entry, argument).is_ok()
+    sbi_rt::hart_start(word(hart), entry, argument).is_ok()
 }
 
 /// Raises the supervisor software interrupt of a hart.
 pub fn interrupt_hart(hart: u64) {
-    let _ = sbi_rt::send_ipi(HartMask::from_mask_base(1, hart as usize));
+    let _ = sbi_rt::send_ipi(HartMask::from_mask_base(1, word(hart)));
 }
 
 /// Raises this hart's supervisor timer interrupt when `time` reaches `deadline`; the largest number is never.
@@ -37,10 +39,10 @@ pub fn remote_fence_i(mask: usize, base: usize) {
 /// Has harts forget translations of the guest's own tables. They are those of the calling hart's guest, by its id in `hgatp`.
 pub fn remote_hfence_vvma(mask: usize, base: usize, start: u64, size: u64, asid: Option<u64>) {
     let harts = HartMask::from_mask_base(mask, base);
-    let (start, size) = (start as usize, size as usize);
+    let (start, size) = (word(start), word(size));
     let _ = match asid {
         None => sbi_rt::remote_hfence_vvma(harts, start, size),
-        Some(asid) => sbi_rt::remote_hfence_vvma_asid(harts, start, size, asid as usize),
+        Some(asid) => sbi_rt::remote_hfence_vvma_asid(harts, start, size, word(asid)),
     };
 }
 
@@ -68,7 +70,12 @@ pub fn update_page_table_bits() -> bool {
 
 /// The three numbers that tell harts apart: vendor, architecture, implementation.
 pub fn identity() -> [u64; 3] {
-    [sbi_rt::get_mvendorid(), sbi_rt::get_marchid(), sbi_rt::get_mimpid()].map(|number| number as u64)
+    [
+        sbi_rt::get_mvendorid(),
+        sbi_rt::get_marchid(),
+        sbi_rt::get_mimpid(),
+    ]
+    .map(|number| number as u64)
 }
 
 /// Switches the machine off, as a failure or not.

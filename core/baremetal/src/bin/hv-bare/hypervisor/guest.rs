@@ -1,7 +1,7 @@
 //! A guest: what its harts share. Each of them runs on a hart of the host that is theirs alone, so that all of this is seen
 //! by several harts at once.
 
-mod board;
+pub mod board;
 mod load;
 mod memory;
 
@@ -141,6 +141,8 @@ pub struct Guest {
     pub has_timer: bool,
     /// Whether its harts have floating-point registers.
     pub has_float: bool,
+    /// Whether its harts have vector registers.
+    pub has_vector: bool,
     /// What legacy Console Getchar answers for nothing.
     pub getchar_empty: i64,
     /// What it is doing.
@@ -207,6 +209,7 @@ impl Guest {
             henvcfg: features.henvcfg,
             has_timer: machine.hart.isa.contains("sstc"),
             has_float: machine.hart.isa.contains("d"),
+            has_vector: machine.hart.isa.contains("v"),
             getchar_empty: files.getchar_empty,
             life: Mutex::new(Life::Running),
             machine,
@@ -232,7 +235,11 @@ impl Guest {
 
     /// The host's devices let go of the guest's memory and of their interrupts; the guest's own begin anew.
     pub fn reset_devices(&self) {
-        for device in self.passthrough.iter().filter(|device| device.host.is_virtio) {
+        for device in self
+            .passthrough
+            .iter()
+            .filter(|device| device.host.is_virtio)
+        {
             board::reset_virtio(device);
         }
         let chip = &hypervisor().chip;
@@ -269,27 +276,30 @@ impl Guest {
         hart: Option<u32>,
         action: impl FnOnce(&mut Plic, &mut Lines<'_>) -> R,
     ) -> R {
-        action(&mut self.board.plic.lock(), &mut Lines { guest: self, hart })
+        action(
+            &mut self.board.plic.lock(),
+            &mut Lines { guest: self, hart },
+        )
     }
 
     /// What a person typed for this guest.
     pub fn input(&self, bytes: &[u8], hart: Option<u32>) {
-        self.board.input(bytes, |level| self.set_serial_line(level, hart));
+        self.board
+            .input(bytes, |level| self.set_serial_line(level, hart));
     }
 
     /// The serial port's wire.
     pub fn set_serial_line(&self, level: bool, hart: Option<u32>) {
-        self.with_plic(hart, |plic, lines| plic.set_source(layout::UART_IRQ, level, lines));
+        self.with_plic(hart, |plic, lines| {
+            plic.set_source(layout::UART_IRQ, level, lines)
+        });
     }
 
     /// The real-time clock's wire.
     pub fn set_rtc_line(&self, level: bool, hart: Option<u32>) {
-        self.with_plic(hart, |plic, lines| plic.set_source(layout::RTC_IRQ, level, lines));
-    }
-
-    /// Whether the host's serial port is the guest's own.
-    pub fn has_host_serial(&self) -> bool {
-        self.passthrough.iter().any(|device| device.host.is_serial)
+        self.with_plic(hart, |plic, lines| {
+            plic.set_source(layout::RTC_IRQ, level, lines)
+        });
     }
 
     /// Writes to the console.
@@ -323,7 +333,9 @@ impl HartLines for Lines<'_> {
         if let Some(device) = devices.find(|device| device.irq == source)
             && self.guest.board.take_in_flight(source)
         {
-            hypervisor().chip.complete(device.host_irq, self.guest.home());
+            hypervisor()
+                .chip
+                .complete(device.host_irq, self.guest.home());
         }
     }
 }
@@ -331,7 +343,12 @@ impl HartLines for Lines<'_> {
 /// Maps what the guest has, and answers what `hgatp` holds for it.
 fn map(share: &Share, mode: Mode, index: usize) -> Result<u64, gstage::Error> {
     let mut tables = GStage::new(mode, Heap)?;
-    tables.map(share.ram_base, share.ram, share.ram_size, Permissions::Memory)?;
+    tables.map(
+        share.ram_base,
+        share.ram,
+        share.ram_size,
+        Permissions::Memory,
+    )?;
     for device in &share.devices {
         tables.map(device.address, device.page(), PAGE, Permissions::Device)?;
     }
@@ -366,17 +383,46 @@ impl Tables for Heap {
 /// The extensions of a hart that need something of the hypervisor which it does not do.
 const NOT_FOR_GUESTS: &[&str] = &[
     // The H extension and what comes with it.
-    "h", "sha", "shcounterenw", "shgatpa", "shtvala", "shvsatpa", "shvstvala", "shvstvecd",
+    "h",
+    "sha",
+    "shcounterenw",
+    "shgatpa",
+    "shtvala",
+    "shvsatpa",
+    "shvstvala",
+    "shvstvecd",
     // Interrupts come by a PLIC.
-    "smaia", "ssaia", "smcsrind", "sscsrind",
+    "smaia",
+    "ssaia",
+    "smcsrind",
+    "sscsrind",
     // M-mode.
-    "smcdeleg", "smcntrpmf", "smepmp", "smmpm", "smnpm", "smstateen", "smctr",
+    "smcdeleg",
+    "smcntrpmf",
+    "smepmp",
+    "smmpm",
+    "smnpm",
+    "smstateen",
+    "smctr",
     // Counters are the firmware's.
-    "ssccfg", "sscofpmf", "ssctr",
+    "ssccfg",
+    "sscofpmf",
+    "ssctr",
     // State that has to be enabled in henvcfg and hstateen.
-    "ssdbltrp", "ssnpm", "sspm", "supm", "ssstateen", "zicfilp", "zicfiss", "zkr", "zcmt",
+    "ssdbltrp",
+    "ssnpm",
+    "sspm",
+    "supm",
+    "ssstateen",
+    "zicfilp",
+    "zicfiss",
+    "zcmt",
+    // Entropy is read by an M-mode grant only; Zk is a name for Zkr with others, which have names of their own.
+    "zk",
+    "zkr",
     // Hardware's choice between the two is the host's.
-    "svade", "svadu",
+    "svade",
+    "svadu",
 ];
 
 /// What the harts of this host can be to a guest.

@@ -29,7 +29,7 @@ const COUNTERS: u64 = 0b111;
 /// `hstateen0`: `senvcfg`, and `sstateen0` itself.
 const STATE_ENABLED: u64 = 1 << 63 | 1 << 62;
 
-/// Where the initial value of a state field is, in `vsstatus`.
+/// State that the guest can use, and that it has not used yet, in `vsstatus`: as firmware hands a hart over.
 const FLOAT_INITIAL: u64 = 1 << 13;
 const VECTOR_INITIAL: u64 = 1 << 9;
 
@@ -110,19 +110,26 @@ impl Vhart {
         let start = *self.link.start.lock();
         self.context = Context::new();
         self.context.pc = start.pc;
-        if let [_, _, _, _, _, _, _, _, _, _, a0, a1, ..] = &mut self.context.registers {
-            *a0 = self.id.into();
-            *a1 = start.opaque;
-        }
+        let [_, _, _, _, _, _, _, _, _, _, a0, a1, ..] = &mut self.context.registers;
+        *a0 = self.id.into();
+        *a1 = start.opaque;
         self.link.halted.store(false, Ordering::Release);
         self.deadline = u64::MAX;
+        let (mut initial, mut available) = (0, 0);
         if self.guest.has_float {
+            initial |= FLOAT_INITIAL;
+            available |= status::FS;
             clear_float_registers();
+        }
+        // Not without the registers: some harts keep the bits all the same, and a guest believes them.
+        if self.guest.has_vector {
+            initial |= VECTOR_INITIAL;
+            available |= status::VS;
         }
         // SAFETY: all of these are the guest's, but for sstatus and hstatus, which say that the next sret enters it in VS-mode,
         // as `vector` wants it.
         unsafe {
-            csr::write::<{ number::VSSTATUS }>(FLOAT_INITIAL | VECTOR_INITIAL);
+            csr::write::<{ number::VSSTATUS }>(initial);
             csr::write::<{ number::VSIE }>(0);
             csr::write::<{ number::VSTVEC }>(0);
             csr::write::<{ number::VSSCRATCH }>(0);
@@ -135,7 +142,7 @@ impl Vhart {
             if self.guest.has_timer {
                 csr::write::<{ number::VSTIMECMP }>(u64::MAX);
             }
-            csr::set::<{ number::SSTATUS }>(status::SPP | status::FS | status::VS);
+            csr::set::<{ number::SSTATUS }>(status::SPP | available);
             csr::write::<{ number::HSTATUS }>(hstatus::VSXL_64 | hstatus::SPV | hstatus::SPVP);
         }
         csr::forget_translations();

@@ -1,7 +1,5 @@
 //! The hypervisor's own memory.
 
-use core::ptr::NonNull;
-
 use linked_list_allocator::LockedHeap;
 
 /// Bytes. It holds the guests' descriptions, their page tables and the harts' stacks; nothing in it grows while guests run.
@@ -11,9 +9,11 @@ const SIZE: usize = 4 << 20;
 static HEAP: LockedHeap = LockedHeap::empty();
 
 #[repr(align(4096))]
-struct Arena([u8; SIZE]);
+struct Arena {
+    _bytes: [u8; SIZE],
+}
 
-static mut ARENA: Arena = Arena([0; SIZE]);
+static mut ARENA: Arena = Arena { _bytes: [0; SIZE] };
 
 /// Makes the heap usable.
 ///
@@ -21,5 +21,5 @@ static mut ARENA: Arena = Arena([0; SIZE]);
 /// It is called once, before anything is allocated.
 pub unsafe fn initialize() {
     // SAFETY: nothing else refers to the arena, and the caller calls this once.
-    unsafe { HEAP.lock().init(NonNull::from(&mut *(&raw mut ARENA)).cast().as_ptr(), SIZE) };
+    unsafe { HEAP.lock().init((&raw mut ARENA).cast(), SIZE) };
 }

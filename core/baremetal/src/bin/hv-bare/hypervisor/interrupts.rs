@@ -26,7 +26,9 @@ impl Chip {
     /// The host's, with no source routed.
     pub fn new(host: &Host) -> Self {
         match &host.interrupts {
-            Interrupts::Plic { base, contexts, .. } => Self::Plic(Plic::new(*base, contexts.clone())),
+            Interrupts::Plic { base, contexts, .. } => {
+                Self::Plic(Plic::new(*base, contexts.clone()))
+            }
             Interrupts::AplicDirect { base, indices, .. } => {
                 Self::AplicDirect(Aplic::direct(*base, indices.clone()))
             }

@@ -2,6 +2,8 @@
 
 use core::arch::global_asm;
 
+use super::{console, ending};
+
 /// A guest's registers while it does not run, as `guest_enter` and `guest_exit` below know them.
 #[repr(C)]
 #[derive(Debug)]
@@ -25,7 +27,7 @@ impl Context {
 // `sstatus` and `hstatus` say that the next sret enters the guest. They are set once, and every trap from the guest leaves
 // them so. Interrupts are disabled wherever the hypervisor itself runs, so that nothing comes in between.
 global_asm!(
-    r"
+    r#"
     .pushsection .text.vector, "ax"
     .balign 4
     .globl guest_enter
@@ -172,11 +174,11 @@ own_trap:
 
     .option push
     .option arch, +h
-    GUEST_ACCESS guest_fetch_halfword, \"hlvx.hu a2, (a0)\"
-    GUEST_ACCESS guest_load_byte, \"hlv.bu a2, (a0)\"
+    GUEST_ACCESS guest_fetch_halfword, "hlvx.hu a2, (a0)"
+    GUEST_ACCESS guest_load_byte, "hlv.bu a2, (a0)"
     .option pop
     .popsection
-    ",
+    "#,
     own_trap = sym own_trap_handler,
 );
 
@@ -224,14 +226,19 @@ pub fn own_trap_address() -> u64 {
 
 /// Reads two bytes at an address of the guest's, as an instruction fetch of the mode that the guest trapped in.
 pub fn fetch_halfword(address: u64) -> Result<u16, Fault> {
-    guest_fetch_halfword(address).result().map(|value| value as u16)
+    let [low, high, ..] = guest_fetch_halfword(address).result()?.to_le_bytes();
+    Ok(u16::from_le_bytes([low, high]))
 }
 
 /// Reads a byte at an address of the guest's, as the mode that the guest trapped in would.
 pub fn load_byte(address: u64) -> Result<u8, Fault> {
-    guest_load_byte(address).result().map(|value| value as u8)
+    let [byte, ..] = guest_load_byte(address).result()?.to_le_bytes();
+    Ok(byte)
 }
 
 extern "C" fn own_trap_handler(cause: u64, pc: u64, value: u64) -> ! {
-    panic!("trap in the hypervisor: cause {cause:#x} at {pc:#x}, stval {value:#x}");
+    console::emergency(format_args!(
+        "trap in the hypervisor: cause {cause:#x} at {pc:#x}, stval {value:#x}"
+    ));
+    ending::fail()
 }

@@ -149,7 +149,8 @@ fn write_rtc(hart: &Vhart, offset: u64, data: &[u8]) {
     let alarm_changed = {
         let mut rtc = guest.board.rtc.lock();
         let before = rtc.0.line();
-        let effects = rtc.0.write(offset, data, now(rtc.1));
+        let before_write = now(rtc.1);
+        let effects = rtc.0.write(offset, data, before_write);
         if let Some(time) = effects.time {
             rtc.1 = time.wrapping_sub(hypervisor().clock.now());
         }
@@ -181,7 +182,7 @@ pub fn poll_alarm(hart: &Vhart) {
 /// When the alarm of the guest's clock is due, in ticks; the largest number for never.
 pub fn alarm_ticks(guest: &Guest) -> u64 {
     let rtc = guest.board.rtc.lock();
-    rtc.0
-        .alarm()
-        .map_or(u64::MAX, |at| hypervisor().clock.ticks_at(at.wrapping_sub(rtc.1)))
+    rtc.0.alarm().map_or(u64::MAX, |at| {
+        hypervisor().clock.ticks_at(at.wrapping_sub(rtc.1))
+    })
 }

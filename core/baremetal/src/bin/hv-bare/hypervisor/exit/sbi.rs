@@ -13,14 +13,34 @@ use crate::hypervisor::firmware;
 use crate::hypervisor::guest::{Start, mail};
 use crate::hypervisor::hart::Vhart;
 use crate::hypervisor::statistics::Cause;
-use crate::hypervisor::vector;
+use crate::hypervisor::{vector, word};
 
 /// Bytes of the `ecall` instruction.
 const ECALL: u64 = 4;
 
 /// Answers the call of a guest.
 pub fn handle(hart: &mut Vhart) -> Cause {
-    let [_, _, _, _, _, _, _, _, _, _, a0, a1, a2, a3, a4, a5, a6, a7, ..] = hart.context.registers;
+    let [
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        a0,
+        a1,
+        a2,
+        a3,
+        a4,
+        a5,
+        a6,
+        a7,
+        ..,
+    ] = hart.context.registers;
     let call = Call {
         extension: a7,
         function: a6,
@@ -34,10 +54,9 @@ pub fn handle(hart: &mut Vhart) -> Cause {
     if !platform.diverted {
         let [error, value] = answer.registers(&call);
         hart.context.pc = hart.context.pc.wrapping_add(ECALL);
-        if let [_, _, _, _, _, _, _, _, _, _, a0, a1, ..] = &mut hart.context.registers {
-            *a0 = error;
-            *a1 = value;
-        }
+        let [_, _, _, _, _, _, _, _, _, _, a0, a1, ..] = &mut hart.context.registers;
+        *a0 = error;
+        *a1 = value;
     }
     match call.extension {
         time::EID | legacy::SET_TIMER => Cause::SbiTimer,
@@ -59,21 +78,21 @@ impl Hypervisor<'_> {
     /// The host's harts that these of the guest's are, other than the calling one, in the firmware's form; and whether the
     /// calling one is among them.
     fn host_harts(&self, harts: &HartSet) -> (usize, usize, bool) {
-        let mut ids = harts
-            .iter()
-            .filter(|id| *id != self.hart.id)
-            .filter_map(|id| self.hart.guest.harts.get(id as usize))
-            .map(|link| link.host_hart);
+        let links = &self.hart.guest.harts;
+        let ids = || {
+            let others = harts.iter().filter(|id| *id != self.hart.id);
+            others.filter_map(|id| Some(links.get(id as usize)?.host_hart))
+        };
         // A machine of this size has its harts numbered in one word of bits from the lowest on.
-        let base = ids.clone().min().unwrap_or(0);
-        let mask = ids.try_fold(0_usize, |mask, id| {
+        let base = ids().min().unwrap_or(0);
+        let mask = ids().try_fold(0_usize, |mask, id| {
             let bit = u32::try_from(id.wrapping_sub(base)).ok()?;
             Some(mask | 1_usize.checked_shl(bit)?)
         });
         let own = harts.contains(self.hart.id);
         // If they are further apart, all of the host's: more fences than asked for do no harm.
         match mask {
-            Some(mask) => (mask, base as usize, own),
+            Some(mask) => (mask, word(base), own),
             None => (0, usize::MAX, own),
         }
     }
@@ -190,12 +209,7 @@ impl Platform for Hypervisor<'_> {
     }
 
     fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
-        let link = self
-            .hart
-            .guest
-            .harts
-            .get(hart as usize)
-            .ok_or(ERR_FAILED)?;
+        let link = self.hart.guest.harts.get(hart as usize).ok_or(ERR_FAILED)?;
         self.hart.guest.states.lock().start(hart)?;
         *link.start.lock() = Start {
             pc: address.0,

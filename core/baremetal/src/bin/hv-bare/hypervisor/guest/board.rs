@@ -36,7 +36,11 @@ const WINDOWS: [(GuestPhysAddr, u64, Device); 5] = [
     (layout::PLIC_BASE, layout::PLIC_SIZE, Device::Plic),
     (layout::UART_BASE, layout::UART_SIZE, Device::Serial),
     (layout::RTC_BASE, layout::RTC_SIZE, Device::Rtc),
-    (layout::TEST_DEVICE_BASE, layout::TEST_DEVICE_SIZE, Device::Test),
+    (
+        layout::TEST_DEVICE_BASE,
+        layout::TEST_DEVICE_SIZE,
+        Device::Test,
+    ),
     (
         layout::VIRTIO_BASE,
         layout::VIRTIO_STRIDE * layout::VIRTIO_SLOTS as u64,

@@ -33,8 +33,7 @@ pub fn load(
     let initrd = files.initrd;
     machine.initrd = initrd.map(|_| 0..0);
     let size = tree(files, &machine)?.len() as u64;
-    let tree_at =
-        below(ram.end, size, floor).ok_or(Error::DoesNotFit("device tree"))?;
+    let tree_at = below(ram.end, size, floor).ok_or(Error::DoesNotFit("device tree"))?;
     if let Some(initrd) = initrd {
         let range = below(tree_at.start, initrd.len() as u64, floor)
             .ok_or(Error::DoesNotFit("initial RAM disk"))?;

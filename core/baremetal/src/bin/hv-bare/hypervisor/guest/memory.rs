@@ -5,6 +5,8 @@ use core::ops::Range;
 use hv_core::addr::{GuestPhysAddr, HostPhysAddr};
 use hv_core::sbi::BadMemory;
 
+use crate::hypervisor::word;
+
 /// The RAM of a guest: one range of guest-physical addresses, somewhere in the host.
 #[derive(Debug)]
 pub struct GuestMemory {
@@ -37,7 +39,9 @@ impl GuestMemory {
         let from = self.find(address, buffer.len() as u64).ok_or(BadMemory)?;
         // SAFETY: all of it is the guest's RAM, which no reference of the hypervisor's points into. The guest may write at the
         // same time; what is read then is bytes all the same.
-        unsafe { core::ptr::copy_nonoverlapping(from as *const u8, buffer.as_mut_ptr(), buffer.len()) };
+        unsafe {
+            core::ptr::copy_nonoverlapping(from as *const u8, buffer.as_mut_ptr(), buffer.len())
+        };
         Ok(())
     }
 
@@ -53,7 +57,7 @@ impl GuestMemory {
     pub fn zero(&self, address: GuestPhysAddr, size: u64) -> Result<(), BadMemory> {
         let to = self.find(address, size).ok_or(BadMemory)?;
         // SAFETY: as in `read`.
-        unsafe { core::ptr::write_bytes(to as *mut u8, 0, size as usize) };
+        unsafe { core::ptr::write_bytes(to as *mut u8, 0, word(size)) };
         Ok(())
     }
 

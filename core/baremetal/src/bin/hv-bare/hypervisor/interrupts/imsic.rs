@@ -39,8 +39,8 @@ impl Imsic {
     pub fn claim(&self) -> Option<u32> {
         // SAFETY: the write claims what is read, which is this function's purpose.
         let top = unsafe { csr::swap::<{ number::STOPEI }>(0) };
-        let identity = (top >> IDENTITY_SHIFT) as u32;
-        (identity != 0).then_some(identity)
+        let identity = u32::try_from(top >> IDENTITY_SHIFT);
+        identity.ok().filter(|identity| *identity != 0)
     }
 }
 
