@@ -40,6 +40,11 @@ impl Guest {
         })
     }
 
+    /// Where it boots from: the kernel, and the initrd that goes with it.
+    pub(super) fn kernel_and_initrd(&self) -> (&Path, &Path) {
+        (&self.kernel, &self.initrd)
+    }
+
     /// What makes hvrun boot it.
     pub(super) fn arguments(&self) -> Result<Vec<String>, Failure> {
         let mut arguments = Vec::new();

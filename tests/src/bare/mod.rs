@@ -1,0 +1,6 @@
+//! The bare-metal hypervisor in QEMU: guests' files made into a [bundle], and the [machine](Machine) that it boots on.
+
+pub mod bundle;
+mod machine;
+
+pub use machine::{Disk, Machine};
