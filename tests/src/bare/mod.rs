@@ -2,5 +2,6 @@
 
 pub mod bundle;
 mod machine;
+pub mod pipe;
 
 pub use machine::{Disk, Machine};

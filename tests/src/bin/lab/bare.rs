@@ -1,21 +1,21 @@
 //! The bare-metal hypervisor for a person at a terminal: `cargo hvrun --bare`, with hvrun's own arguments, and `cargo lab bare`
 //! for bundles of several guests.
 //!
-//! At the end this process becomes QEMU, so that terminal, signals and exit code are QEMU's.
+//! At a terminal, this process becomes QEMU in the end, so that terminal, signals and exit code are QEMU's.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{IsTerminal, stdin};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use clap::Parser;
 use hv_devices::virtio::block;
 use hv_lab::bare::bundle::{self, Device, Guest, Needs};
-use hv_lab::bare::{Disk, Machine};
+use hv_lab::bare::{Disk, Machine, pipe};
 use hv_lab::host::HostChip;
 use hv_lab::provision::{self, Qemu};
 use hv_vmm::{BootFile, BootFiles, Config, ConsoleConfig, IrqchipChoice, VirtioVersion};
@@ -107,7 +107,7 @@ pub(super) fn hvrun(arguments: &[String]) -> Result<u8, Failure> {
         disks,
         ..machine(chip, needs)
     };
-    Err(become_qemu(&qemu, &machine, &hypervisor, &bundle, &[]))
+    run_qemu(&qemu, &machine, &hypervisor, &bundle, &[])
 }
 
 /// `cargo lab bundle`.
@@ -131,13 +131,7 @@ pub(super) fn run(bundle: &Path, arguments: &[OsString]) -> Result<u8, Failure> 
         (bundle.to_owned(), Needs::of(bundle)?)
     };
     let machine = machine(chip, needs);
-    Err(become_qemu(
-        &qemu,
-        &machine,
-        &hypervisor,
-        &bundle,
-        arguments,
-    ))
+    run_qemu(&qemu, &machine, &hypervisor, &bundle, arguments)
 }
 
 /// The first thing among the arguments that the bare-metal flavor cannot do, in words for the user.
@@ -293,7 +287,7 @@ fn compile_for_qemu(
     fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
     directory.close()?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    // It stays open until QEMU ends, which this process becomes.
+    // It stays open until QEMU has ended.
     std::mem::forget(file);
     Ok((path.into(), needs))
 }
@@ -315,17 +309,25 @@ fn machine(chip: HostChip, needs: Needs) -> Machine {
     }
 }
 
-/// Never returns if it succeeds.
-fn become_qemu(
+/// Runs QEMU, and returns its exit code.
+fn run_qemu(
     qemu: &Qemu,
     machine: &Machine,
     hypervisor: &Path,
     bundle: &Path,
     arguments: &[OsString],
-) -> Failure {
+) -> Result<u8, Failure> {
     let mut command = qemu.command();
     machine.boot(&mut command, hypervisor, bundle);
-    command.args(arguments).exec().into()
+    command.args(arguments);
+    if machine.escape {
+        return Err(command.exec().into());
+    }
+    let status = pipe::run(&mut command)?;
+    let code = (status.code()).or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(code
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(EXIT_LAB))
 }
 
 /// What hvrun would say, as hvrun says it.
