@@ -4,7 +4,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`addr`] | guest-physical addresses as a type |
+//! | [`addr`] | guest-physical and host-physical addresses, as different types |
 //! | [`layout`] | where everything is: one constant per region, the map drawn above them |
 //! | [`instruction`] | loads and stores that fault, decoded |
 //! | [`isa`] | the ISA extensions of a hart, in canonical order |
@@ -13,7 +13,7 @@
 //! | [`devicetree`] | that description as a flattened device tree |
 //! | [`plic`] | the platform-level interrupt controller |
 //! | [`rtc`] | the real-time clock's registers |
-//! | [`sbi`] | the SBI calls that reach the hypervisor |
+//! | [`sbi`] | the SBI calls that reach the hypervisor: all of them on the bare machine, few under KVM |
 //! | [`test_device`] | the test device's register |
 //! | [`uart`] | the serial port's registers |
 //! | [`virtio_mmio`] | what a virtio-mmio slot without a device reads as |
