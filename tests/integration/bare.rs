@@ -1,7 +1,7 @@
 //! `cargo hvrun --bare`, `cargo lab bundle` and `cargo lab bare`, started as their users start them: the bare-metal
 //! hypervisor under QEMU, with guests of every kind.
 
-#![allow(clippy::unwrap_used)] // In helpers, which the lint does not take for tests.
+#![allow(clippy::unwrap_used, clippy::panic)] // In helpers, which the lint does not take for tests.
 
 use std::fs;
 use std::io::{Read, Write};
