@@ -28,6 +28,7 @@ pub use guest::{GUEST_DISK_SIZE, GUEST_PROMPT, debugfs, dtc, e2fsck, guest_disk,
 pub use kernel::{DebianKernel, KernelFiles, debian_kernel};
 pub use modules::modules_closure;
 pub use qemu::{Qemu, qemu};
+pub(crate) use run::{die_with_parent, run};
 pub use small_kernel::small_kernel;
 pub use u_boot::{UBoot, u_boot};
 
