@@ -27,7 +27,11 @@ pub fn load(
     memory: &GuestMemory,
 ) -> Result<Start, Error> {
     let ram = memory.range();
-    let placement = kernel::place(files.kernel, &ram).map_err(Error::Kernel)?;
+    let placement = kernel::place(files.kernel, &ram).map_err(|problem| match problem {
+        // Its advice is for another flavor's user.
+        kernel::Problem::TooLarge { .. } => Error::DoesNotFit("kernel"),
+        problem => Error::Kernel(problem),
+    })?;
     let mut machine = machine.clone();
     machine.rng_seed = Some(seed);
     let floor = placement.occupied.end;
