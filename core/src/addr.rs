@@ -3,59 +3,74 @@
 
 use core::fmt;
 
-/// A guest-physical address: what the guest's own page tables yield, before second-stage translation.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct GuestPhysAddr(pub u64);
+macro_rules! physical_address {
+    ($(#[$attribute:meta])* $name:ident) => {
+        $(#[$attribute])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub u64);
 
-impl GuestPhysAddr {
-    /// The address `bytes` above this one, or `None` beyond the end of the 64-bit address space.
-    #[must_use]
-    pub const fn checked_add(self, bytes: u64) -> Option<Self> {
-        match self.0.checked_add(bytes) {
-            Some(address) => Some(Self(address)),
-            None => None,
+        impl $name {
+            /// The address `bytes` above this one, or `None` beyond the end of the 64-bit address space.
+            #[must_use]
+            pub const fn checked_add(self, bytes: u64) -> Option<Self> {
+                match self.0.checked_add(bytes) {
+                    Some(address) => Some(Self(address)),
+                    None => None,
+                }
+            }
+
+            /// How many bytes this address lies above `base`, or `None` if it lies below.
+            #[must_use]
+            pub const fn checked_offset_from(self, base: Self) -> Option<u64> {
+                self.0.checked_sub(base.0)
+            }
+
+            /// The lowest multiple of `alignment` at or above this address. `None` if there is none in 64 bits, or if
+            /// `alignment` is zero.
+            #[must_use]
+            pub const fn checked_align_up(self, alignment: u64) -> Option<Self> {
+                match self.0.checked_next_multiple_of(alignment) {
+                    Some(address) => Some(Self(address)),
+                    None => None,
+                }
+            }
         }
-    }
 
-    /// How many bytes this address lies above `base`, or `None` if it lies below.
-    #[must_use]
-    pub const fn checked_offset_from(self, base: Self) -> Option<u64> {
-        self.0.checked_sub(base.0)
-    }
-
-    /// The lowest multiple of `alignment` at or above this address. `None` if there is none in 64 bits, or if
-    /// `alignment` is zero.
-    #[must_use]
-    pub const fn checked_align_up(self, alignment: u64) -> Option<Self> {
-        match self.0.checked_next_multiple_of(alignment) {
-            Some(address) => Some(Self(address)),
-            None => None,
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({:#x})", stringify!($name), self.0)
+            }
         }
-    }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:#x}", self.0)
+            }
+        }
+
+        impl fmt::LowerHex for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::LowerHex::fmt(&self.0, f)
+            }
+        }
+
+        impl From<$name> for u64 {
+            fn from(address: $name) -> Self {
+                address.0
+            }
+        }
+    };
 }
 
-impl fmt::Debug for GuestPhysAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GuestPhysAddr({:#x})", self.0)
-    }
+physical_address! {
+    /// A guest-physical address: what the guest's own page tables yield, before second-stage translation.
+    GuestPhysAddr
 }
 
-impl fmt::Display for GuestPhysAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
-}
-
-impl fmt::LowerHex for GuestPhysAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::LowerHex::fmt(&self.0, f)
-    }
-}
-
-impl From<GuestPhysAddr> for u64 {
-    fn from(address: GuestPhysAddr) -> Self {
-        address.0
-    }
+physical_address! {
+    /// A host-physical address: what second-stage translation yields, and the machine's wires carry. Only a hypervisor on the
+    /// bare machine knows any.
+    HostPhysAddr
 }
 
 #[cfg(test)]
@@ -93,5 +108,9 @@ mod tests {
         );
         assert_eq!(format!("{}", GuestPhysAddr(0x8000_0000)), "0x80000000");
         assert_eq!(format!("{:x}", GuestPhysAddr(0x8000_0000)), "80000000");
+        assert_eq!(
+            format!("{:?}", HostPhysAddr(0x8000_0000)),
+            "HostPhysAddr(0x80000000)"
+        );
     }
 }

@@ -31,9 +31,14 @@ pub enum Error {
     /// No hart, or more than the memory map has room for.
     #[error("a machine has 1 to {max} harts, not {0}", max = layout::MAX_HARTS)]
     Harts(u32),
-    /// No RAM, or RAM beyond the end of the address space; in bytes.
-    #[error("{0} bytes of RAM do not fit into the address space from {base} on", base = layout::RAM_BASE)]
-    RamSize(u64),
+    /// No RAM, or RAM beyond the end of the address space.
+    #[error("{size} bytes of RAM do not fit into the address space from {base} on")]
+    Ram {
+        /// Where it was to begin.
+        base: GuestPhysAddr,
+        /// How many bytes it was to be.
+        size: u64,
+    },
     /// The tree cannot be written. The one cause in a machine's description is a command line with a NUL in it.
     #[error("the device tree cannot be written: {0}")]
     Write(vm_fdt::Error),
@@ -53,8 +58,9 @@ pub fn build(machine: &Machine) -> Result<Vec<u8>, Error> {
     if !(1..=layout::MAX_HARTS).contains(&machine.harts) {
         return Err(Error::Harts(machine.harts));
     }
-    if machine.ram_size == 0 || layout::RAM_BASE.checked_add(machine.ram_size).is_none() {
-        return Err(Error::RamSize(machine.ram_size));
+    let (base, size) = (machine.ram_base, machine.ram_size);
+    if size == 0 || base.checked_add(size).is_none() {
+        return Err(Error::Ram { base, size });
     }
     let mut tree = Tree(FdtWriter::new()?);
     tree.node("", |tree| root(tree, machine))?;
@@ -69,7 +75,7 @@ fn root(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
     tree.string("model", "riscv-virtio,hvrun")?;
     tree.node("aliases", aliases)?;
     tree.node("chosen", |tree| chosen(tree, machine))?;
-    tree.node_at("memory", layout::RAM_BASE, |tree| memory(tree, machine))?;
+    tree.node_at("memory", machine.ram_base, |tree| memory(tree, machine))?;
     tree.node("cpus", |tree| cpus::cpus(tree, machine))?;
     tree.node("soc", |tree| soc(tree, machine))?;
     devices::power(tree)
@@ -99,7 +105,7 @@ fn chosen(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
 /// RAM (dt-schema: `memory.yaml`).
 fn memory(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
     tree.string("device_type", "memory")?;
-    tree.reg(layout::RAM_BASE, machine.ram_size)
+    tree.reg(machine.ram_base, machine.ram_size)
 }
 
 /// Everything at an address other than RAM, in ascending order of addresses (dt-schema: `simple-bus.yaml`).

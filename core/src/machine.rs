@@ -4,9 +4,10 @@
 use alloc::string::String;
 use core::ops::Range;
 
+use crate::addr::GuestPhysAddr;
 use crate::isa::Isa;
 
-/// Everything about a machine that its guest can tell apart. Where things are is in [`crate::layout`].
+/// Everything about a machine that its guest can tell apart. Where its devices are is in [`crate::layout`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// How many harts; their ids are 0 to `harts - 1`.
@@ -15,7 +16,9 @@ pub struct Machine {
     pub hart: Hart,
     /// Frequency of the `time` CSR in Hz.
     pub timebase_frequency: u32,
-    /// Size of RAM in bytes, from [`crate::layout::RAM_BASE`] upwards.
+    /// Where RAM begins: [`crate::layout::RAM_BASE`], unless a hypervisor cannot place it there.
+    pub ram_base: GuestPhysAddr,
+    /// Size of RAM in bytes, from there upwards.
     pub ram_size: u64,
     /// Which interrupt chip the machine has.
     pub interrupts: InterruptController,

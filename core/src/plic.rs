@@ -53,6 +53,12 @@ const PRIORITY_BITS: u32 = 0b111;
 pub trait HartLines {
     /// The supervisor external interrupt of `hart` (`mip.SEIP`) is now asserted or no longer so. Called on changes only.
     fn set_external(&mut self, hart: u32, asserted: bool);
+
+    /// A context has completed the handling of `source`, which was claimed. Called before the gateway looks at the source's
+    /// level again, so that a wire which is that of another chip can be completed there.
+    fn completed(&mut self, source: u32) {
+        let _ = source;
+    }
 }
 
 /// The whole state of a controller: plain data, which is what a snapshot has to keep.
@@ -314,6 +320,7 @@ impl Plic {
             .is_some_and(|context| context.enabled.contains(source));
         if enabled && self.claimed.contains(source) {
             self.claimed.set(source, false);
+            out.completed(source);
             self.forward_request(source, out);
         }
     }

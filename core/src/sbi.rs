@@ -1,14 +1,29 @@
 //! The supervisor binary interface, version 3.0: the calls that reach the hypervisor.
 //!
 //! One module per extension; [`handle`] is the only dispatcher. The extension says what a call means, [`Platform`] says
-//! how this flavor of the hypervisor does it.
+//! how this flavor of the hypervisor does it, and which extensions it leaves to somebody else.
+//!
+//! A call need not return to its caller: a hart that stops, a hart or a machine that suspends and resumes elsewhere, and a
+//! machine that is reset do not. The platform, which was asked to do it, then keeps note of it, and what [`handle`] returned
+//! is ignored.
 
 use crate::addr::GuestPhysAddr;
 
 pub mod base;
 pub mod dbcn;
+pub mod hart_set;
+pub mod hsm;
+pub mod ipi;
 pub mod legacy;
+pub mod pmu;
+pub mod rfence;
+pub mod srst;
 pub mod susp;
+pub mod time;
+
+pub use base::Identity;
+pub use hart_set::HartSet;
+pub use rfence::FenceRange;
 
 /// The call succeeded (binary encoding, table 1, like all codes below).
 pub const SUCCESS: i64 = 0;
@@ -94,6 +109,16 @@ impl Return {
     }
 }
 
+/// A value, or one of the error codes.
+impl From<Result<u64, i64>> for Return {
+    fn from(result: Result<u64, i64>) -> Self {
+        match result {
+            Ok(value) => Self::success(value),
+            Err(error) => Self::error(error),
+        }
+    }
+}
+
 /// The console behind the platform failed, beyond being full or empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsoleError;
@@ -111,8 +136,28 @@ pub enum Access {
     Write,
 }
 
-/// What the extensions need of the hypervisor they run in.
+/// What the extensions need of the hypervisor they run in. What an extension needs that [`Platform::implements`] denies is
+/// never called, and has a body that does nothing.
 pub trait Platform {
+    /// Whether this flavor carries out the calls of `extension`, as far as this module knows it. All others are answered
+    /// [`ERR_NOT_SUPPORTED`], and BASE's probe tells the guest the same.
+    fn implements(&self, extension: u64) -> bool;
+
+    /// What BASE tells of the machine's maker.
+    fn identity(&self) -> Identity {
+        Identity::default()
+    }
+
+    /// How many harts there are; their ids are 0 to one below that.
+    fn harts(&self) -> u32 {
+        0
+    }
+
+    /// The hart that makes the call.
+    fn current_hart(&self) -> u32 {
+        0
+    }
+
     /// Writes bytes to the console without waiting and returns how many it took, which may be none.
     ///
     /// # Errors
@@ -155,6 +200,94 @@ pub trait Platform {
     /// One of the error codes, such as [`ERR_DENIED`] while another hart runs.
     fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), i64>;
 
+    /// Fills `buffer` from `address`, guest-virtual, as a load of the calling hart's S-mode would. Only legacy calls have
+    /// arguments in such memory.
+    ///
+    /// # Errors
+    /// [`BadMemory`] if a byte of it cannot be loaded. The platform then redirects the fault that a load would have met with
+    /// to the guest, at the `ecall` (SBI 3.0, chapter "Legacy Extensions"), and what the call returns is ignored.
+    fn read_virtual(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BadMemory> {
+        let _ = (address, buffer);
+        Err(BadMemory)
+    }
+
+    /// The calling hart's timer interrupt becomes pending when the `time` CSR reaches `deadline`, and is not pending before:
+    /// it is cleared if it was. [`u64::MAX`] is never.
+    fn set_timer(&mut self, deadline: u64) {
+        let _ = deadline;
+    }
+
+    /// The software interrupt of `hart`, which exists and may be the calling one, becomes pending. A stopped hart has none.
+    fn send_ipi(&mut self, hart: u32) {
+        let _ = hart;
+    }
+
+    /// The software interrupt of the calling hart is not pending any more. Whether it was.
+    fn clear_ipi(&mut self) -> bool {
+        false
+    }
+
+    /// All of `harts` execute FENCE.I before the call returns. The calling hart may be one of them.
+    fn remote_fence_i(&mut self, harts: &HartSet) {
+        let _ = harts;
+    }
+
+    /// All of `harts` execute SFENCE.VMA for `range`, guest-virtual, before the call returns: for one address space, which is
+    /// at most 16 bits wide, or for all of them. The calling hart may be one of the harts.
+    fn remote_sfence_vma(&mut self, harts: &HartSet, range: FenceRange, asid: Option<u64>) {
+        let _ = (harts, range, asid);
+    }
+
+    /// Starts `hart`, which exists, at `address`, where memory is, with its id in `a0` and `opaque` in `a1`, and with `satp`
+    /// and `sstatus.SIE` 0 (SBI 3.0, chapter "Hart State Management Extension"). [`hsm::Harts::start`] is the transition.
+    ///
+    /// # Errors
+    /// [`ERR_ALREADY_AVAILABLE`] if it runs, or [`ERR_FAILED`].
+    fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
+        let _ = (hart, address, opaque);
+        Err(ERR_NOT_SUPPORTED)
+    }
+
+    /// Stops the calling hart, to which the call then does not return.
+    ///
+    /// # Errors
+    /// [`ERR_FAILED`].
+    fn hart_stop(&mut self) -> Result<(), i64> {
+        Err(ERR_NOT_SUPPORTED)
+    }
+
+    /// The state of `hart`, or `None` if there is no such hart.
+    fn hart_state(&self, hart: u32) -> Option<hsm::State> {
+        let _ = hart;
+        None
+    }
+
+    /// Suspends the calling hart until an interrupt comes for it. With `resume`, its state is lost: the call does not return,
+    /// and the hart goes on at that address as a started one does, with the value beside it in `a1`. Else it keeps its state,
+    /// and the call returns then.
+    ///
+    /// # Errors
+    /// [`ERR_NOT_SUPPORTED`] if this flavor cannot do that, or [`ERR_FAILED`].
+    fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), i64> {
+        let _ = resume;
+        Err(ERR_NOT_SUPPORTED)
+    }
+
+    /// Switches the machine off or starts it anew. The call does not return.
+    ///
+    /// # Errors
+    /// [`ERR_NOT_SUPPORTED`] if this flavor cannot do that, or [`ERR_FAILED`].
+    fn system_reset(&mut self, reset: srst::Reset) -> Result<(), i64> {
+        let _ = reset;
+        Err(ERR_NOT_SUPPORTED)
+    }
+
+    /// The firmware counters of the calling hart, `None` on a platform that has none. The extensions count in them what the
+    /// hart asks for; that it received something from another hart is for the platform to count.
+    fn pmu(&mut self) -> Option<&mut pmu::Counters> {
+        None
+    }
+
     /// What legacy `console_getchar` answers when the console has nothing. The specification says -1; some guests know
     /// only 0.
     fn legacy_getchar_empty(&self) -> i64 {
@@ -165,21 +298,57 @@ pub trait Platform {
 /// Answers one call. Extensions and functions that are not implemented get [`ERR_NOT_SUPPORTED`], as the specification
 /// demands (binary encoding).
 pub fn handle(call: &Call, platform: &mut impl Platform) -> Return {
-    match call.extension {
-        legacy::FIRST_EID..=legacy::LAST_EID => Return::Legacy(legacy::handle(call, platform)),
-        base::EID => base::handle(call),
-        dbcn::EID => dbcn::handle(call, platform),
-        susp::EID => susp::handle(call, platform),
-        _ => Return::error(ERR_NOT_SUPPORTED),
+    if let legacy::FIRST_EID..=legacy::LAST_EID = call.extension {
+        return Return::Legacy(legacy::handle(call, platform));
     }
+    if !platform.implements(call.extension) {
+        return Return::error(ERR_NOT_SUPPORTED);
+    }
+    Return::from(match call.extension {
+        time::EID => time::handle(call, platform),
+        ipi::EID => ipi::handle(call, platform),
+        rfence::EID => rfence::handle(call, platform),
+        hsm::EID => hsm::handle(call, platform),
+        dbcn::EID => dbcn::handle(call, platform),
+        base::EID => base::handle(call, platform),
+        pmu::EID => pmu::handle(call, platform),
+        srst::EID => srst::handle(call, platform),
+        susp::EID => susp::handle(call, platform),
+        _ => Err(ERR_NOT_SUPPORTED),
+    })
 }
 
 /// Whether [`handle`] carries out calls of this extension.
-const fn implements(extension: u64) -> bool {
-    matches!(
+fn is_available(extension: u64, platform: &impl Platform) -> bool {
+    let known = matches!(
         extension,
-        base::EID | dbcn::EID | susp::EID | legacy::CONSOLE_PUTCHAR | legacy::CONSOLE_GETCHAR
-    )
+        legacy::FIRST_EID
+            ..=legacy::SHUTDOWN
+                | base::EID
+                | dbcn::EID
+                | hsm::EID
+                | ipi::EID
+                | pmu::EID
+                | rfence::EID
+                | srst::EID
+                | susp::EID
+                | time::EID
+    );
+    known && platform.implements(extension)
+}
+
+/// The smallest instruction, in bytes: what there has to be where a hart begins, and what its address is a multiple of.
+const INSTRUCTION: u64 = 2;
+
+/// The physical address at which a hart is to begin or to resume.
+fn entry(address: u64, platform: &impl Platform) -> Result<GuestPhysAddr, i64> {
+    let entry = GuestPhysAddr(address);
+    let aligned = address.is_multiple_of(INSTRUCTION);
+    if aligned && platform.is_memory(entry, INSTRUCTION, Access::Read) {
+        Ok(entry)
+    } else {
+        Err(ERR_INVALID_ADDRESS)
+    }
 }
 
 #[cfg(test)]
@@ -187,16 +356,17 @@ mod test_platform;
 
 #[cfg(test)]
 mod tests {
+    use proptest::array::uniform6;
     use proptest::prelude::*;
+    use proptest::sample::select;
 
-    use super::test_platform::TestPlatform;
+    use super::test_platform::{MEMORY, TestPlatform};
     use super::*;
 
-    /// Of BASE what KVM keeps to itself, vendor, firmware and experimental extensions, those that KVM keeps to itself, and ids that are none.
-    const UNSUPPORTED: [u64; 9] = [
-        0x10,
-        0x5449_4d45,
-        0x5352_5354,
+    /// Vendor, firmware and experimental extensions, and ids that are none.
+    const UNKNOWN: [u64; 8] = [
+        0x09,
+        0x11,
         0x0800_0000,
         0x08ff_ffff,
         0x0900_0000,
@@ -208,17 +378,46 @@ mod tests {
     #[test]
     fn what_is_not_implemented_is_not_supported() {
         let mut platform = TestPlatform::default();
-        for extension in UNSUPPORTED {
+        for extension in UNKNOWN {
             let call = Call {
                 extension,
                 function: 0,
                 args: [1; 6],
             };
+            let a1 = u64::from(extension <= legacy::LAST_EID);
             assert_eq!(
                 handle(&call, &mut platform).registers(&call),
-                [(-2_i64).cast_unsigned(), 0]
+                [(-2_i64).cast_unsigned(), a1]
             );
         }
+    }
+
+    #[test]
+    fn what_the_platform_leaves_to_others_is_not_supported() {
+        let mut platform = TestPlatform {
+            extensions: Some(&[dbcn::EID]),
+            ..TestPlatform::with_memory(&[0; 4])
+        };
+        for extension in [
+            legacy::SHUTDOWN,
+            base::EID,
+            hsm::EID,
+            ipi::EID,
+            pmu::EID,
+            rfence::EID,
+            srst::EID,
+            susp::EID,
+            time::EID,
+        ] {
+            let call = Call {
+                extension,
+                function: 0,
+                args: [0; 6],
+            };
+            let [error, _] = handle(&call, &mut platform).registers(&call);
+            assert_eq!(error, (-2_i64).cast_unsigned(), "{extension:#x}");
+        }
+        assert_eq!((platform.timer, platform.reset), (None, None));
     }
 
     #[test]
@@ -253,12 +452,16 @@ mod tests {
     proptest! {
         #[test]
         fn no_call_panics(
-            extension in prop_oneof![0..0x20_u64, Just(dbcn::EID), Just(susp::EID), any::<u64>()],
-            function in prop_oneof![0..4_u64, any::<u64>()],
-            args: [u64; 6],
+            extension in prop_oneof![
+                0..0x20_u64,
+                select(&[dbcn::EID, hsm::EID, ipi::EID, pmu::EID, rfence::EID, srst::EID, susp::EID, time::EID][..]),
+                any::<u64>(),
+            ],
+            function in prop_oneof![0..10_u64, any::<u64>()],
+            args in uniform6(prop_oneof![0..20_u64, MEMORY - 20..MEMORY + 20, Just(u64::MAX), any::<u64>()]),
         ) {
             let call = Call { extension, function, args };
-            let _ = handle(&call, &mut TestPlatform::default()).registers(&call);
+            let _ = handle(&call, &mut TestPlatform::with_memory(&[0x55; 64])).registers(&call);
         }
     }
 }

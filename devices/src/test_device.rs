@@ -1,13 +1,8 @@
-//! The test device ("sifive_test"), through which a guest switches the machine off, starts it anew, or ends it with a
-//! code.
-//!
-//! Source: QEMU, `hw/misc/sifive_test.c` and `include/hw/misc/sifive_test.h`. The one register, at offset 0, is
-//! write-only: the low 16 bits are a command, the high 16 bits a failure's code. Reads are zero, and a value that is no
-//! command is ignored.
+//! The test device of [`hv_core::test_device`], with whom it reports to.
 
 use std::sync::Arc;
 
-use hv_core::layout;
+use hv_core::test_device::{self, Command};
 
 use crate::bus::MmioDevice;
 
@@ -40,20 +35,12 @@ impl TestDevice {
 impl MmioDevice for TestDevice {
     fn read(&self, _offset: u64, _data: &mut [u8]) {}
 
-    /// Takes writes of any width: what a narrow one leaves out is zero, and of a wide one the low 32 bits count.
     fn write(&self, offset: u64, data: &[u8]) {
-        if offset != 0 {
-            return;
-        }
-        let half = |index: usize| {
-            let byte = |index| data.get(index).copied().unwrap_or(0);
-            u16::from_le_bytes([byte(index), byte(index.saturating_add(1))])
-        };
-        match half(0) {
-            layout::TEST_DEVICE_PASS => self.control.power_off(),
-            layout::TEST_DEVICE_FAIL => self.control.fail(half(2)),
-            layout::TEST_DEVICE_RESET => self.control.reset(),
-            _ => {}
+        match test_device::write(offset, data) {
+            Some(Command::Pass) => self.control.power_off(),
+            Some(Command::Fail(code)) => self.control.fail(code),
+            Some(Command::Reset) => self.control.reset(),
+            None => {}
         }
     }
 }
@@ -87,49 +74,19 @@ mod tests {
         }
     }
 
-    fn wishes(offset: u64, data: &[u8]) -> Vec<Wish> {
+    #[test]
+    fn commands_reach_whom_they_concern() {
         let log = Arc::new(Log::default());
-        TestDevice::new(log.clone()).write(offset, data);
-        lock(&log.0).clone()
-    }
-
-    #[test]
-    fn the_commands_at_every_width() {
-        for (value, wish) in [
-            (0x5555_u64, Wish::PowerOff),
-            (0x0007_5555, Wish::PowerOff),
-            (0x3333, Wish::Fail(0)),
-            (0x0001_3333, Wish::Fail(1)),
-            (0xffff_3333, Wish::Fail(0xffff)),
-            (0x7777, Wish::Reset),
-            (0xdead_beef_0002_3333, Wish::Fail(2)),
-        ] {
-            assert_eq!(wishes(0, &value.to_le_bytes()), [wish], "{value:#x}");
-            assert_eq!(wishes(0, &value.to_le_bytes()[..4]), [wish], "{value:#x}");
+        let device = TestDevice::new(log.clone());
+        for value in [0x5555_u32, 0x0007_3333, 0x7777, 0, 0x1234] {
+            device.write(0, &value.to_le_bytes());
         }
-        assert_eq!(wishes(0, &[0x55, 0x55]), [Wish::PowerOff]);
-        assert_eq!(wishes(0, &[0x33, 0x33]), [Wish::Fail(0)]);
-        assert_eq!(wishes(0, &[0x33, 0x33, 0x09]), [Wish::Fail(9)]);
-    }
-
-    #[test]
-    fn anything_else_is_ignored() {
-        for value in [0_u32, 0x55, 0x5554, 0x5555_0000, 0x3333_0000, u32::MAX] {
-            assert_eq!(wishes(0, &value.to_le_bytes()), [], "{value:#x}");
-        }
-        for offset in [1, 2, 4, 0xffc, u64::MAX] {
-            assert_eq!(wishes(offset, &[0x55, 0x55, 0, 0]), []);
-        }
-        assert_eq!(wishes(0, &[0x55]), []);
-        assert_eq!(wishes(0, &[]), []);
-    }
-
-    #[test]
-    fn reads_are_zero() {
-        let log = Arc::new(Log::default());
+        device.write(4, &0x5555_u32.to_le_bytes());
+        let wishes = [Wish::PowerOff, Wish::Fail(7), Wish::Reset];
+        assert_eq!(*lock(&log.0), wishes);
         let mut data = [0; 4];
-        TestDevice::new(log.clone()).read(0, &mut data);
+        device.read(0, &mut data);
         assert_eq!(data, [0; 4]);
-        assert_eq!(*lock(&log.0), []);
+        assert_eq!(lock(&log.0).len(), 3);
     }
 }

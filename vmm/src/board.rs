@@ -313,6 +313,7 @@ fn describe(
         hart: isa::hart(vcpu, host_mmu)
             .map_err(|error| Error::host("name the harts' ISA")(std::io::Error::other(error)))?,
         timebase_frequency,
+        ram_base: layout::RAM_BASE,
         ram_size: blueprint.memory,
         interrupts: irqchip.describe(),
         command_line: blueprint.command_line.clone().unwrap_or_default(),

@@ -213,6 +213,7 @@ mod tests {
                 cbop_block_size: None,
             },
             timebase_frequency: 10_000_000,
+            ram_base: hv_core::layout::RAM_BASE,
             ram_size: 64 << 20,
             interrupts: InterruptController::Plic { sources: 95 },
             command_line: "console=ttyS0".into(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hv_core::addr::GuestPhysAddr;
-use hv_core::sbi::{Access, BadMemory, ConsoleError, Platform};
+use hv_core::sbi::{Access, BadMemory, ConsoleError, Platform, base, dbcn, legacy, susp};
 use hv_devices::console::{ConsoleOutput, InputSink};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -22,6 +22,14 @@ pub struct SbiPlatform {
 }
 
 impl Platform for SbiPlatform {
+    /// What KVM hands on. It carries out the others itself or, where it has none of them, leaves the guest without.
+    fn implements(&self, extension: u64) -> bool {
+        matches!(
+            extension,
+            base::EID | dbcn::EID | susp::EID | legacy::CONSOLE_PUTCHAR | legacy::CONSOLE_GETCHAR
+        )
+    }
+
     fn console_write(&mut self, bytes: &[u8]) -> Result<usize, ConsoleError> {
         self.output.write(bytes);
         Ok(bytes.len())

@@ -28,6 +28,7 @@ fn machine(harts: u32, interrupts: InterruptController) -> Machine {
             cbop_block_size: Some(32),
         },
         timebase_frequency: 10_000_000,
+        ram_base: layout::RAM_BASE,
         ram_size: 0x2000_0000,
         interrupts,
         command_line: String::from("console=ttyS0 root=/dev/vda rw"),
@@ -194,6 +195,16 @@ fn what_there_is_not_is_not_mentioned() {
         nodes.properties["/chosen"].keys().collect::<Vec<_>>(),
         ["stdout-path"]
     );
+}
+
+#[test]
+fn memory_can_begin_elsewhere() {
+    let nodes = Nodes::of(&Machine {
+        ram_base: GuestPhysAddr(0x1_4000_0000),
+        ..machine(1, PLIC)
+    });
+    assert_eq!(nodes.reg("/memory@140000000"), (0x1_4000_0000, 0x2000_0000));
+    assert!(!nodes.properties.contains_key("/memory@80000000"));
 }
 
 #[test]
@@ -462,13 +473,19 @@ fn what_cannot_be_described_is_refused() {
     for harts in [0, layout::MAX_HARTS + 1, u32::MAX] {
         assert_eq!(build(&machine(harts, PLIC)), Err(Error::Harts(harts)));
     }
-    for ram_size in [0, u64::MAX, u64::MAX - 0x8000_0000 + 1] {
+    for (base, size) in [
+        (layout::RAM_BASE, 0),
+        (layout::RAM_BASE, u64::MAX),
+        (layout::RAM_BASE, u64::MAX - 0x8000_0000 + 1),
+        (GuestPhysAddr(u64::MAX), 1),
+    ] {
         assert_eq!(
             build(&Machine {
-                ram_size,
+                ram_base: base,
+                ram_size: size,
                 ..machine(1, AIA)
             }),
-            Err(Error::RamSize(ram_size))
+            Err(Error::Ram { base, size })
         );
     }
     let command_line = String::from("quiet\0console=ttyS0");

@@ -30,11 +30,19 @@ struct Board {
 }
 
 #[derive(Default)]
-struct Notified(Vec<(u32, bool)>);
+struct Notified {
+    lines: Vec<(u32, bool)>,
+    /// Each source completed, and how many notifications came before.
+    completed: Vec<(u32, usize)>,
+}
 
 impl HartLines for Notified {
     fn set_external(&mut self, hart: u32, asserted: bool) {
-        self.0.push((hart, asserted));
+        self.lines.push((hart, asserted));
+    }
+
+    fn completed(&mut self, source: u32) {
+        self.completed.push((source, self.lines.len()));
     }
 }
 
@@ -78,7 +86,7 @@ impl Board {
 
     /// The notifications since the last time this was asked.
     fn notified(&mut self) -> Vec<(u32, bool)> {
-        mem::take(&mut self.notified.0)
+        mem::take(&mut self.notified.lines)
     }
 }
 
@@ -115,6 +123,32 @@ fn a_level_still_high_at_completion_is_pending_again() {
     board.write(claim(S0), 10);
     assert_eq!(board.notified(), [(0, true)]);
     assert_eq!(board.read(claim(S0)), 10);
+}
+
+#[test]
+fn a_completion_is_told_of_before_the_level_counts_again() {
+    let mut board = Board::with_enabled(&[10]);
+    board.set(10, true);
+    assert_eq!(board.read(claim(S0)), 10);
+    board.notified();
+    board.write(claim(S0), 10);
+    assert_eq!(board.notified.completed, [(10, 0)]);
+    assert_eq!(board.notified(), [(0, true)]);
+}
+
+#[test]
+fn only_what_is_completed_is_told_of() {
+    let mut board = Board::with_enabled(&[10, 11]);
+    board.set(10, true);
+    board.write(claim(S0), 10);
+    board.read(claim(S0));
+    for (context, source) in [(S0, 0), (S0, 11), (S0, 96), (S0, 10 << 8), (M0, 10)] {
+        board.write(claim(context), source);
+    }
+    assert_eq!(board.notified.completed, []);
+    board.write(claim(S0), 10);
+    board.write(claim(S0), 10);
+    assert_eq!(board.notified.completed.len(), 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use super::{
     Access, BadMemory, Call, ConsoleError, ERR_FAILED, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED,
-    Platform, Return,
+    Platform,
 };
 use crate::addr::GuestPhysAddr;
 
@@ -27,19 +27,15 @@ pub const MAX_BYTES_PER_CALL: u64 = 64 * 1024;
 const CHUNK: usize = 512;
 
 /// Answers a call of this extension.
-pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Return {
+pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
     let [first, low, high, ..] = call.args;
-    let result = match call.function {
+    match call.function {
         CONSOLE_WRITE => memory(first, low, high, Access::Read, platform)
             .and_then(|address| transfer(address, first, platform, write_chunk)),
         CONSOLE_READ => memory(first, low, high, Access::Write, platform)
             .and_then(|address| transfer(address, first, platform, read_chunk)),
         CONSOLE_WRITE_BYTE => write_byte(first, platform),
         _ => Err(ERR_NOT_SUPPORTED),
-    };
-    match result {
-        Ok(value) => Return::success(value),
-        Err(error) => Return::error(error),
     }
 }
 
@@ -140,7 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::test_platform::{MEMORY, TestPlatform};
-    use super::super::{SUCCESS, handle};
+    use super::super::{Return, SUCCESS, handle};
     use super::*;
 
     fn call(function: u64, args: [u64; 3], platform: &mut TestPlatform) -> (i64, u64) {

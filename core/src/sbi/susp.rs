@@ -1,9 +1,6 @@
 //! System suspend (SBI 3.0, chapter "System Suspend Extension").
 
-use super::{
-    Access, Call, ERR_INVALID_ADDRESS, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED, Platform, Return,
-};
-use crate::addr::GuestPhysAddr;
+use super::{Call, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED, Platform, entry};
 
 /// Extension id, "SUSP".
 pub const EID: u64 = 0x5355_5350;
@@ -13,34 +10,27 @@ pub const SYSTEM_SUSPEND: u64 = 0;
 /// The sleep type that every implementation has.
 const SUSPEND_TO_RAM: u64 = 0;
 
-/// The smallest instruction, in bytes: what there has to be where the hart resumes.
-const INSTRUCTION: u64 = 2;
-
 /// Answers a call of this extension.
-pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Return {
+pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
     let [sleep_type, resume_address, opaque, ..] = call.args;
     if call.function != SYSTEM_SUSPEND {
-        return Return::error(ERR_NOT_SUPPORTED);
+        return Err(ERR_NOT_SUPPORTED);
     }
     // The parameter is 32 bits wide; all other types are reserved, or the platform's and not implemented.
     if sleep_type & u64::from(u32::MAX) != SUSPEND_TO_RAM {
-        return Return::error(ERR_INVALID_PARAM);
+        return Err(ERR_INVALID_PARAM);
     }
-    let resume_address = GuestPhysAddr(resume_address);
-    if !platform.is_memory(resume_address, INSTRUCTION, Access::Read) {
-        return Return::error(ERR_INVALID_ADDRESS);
-    }
-    match platform.system_suspend(resume_address, opaque) {
-        Ok(()) => Return::success(0),
-        Err(error) => Return::error(error),
-    }
+    let resume_address = entry(resume_address, platform)?;
+    platform.system_suspend(resume_address, opaque)?;
+    Ok(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::test_platform::{MEMORY, TestPlatform};
-    use super::super::{ERR_DENIED, handle};
+    use super::super::{ERR_DENIED, ERR_INVALID_ADDRESS, Return, handle};
     use super::*;
+    use crate::addr::GuestPhysAddr;
 
     fn call(function: u64, args: [u64; 3], platform: &mut TestPlatform) -> Return {
         let [a0, a1, a2] = args;
@@ -84,7 +74,7 @@ mod tests {
             call(1, [0, MEMORY, 7], &mut platform),
             Return::error(ERR_NOT_SUPPORTED)
         );
-        for address in [0, MEMORY + 3, u64::MAX] {
+        for address in [0, MEMORY + 1, MEMORY + 4, u64::MAX] {
             assert_eq!(
                 call(0, [0, address, 7], &mut platform),
                 Return::error(ERR_INVALID_ADDRESS)

@@ -1,17 +1,53 @@
-//! A platform for tests: a little memory, a console with so much room and so much input.
+//! A platform for tests: a little memory, a console with so much room and so much input, four harts. It takes note of what
+//! it was asked for.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::mem;
 use core::ops::Range;
 
-use super::{Access, BadMemory, ConsoleError, Platform};
+use super::hsm::Harts;
+use super::pmu::Counters;
+use super::srst::Reset;
+use super::{Access, BadMemory, ConsoleError, FenceRange, HartSet, Identity, Platform, hsm};
 use crate::addr::GuestPhysAddr;
 
 /// Where the memory begins.
 pub(super) const MEMORY: u64 = 0x8000_0000;
 
+/// How far the guest's virtual addresses lie above its physical ones.
+pub(super) const VIRTUAL: u64 = 0xffff_ffc0_0000_0000;
+
+/// A fence that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fence {
+    Instructions(HartSet),
+    Memory(HartSet, FenceRange, Option<u64>),
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct TestPlatform {
+    /// What there is; `None` for everything.
+    pub(super) extensions: Option<&'static [u64]>,
+    pub(super) identity: Identity,
+    pub(super) harts: Harts,
+    /// How many of them there are.
+    pub(super) count: u32,
+    /// Which of them calls.
+    pub(super) hart: u32,
+    pub(super) timer: Option<u64>,
+    /// The harts interrupted, in that order.
+    pub(super) interrupted: Vec<u32>,
+    pub(super) ipi_pending: bool,
+    pub(super) fenced: Vec<Fence>,
+    /// The hart started last, where, and its opaque value.
+    pub(super) started: Option<(u32, GuestPhysAddr, u64)>,
+    /// What the calling hart suspended itself with.
+    pub(super) hart_suspended: Option<Option<(GuestPhysAddr, u64)>>,
+    pub(super) reset: Option<Reset>,
+    /// What to answer a hart that stops or suspends, and a reset.
+    pub(super) refusal: Option<i64>,
+    pub(super) counters: Option<Counters>,
     pub(super) memory: Vec<u8>,
     pub(super) read_only: bool,
     pub(super) written: Vec<u8>,
@@ -34,6 +70,20 @@ impl Default for TestPlatform {
 impl TestPlatform {
     pub(super) fn with_memory(memory: &[u8]) -> Self {
         Self {
+            extensions: None,
+            identity: Identity::default(),
+            harts: Harts::new(4, 0),
+            count: 4,
+            hart: 0,
+            timer: None,
+            interrupted: Vec::new(),
+            ipi_pending: false,
+            fenced: Vec::new(),
+            started: None,
+            hart_suspended: None,
+            reset: None,
+            refusal: None,
+            counters: Some(Counters::new()),
             memory: memory.to_vec(),
             read_only: false,
             written: Vec::new(),
@@ -44,6 +94,18 @@ impl TestPlatform {
             suspended: None,
             suspend_error: None,
         }
+    }
+
+    pub(super) fn with_harts(count: u32) -> Self {
+        Self {
+            harts: Harts::new(count, 0),
+            count,
+            ..Self::default()
+        }
+    }
+
+    fn refusal(&self) -> Result<(), i64> {
+        self.refusal.map_or(Ok(()), Err)
     }
 
     fn range(&self, address: GuestPhysAddr, size: u64) -> Result<Range<usize>, BadMemory> {
@@ -65,6 +127,23 @@ impl TestPlatform {
 }
 
 impl Platform for TestPlatform {
+    fn implements(&self, extension: u64) -> bool {
+        self.extensions
+            .is_none_or(|extensions| extensions.contains(&extension))
+    }
+
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn harts(&self) -> u32 {
+        self.count
+    }
+
+    fn current_hart(&self) -> u32 {
+        self.hart
+    }
+
     fn console_write(&mut self, bytes: &[u8]) -> Result<usize, ConsoleError> {
         self.working()?;
         let count = bytes.len().min(self.room);
@@ -110,6 +189,62 @@ impl Platform for TestPlatform {
         }
         self.suspended = Some((resume_address, opaque));
         Ok(())
+    }
+
+    fn read_virtual(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BadMemory> {
+        let address = address.checked_sub(VIRTUAL).ok_or(BadMemory)?;
+        self.read_memory(GuestPhysAddr(address), buffer)
+    }
+
+    fn set_timer(&mut self, deadline: u64) {
+        self.timer = Some(deadline);
+    }
+
+    fn send_ipi(&mut self, hart: u32) {
+        self.interrupted.push(hart);
+    }
+
+    fn clear_ipi(&mut self) -> bool {
+        mem::take(&mut self.ipi_pending)
+    }
+
+    fn remote_fence_i(&mut self, harts: &HartSet) {
+        self.fenced.push(Fence::Instructions(*harts));
+    }
+
+    fn remote_sfence_vma(&mut self, harts: &HartSet, range: FenceRange, asid: Option<u64>) {
+        self.fenced.push(Fence::Memory(*harts, range, asid));
+    }
+
+    fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
+        self.harts.start(hart)?;
+        self.started = Some((hart, address, opaque));
+        Ok(())
+    }
+
+    fn hart_stop(&mut self) -> Result<(), i64> {
+        self.refusal()?;
+        self.harts.stop(self.hart)
+    }
+
+    fn hart_state(&self, hart: u32) -> Option<hsm::State> {
+        self.harts.state(hart)
+    }
+
+    fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), i64> {
+        self.refusal()?;
+        self.hart_suspended = Some(resume);
+        Ok(())
+    }
+
+    fn system_reset(&mut self, reset: Reset) -> Result<(), i64> {
+        self.refusal()?;
+        self.reset = Some(reset);
+        Ok(())
+    }
+
+    fn pmu(&mut self) -> Option<&mut Counters> {
+        self.counters.as_mut()
     }
 
     fn legacy_getchar_empty(&self) -> i64 {

@@ -1,31 +1,12 @@
-//! Checked against the PC16550D data sheet, section 8, and against what drivers do to tell UARTs apart.
-
-use std::collections::VecDeque;
-
-use proptest::prelude::*;
+//! What is around the registers, which `hv_core::uart` tests itself.
 
 use super::*;
+use crate::virtio::testing::TestLine;
 
-/// Remembers the level, and how often it was set.
-#[derive(Default)]
-struct Line(Mutex<(bool, usize)>);
-
-impl Line {
-    fn level(&self) -> bool {
-        lock(&self.0).0
-    }
-    fn calls(&self) -> usize {
-        lock(&self.0).1
-    }
-}
-
-impl IrqLine for Line {
-    fn set_level(&self, asserted: bool) {
-        let mut line = lock(&self.0);
-        assert_ne!(line.0, asserted, "the line is driven only when it changes");
-        *line = (asserted, line.1 + 1);
-    }
-}
+/// Register offsets.
+const DATA: u64 = 0;
+const INTERRUPT_ENABLE: u64 = 1;
+const FIFO_CONTROL: u64 = 2;
 
 #[derive(Default)]
 struct Sink(Mutex<Vec<u8>>);
@@ -41,476 +22,64 @@ impl ConsoleOutput for Sink {
     fn set_room_event(&self, _event: Arc<EventFd>) {}
 }
 
-struct Bench {
-    uart: Uart,
-    line: Arc<Line>,
-    sink: Arc<Sink>,
-}
+/// Remembers every call.
+#[derive(Default)]
+struct Calls(Mutex<Vec<bool>>);
 
-impl Bench {
-    fn new() -> Self {
-        let (line, sink) = (Arc::<Line>::default(), Arc::<Sink>::default());
-        Self {
-            uart: Uart::new(line.clone(), sink.clone()),
-            line,
-            sink,
-        }
-    }
-    fn with_fifos() -> Self {
-        let bench = Self::new();
-        bench.write(register::IIR_FCR, fcr::ENABLE);
-        bench
-    }
-    fn read(&self, register: u64) -> u8 {
-        let mut data = [0];
-        self.uart.read(register, &mut data);
-        data[0]
-    }
-    fn write(&self, register: u64, value: u8) {
-        self.uart.write(register, &[value]);
-    }
-    /// The guest waits for a character as a driver without interrupts does.
-    fn poll_for_input(&self) {
-        for _ in 0..POLLS_OF_A_READER {
-            self.read(register::LSR);
-        }
-    }
-    fn interrupt(&self) -> u8 {
-        self.read(register::IIR_FCR) & 0x0f
-    }
-    fn sent(&self) -> Vec<u8> {
-        lock(&self.sink.0).clone()
+impl IrqLine for Calls {
+    fn set_level(&self, asserted: bool) {
+        lock(&self.0).push(asserted);
     }
 }
 
 #[test]
-fn power_on_state() {
-    let bench = Bench::new();
-    // Data sheet, table III, "UART Reset Configuration".
-    assert_eq!(bench.read(register::IER_DLM), 0);
-    assert_eq!(bench.read(register::IIR_FCR), 0x01);
-    assert_eq!(bench.read(register::LCR), 0);
-    assert_eq!(bench.read(register::MCR), 0);
-    assert_eq!(bench.read(register::LSR), 0x60);
-    assert_eq!(bench.read(register::MSR) & 0x0f, 0);
-    assert_eq!(bench.line.calls(), 0);
+fn characters_leave_in_order() {
+    let sink = Arc::<Sink>::default();
+    let uart = Uart::new(Arc::<TestLine>::default(), sink.clone());
+    uart.write(DATA, b"a");
+    uart.write(DATA, &[b'b', 0xff, 0xff, 0xff]);
+    uart.write(DATA, &[]);
+    uart.write(INTERRUPT_ENABLE, b"c");
+    assert_eq!(*lock(&sink.0), b"ab");
 }
 
 #[test]
-fn characters_leave_in_order_whatever_the_width_of_the_access() {
-    let bench = Bench::new();
-    bench.write(register::RBR_THR_DLL, b'a');
-    bench.uart.write(0, &[b'b', 0xff]);
-    bench.uart.write(0, &[b'c', 0, 0, 0]);
-    bench.uart.write(0, &[b'd', 0, 0, 0, 0, 0, 0, 0]);
-    bench.uart.write(0, &[]);
-    assert_eq!(bench.sent(), b"abcd");
-    let mut wide = [0; 4];
-    bench.uart.read(register::LSR, &mut wide);
-    assert_eq!(wide, [0x60, 0, 0, 0]);
-}
-
-#[test]
-fn nothing_answers_beyond_the_registers() {
-    let bench = Bench::new();
-    for offset in [8, 0xff, u64::MAX] {
-        bench.write(offset, 0xff);
-        assert_eq!(bench.read(offset), 0);
+fn the_line_is_driven_when_it_changes() {
+    let calls = Arc::<Calls>::default();
+    let uart = Uart::new(calls.clone(), Arc::<Sink>::default());
+    uart.write(FIFO_CONTROL, &[1]);
+    uart.write(INTERRUPT_ENABLE, &[1]);
+    assert_eq!(*lock(&calls.0), []);
+    assert_eq!(uart.receive(b"ab"), 2);
+    assert_eq!(uart.receive(b"c"), 1);
+    assert_eq!(*lock(&calls.0), [true]);
+    let mut data = [0; 4];
+    for expected in b"ab" {
+        uart.read(DATA, &mut data);
+        assert_eq!(data, [*expected, 0, 0, 0]);
     }
-    assert!(bench.sent().is_empty());
+    assert_eq!(*lock(&calls.0), [true]);
+    assert_eq!(uart.take_received(&mut data), 1);
+    assert_eq!(data[0], b'c');
+    assert_eq!(*lock(&calls.0), [true, false]);
 }
 
 #[test]
-fn divisor_latch_hides_data_and_interrupt_enable() {
-    let bench = Bench::new();
-    bench.write(register::IER_DLM, 0x05);
-    bench.write(register::LCR, 0x83);
-    bench.write(register::RBR_THR_DLL, 0x0c);
-    bench.write(register::IER_DLM, 0xab);
-    assert_eq!(bench.read(register::RBR_THR_DLL), 0x0c);
-    assert_eq!(bench.read(register::IER_DLM), 0xab);
-    bench.write(register::LCR, 0x03);
-    assert_eq!(bench.read(register::IER_DLM), 0x05);
-    assert_eq!(bench.read(register::RBR_THR_DLL), 0);
-    assert!(bench.sent().is_empty());
-}
-
-#[test]
-fn unused_bits_read_zero_and_scratch_holds_all() {
-    let bench = Bench::new();
-    bench.write(register::IER_DLM, 0xf0);
-    bench.write(register::MCR, 0xe0);
-    bench.write(register::SCR, 0xa5);
-    assert_eq!(bench.read(register::IER_DLM), 0);
-    assert_eq!(bench.read(register::MCR), 0);
-    assert_eq!(bench.read(register::SCR), 0xa5);
-}
-
-/// The order of tests in Linux, drivers/tty/serial/8250/8250_port.c, autoconfig(), down to "16550A" and no further.
-#[test]
-fn drivers_detect_a_16550a() {
-    let bench = Bench::new();
-    bench.write(register::IER_DLM, 0);
-    assert_eq!(bench.read(register::IER_DLM) & 0x0f, 0);
-    bench.write(register::IER_DLM, 0x0f);
-    assert_eq!(bench.read(register::IER_DLM) & 0x0f, 0x0f);
-    bench.write(register::IER_DLM, 0);
-    bench.write(register::MCR, mcr::LOOP | 0x0a);
-    assert_eq!(bench.read(register::MSR) & 0xf0, 0x90, "loopback test");
-    bench.write(register::MCR, 0);
-    bench.write(register::LCR, 0xbf);
-    bench.write(register::IIR_FCR, 0);
-    bench.write(register::LCR, 0);
-    bench.write(register::IIR_FCR, fcr::ENABLE);
-    assert_eq!(bench.read(register::IIR_FCR) >> 6, 3);
-    for lcr in [0x80, 0xbf] {
-        bench.write(register::LCR, lcr);
-        assert_ne!(
-            bench.read(register::IIR_FCR),
-            0,
-            "no enhanced feature register: not a 16650"
-        );
-    }
-    // Bit 5 of FCR and IIR belongs to the 64-byte FIFO of a 16750.
-    bench.write(register::LCR, 0x80);
-    bench.write(register::IIR_FCR, fcr::ENABLE | 0x20);
-    assert_eq!(bench.read(register::IIR_FCR) >> 5, 6);
-    bench.write(register::LCR, 0);
-    bench.write(register::IER_DLM, 0x40);
-    assert_eq!(
-        bench.read(register::IER_DLM),
-        0,
-        "no UART unit enable: not an XScale"
-    );
-}
-
-#[test]
-fn transmitter_empty_interrupt() {
-    let bench = Bench::new();
-    bench.write(register::IER_DLM, ier::TRANSMITTER_EMPTY);
-    assert!(
-        bench.line.level(),
-        "enabling it while the transmitter is empty raises it"
-    );
-    assert_eq!(bench.interrupt(), iir::TRANSMITTER_EMPTY);
-    assert!(!bench.line.level(), "reading IIR clears it");
-    assert_eq!(bench.interrupt(), iir::NONE);
-    bench.write(register::RBR_THR_DLL, b'x');
-    assert!(bench.line.level(), "the character has left");
-    // The test for chips that do not raise it again (Linux, serial8250_do_startup).
-    bench.write(register::IER_DLM, 0);
-    assert!(!bench.line.level());
-    bench.write(register::IER_DLM, ier::TRANSMITTER_EMPTY);
-    assert_eq!(bench.interrupt(), iir::TRANSMITTER_EMPTY);
-    bench.write(register::IER_DLM, 0);
-    bench.write(register::IER_DLM, ier::TRANSMITTER_EMPTY);
-    assert_eq!(bench.interrupt(), iir::TRANSMITTER_EMPTY);
-}
-
-#[test]
-fn reading_iir_clears_the_transmitter_interrupt_only_if_it_is_shown() {
-    let bench = Bench::with_fifos();
-    bench.write(
-        register::IER_DLM,
-        ier::TRANSMITTER_EMPTY | ier::RECEIVED_DATA,
-    );
-    assert_eq!(bench.uart.receive(b"x"), 1);
-    assert_eq!(bench.interrupt(), iir::RECEIVED_DATA);
-    assert_eq!(bench.read(register::RBR_THR_DLL), b'x');
-    assert_eq!(
-        bench.interrupt(),
-        iir::TRANSMITTER_EMPTY,
-        "it was waiting behind the one of higher priority"
-    );
-}
-
-#[test]
-fn received_data_interrupt_follows_the_fifo() {
-    let bench = Bench::with_fifos();
-    bench.poll_for_input();
-    assert_eq!(bench.uart.receive(b"ab"), 2);
-    assert!(!bench.line.level());
-    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
-    assert!(bench.line.level());
-    assert_eq!(bench.read(register::LSR), 0x61);
-    assert_eq!(bench.interrupt(), iir::RECEIVED_DATA);
-    assert!(bench.line.level(), "only reading the data clears it");
-    assert_eq!(bench.read(register::RBR_THR_DLL), b'a');
-    assert!(bench.line.level());
-    assert_eq!(bench.read(register::RBR_THR_DLL), b'b');
-    assert!(!bench.line.level());
-    assert_eq!(bench.read(register::LSR), 0x60);
-    assert_eq!(bench.line.calls(), 2);
-}
-
-#[test]
-fn below_the_trigger_level_it_is_a_character_timeout() {
-    for (bits, level) in [(0, 1), (1, 4), (2, 8), (3, 14)] {
-        let bench = Bench::new();
-        bench.write(register::IER_DLM, ier::RECEIVED_DATA);
-        bench.write(register::IIR_FCR, fcr::ENABLE | bits << fcr::TRIGGER_SHIFT);
-        for count in 1..=16 {
-            assert_eq!(bench.uart.receive(b"x"), 1);
-            let expected = if count >= level {
-                iir::RECEIVED_DATA
-            } else {
-                iir::CHARACTER_TIMEOUT
-            };
-            assert_eq!(
-                bench.interrupt(),
-                expected,
-                "level {level}, {count} characters"
-            );
-        }
-    }
-}
-
-#[test]
-fn fifo_control_empties_the_receiver() {
-    for (before, value) in [
-        (fcr::ENABLE, fcr::ENABLE | fcr::RECEIVER_RESET),
-        (fcr::ENABLE, 0),
-        (0, fcr::ENABLE),
-    ] {
-        let bench = Bench::new();
-        bench.write(register::IIR_FCR, before);
-        bench.poll_for_input();
-        assert_eq!(bench.uart.receive(b"x"), 1);
-        bench.write(register::IIR_FCR, value);
-        assert_eq!(bench.read(register::LSR) & lsr::DATA_READY, 0, "{value:#x}");
-    }
-    let bench = Bench::with_fifos();
-    bench.poll_for_input();
-    assert_eq!(bench.uart.receive(b"x"), 1);
-    bench.write(register::IIR_FCR, fcr::ENABLE | 0xc0);
-    assert_eq!(
-        bench.read(register::RBR_THR_DLL),
-        b'x',
-        "a new trigger level alone keeps the data"
-    );
-}
-
-#[test]
-fn input_waits_for_room_and_is_asked_for() {
-    let bench = Bench::with_fifos();
+fn the_room_event_asks_for_the_rest_of_the_input() {
+    let uart = Uart::new(Arc::<TestLine>::default(), Arc::<Sink>::default());
+    uart.write(INTERRUPT_ENABLE, &[1]);
+    assert_eq!(uart.receive(b"xy"), 1);
+    let mut data = [0];
+    uart.read(DATA, &mut data);
+    assert_eq!(data, *b"x");
+    // The guest was quicker than whoever brings input: the event catches up at the next access.
     let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    bench.uart.set_room_event(room.try_clone().unwrap());
-    bench.poll_for_input();
-    assert_eq!(bench.uart.receive(&[b'x'; 100]), FIFO_SIZE);
-    assert_eq!(bench.uart.receive(b"y"), 0);
-    for _ in 1..FIFO_SIZE {
-        bench.read(register::RBR_THR_DLL);
-        assert!(room.read().is_err(), "not before all is read");
-    }
-    bench.read(register::RBR_THR_DLL);
+    uart.set_room_event(room.try_clone().unwrap());
+    uart.read(DATA, &mut data);
     assert_eq!(room.read().unwrap(), 1);
-    assert_eq!(bench.uart.receive(&[b'x'; FIFO_SIZE]), FIFO_SIZE);
-    bench.write(register::IIR_FCR, fcr::ENABLE | fcr::RECEIVER_RESET);
+    uart.read(DATA, &mut data);
+    assert!(room.read().is_err(), "it was told");
+    assert_eq!(uart.receive(b"y"), 1);
+    uart.read(DATA, &mut data);
     assert!(room.read().is_err(), "nobody waits for room");
-}
-
-/// Linux's 8250 driver enables the received-data interrupt and then the FIFO, which empties the receiver.
-#[test]
-fn characters_that_a_starting_driver_throws_away_come_again() {
-    let bench = Bench::new();
-    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    bench.uart.set_room_event(room.try_clone().unwrap());
-    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
-    assert_eq!(bench.uart.receive(b"cat"), 1, "no FIFO yet");
-    bench.write(register::IIR_FCR, fcr::ENABLE);
-    assert_eq!(bench.read(register::LSR) & lsr::DATA_READY, 0);
-    assert_eq!(room.read().unwrap(), 1);
-    assert_eq!(bench.uart.receive(b"at"), 2);
-    bench.write(register::IIR_FCR, fcr::ENABLE | fcr::RECEIVER_RESET);
-    assert_eq!(room.read().unwrap(), 1);
-    assert_eq!(bench.uart.receive(b""), 0);
-    let read: Vec<u8> = (0..3).map(|_| bench.read(register::RBR_THR_DLL)).collect();
-    assert_eq!(read, b"cat");
-    assert!(room.read().is_err());
-}
-
-#[test]
-fn input_waits_until_the_guest_reads_it() {
-    let bench = Bench::with_fifos();
-    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    bench.uart.set_room_event(room.try_clone().unwrap());
-    assert_eq!(bench.uart.receive(b"early"), 0);
-    // A driver that sends looks at LSR before each character; one that starts clears the FIFO and reads what is left.
-    for _ in 0..1000 {
-        bench.read(register::LSR);
-        bench.write(register::RBR_THR_DLL, b'x');
-    }
-    bench.write(register::IIR_FCR, fcr::ENABLE | fcr::RECEIVER_RESET);
-    bench.read(register::RBR_THR_DLL);
-    assert!(room.read().is_err());
-    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
-    assert_eq!(room.read().unwrap(), 1, "now it can come");
-    assert_eq!(bench.uart.receive(b"early"), 5);
-}
-
-#[test]
-fn a_guest_that_polls_gets_its_input() {
-    let bench = Bench::with_fifos();
-    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    bench.uart.set_room_event(room.try_clone().unwrap());
-    assert_eq!(bench.uart.receive(b"x"), 0);
-    bench.poll_for_input();
-    assert_eq!(room.read().unwrap(), 1);
-    assert_eq!(bench.uart.receive(b"x"), 1);
-    assert_eq!(bench.read(register::LSR) & lsr::DATA_READY, lsr::DATA_READY);
-    assert_eq!(bench.read(register::RBR_THR_DLL), b'x');
-}
-
-#[test]
-fn without_fifos_the_receiver_holds_one_character() {
-    let bench = Bench::new();
-    bench.poll_for_input();
-    assert_eq!(bench.uart.receive(b"ab"), 1);
-    assert_eq!(bench.read(register::RBR_THR_DLL), b'a');
-    assert_eq!(bench.uart.receive(b"b"), 1);
-}
-
-#[test]
-fn received_characters_can_be_taken_around_the_registers() {
-    let bench = Bench::with_fifos();
-    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    bench.uart.set_room_event(room.try_clone().unwrap());
-    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
-    assert_eq!(bench.uart.receive(b"0123456789abcdefXYZ"), FIFO_SIZE);
-    let mut buffer = [0; 10];
-    assert_eq!(bench.uart.take_received(&mut buffer), 10);
-    assert_eq!(buffer, *b"0123456789");
-    assert!(bench.line.level());
-    assert_eq!(bench.uart.take_received(&mut buffer), 6);
-    assert_eq!(buffer[..6], *b"abcdef");
-    assert!(!bench.line.level());
-    assert_eq!(room.read().unwrap(), 1);
-    assert_eq!(bench.uart.take_received(&mut buffer), 0);
-}
-
-#[test]
-fn loopback_connects_transmitter_to_receiver() {
-    let bench = Bench::with_fifos();
-    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    bench.uart.set_room_event(room.try_clone().unwrap());
-    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
-    bench.write(register::MCR, mcr::LOOP);
-    assert_eq!(
-        bench.uart.receive(b"x"),
-        0,
-        "the serial input is disconnected"
-    );
-    assert!(room.read().is_err());
-    bench.write(register::RBR_THR_DLL, b'l');
-    assert_eq!(bench.read(register::RBR_THR_DLL), b'l');
-    assert!(bench.sent().is_empty());
-    bench.write(register::MCR, 0);
-    assert_eq!(room.read().unwrap(), 1, "connected again");
-}
-
-#[test]
-fn overrun_in_loopback_is_a_line_status_interrupt() {
-    let bench = Bench::with_fifos();
-    bench.write(register::IER_DLM, ier::LINE_STATUS);
-    bench.write(register::MCR, mcr::LOOP);
-    for n in 0..17 {
-        assert!(!bench.line.level());
-        bench.write(register::RBR_THR_DLL, n);
-    }
-    assert_eq!(bench.interrupt(), iir::LINE_STATUS);
-    assert_eq!(bench.read(register::LSR), 0x63);
-    assert!(!bench.line.level(), "reading LSR clears it");
-    assert_eq!(bench.read(register::LSR), 0x61);
-    assert_eq!(
-        bench.read(register::RBR_THR_DLL),
-        0,
-        "the FIFO keeps the older characters"
-    );
-}
-
-#[test]
-fn modem_lines_in_loopback_and_their_changes() {
-    let bench = Bench::new();
-    assert_eq!(bench.read(register::MSR), 0xb0);
-    bench.write(register::IER_DLM, ier::MODEM_STATUS);
-    bench.write(register::MCR, mcr::LOOP);
-    assert_eq!(bench.interrupt(), iir::MODEM_STATUS);
-    assert_eq!(
-        bench.read(register::MSR),
-        0x0b,
-        "CTS, DSR and DCD went away"
-    );
-    assert!(!bench.line.level(), "reading MSR clears it");
-    for (output, status) in [(mcr::RTS, 0x11), (mcr::DTR, 0x22), (mcr::OUT2, 0x88)] {
-        bench.write(register::MCR, mcr::LOOP | output);
-        assert_eq!(bench.read(register::MSR), status);
-        bench.write(register::MCR, mcr::LOOP);
-        assert_eq!(bench.read(register::MSR), status & 0x0f);
-    }
-    bench.write(register::MCR, mcr::LOOP | mcr::OUT1);
-    assert_eq!(
-        bench.read(register::MSR),
-        0x40,
-        "a ring that begins is no change"
-    );
-    bench.write(register::MCR, mcr::LOOP);
-    assert_eq!(bench.read(register::MSR), 0x04, "a ring that ends is");
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Read(u64, usize),
-    Write(u64, Vec<u8>),
-    Receive(Vec<u8>),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        (0..10_u64, 0..9_usize).prop_map(|(offset, width)| Step::Read(offset, width)),
-        (0..10_u64, proptest::collection::vec(any::<u8>(), 0..9))
-            .prop_map(|(offset, data)| Step::Write(offset, data)),
-        proptest::collection::vec(any::<u8>(), 0..40).prop_map(Step::Receive),
-    ]
-}
-
-proptest! {
-    /// Whatever a guest does: the line tells what IIR tells, and input is read in the order in which it came.
-    #[test]
-    fn line_and_identification_agree(steps in proptest::collection::vec(step(), 0..200)) {
-        let bench = Bench::new();
-        let mut received: VecDeque<u8> = VecDeque::new();
-        for step in steps {
-            let wrote = matches!(step, Step::Write(..));
-            match step {
-                Step::Read(offset, width) => {
-                    let before = lock(&bench.uart.state).registers.clone();
-                    let mut data = vec![0; width];
-                    bench.uart.read(offset, &mut data);
-                    if offset == 0 && width > 0 && !before.divisor_latch() {
-                        prop_assert_eq!(data[0], received.pop_front().unwrap_or(0));
-                    }
-                    prop_assert!(data.iter().skip(1).all(|byte| *byte == 0));
-                }
-                Step::Write(offset, data) => bench.uart.write(offset, &data),
-                Step::Receive(bytes) => {
-                    let before = lock(&bench.uart.state).registers.clone();
-                    let taken = bench.uart.receive(&bytes);
-                    let after = lock(&bench.uart.state).registers.clone();
-                    let given = before.received.iter().chain(&before.unread).chain(&bytes[..taken]);
-                    prop_assert!(given.eq(after.received.iter().chain(&after.unread)));
-                    received = after.received;
-                }
-            }
-            let registers = lock(&bench.uart.state).registers.clone();
-            prop_assert_eq!(bench.line.level(), registers.interrupt() != iir::NONE);
-            prop_assert!(registers.received.len() <= FIFO_SIZE);
-            prop_assert!(registers.unread.len() <= FIFO_SIZE);
-            if wrote {
-                // Loopback and FIFO control change the queue from within.
-                received = registers.received;
-            } else {
-                prop_assert_eq!(&registers.received, &received);
-            }
-        }
-    }
 }

@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use hv_core::virtio_mmio::{MAGIC, VENDOR, read_empty_slot};
 use virtio_bindings::virtio_mmio as register;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -21,11 +22,6 @@ use crate::lock;
 
 mod legacy;
 mod modern;
-
-/// "virt", read at the start of every slot.
-const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-/// "QEMU". Some guests accept no other vendor.
-const VENDOR: u32 = u32::from_le_bytes(*b"QEMU");
 
 /// Offset of the QueueNotify register within a slot, in bytes. A driver writes the queue's index there, four bytes wide;
 /// this is what an ioeventfd has to match.
@@ -247,15 +243,7 @@ pub struct EmptySlot(pub Version);
 
 impl MmioDevice for EmptySlot {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        if let (Ok(data), Some(register)) = (<&mut [u8; 4]>::try_from(data), aligned(offset)) {
-            let value = match register {
-                register::VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
-                register::VIRTIO_MMIO_VERSION => self.0.number(),
-                register::VIRTIO_MMIO_VENDOR_ID => VENDOR,
-                _ => 0,
-            };
-            *data = value.to_le_bytes();
-        }
+        read_empty_slot(self.0.number(), offset, data);
     }
 
     fn write(&self, _offset: u64, _data: &[u8]) {}

@@ -19,15 +19,21 @@ pub(super) enum Target {
     /// Linux: hvrun and the lab's own programs.
     Linux,
     /// No system: guests.
-    Bare,
+    Guest,
+    /// No system: the bare-metal hypervisor. Without floating point, as those registers are its guests'.
+    Hypervisor,
 }
+
+/// How the bare-metal hypervisor is compiled: it moves itself to where its guests want no memory.
+const HYPERVISOR_FLAGS: &str = "-Crelocation-model=pie";
 
 impl Target {
     /// Its name in Rust.
     pub(super) const fn triple(self) -> &'static str {
         match self {
             Self::Linux => "riscv64gc-unknown-linux-gnu",
-            Self::Bare => "riscv64gc-unknown-none-elf",
+            Self::Guest => "riscv64gc-unknown-none-elf",
+            Self::Hypervisor => "riscv64imac-unknown-none-elf",
         }
     }
 
@@ -35,7 +41,16 @@ impl Target {
     const fn libraries(self) -> &'static str {
         match self {
             Self::Linux => "-Zbuild-std=std,panic_abort",
-            Self::Bare => "-Zbuild-std=core,alloc",
+            Self::Guest | Self::Hypervisor => "-Zbuild-std=core,alloc",
+        }
+    }
+
+    /// How it is compiled.
+    const fn flags(self) -> &'static str {
+        match self {
+            Self::Linux => "-Ctarget-feature=+crt-static",
+            Self::Guest => "",
+            Self::Hypervisor => HYPERVISOR_FLAGS,
         }
     }
 }
@@ -56,7 +71,15 @@ pub fn cross_build(package: &str, bin: &str) -> Result<PathBuf> {
 /// # Errors
 /// As [`cross_build`].
 pub fn test_kernel() -> Result<PathBuf> {
-    build_once(Target::Bare, "hv-testkernel", "testkernel")
+    build_once(Target::Guest, "hv-testkernel", "testkernel")
+}
+
+/// Builds the bare-metal hypervisor, an ELF file that firmware enters in HS-mode, and returns its path.
+///
+/// # Errors
+/// As [`cross_build`].
+pub fn bare_hypervisor() -> Result<PathBuf> {
+    build_once(Target::Hypervisor, "hv-bare", "hv-bare")
 }
 
 fn build_once(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
@@ -88,13 +111,9 @@ fn build(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
     ]);
     cargo.arg("--target-dir").arg(&target_dir);
     // Flags of the user's for this machine's own processor must not reach the other one.
-    let flags = match target {
-        Target::Linux => "-Ctarget-feature=+crt-static",
-        Target::Bare => "",
-    };
     cargo
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env("RUSTFLAGS", flags);
+        .env("RUSTFLAGS", target.flags());
     // A surrounding cargo's.
     for variable in [
         "CARGO_BUILD_TARGET",
@@ -103,7 +122,7 @@ fn build(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
     ] {
         cargo.env_remove(variable);
     }
-    if target == Target::Bare {
+    if target != Target::Linux {
         // Rust's own linker links it.
         use_library(&mut cargo, target, rust_library(target)?);
     } else if !cfg!(target_arch = "riscv64") {

@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
-use super::{Problem, foreign_pe, pe_machine, u32_at};
+use hv_core::kernel::{Problem as FileProblem, foreign_pe};
+
+use super::Problem;
 use crate::compression::{Codec, UnpackError};
 
 /// How a kernel file is compressed.
@@ -24,20 +26,20 @@ pub(super) enum Compression {
 }
 
 /// Whether the file that begins with `head` is compressed, and how.
-pub(super) fn detect(head: &[u8]) -> Result<Option<Compression>, Problem> {
+pub(super) fn detect(head: &[u8]) -> Result<Option<Compression>, FileProblem> {
     if let Some(codec) = Codec::of(head) {
         return Ok(Some(Compression::Whole(codec)));
     }
     if !head.starts_with(b"MZ\0\0zimg") {
         return Ok(None);
     }
-    if let Some(architecture) = pe_machine(head).and_then(foreign_pe) {
-        return Err(Problem::WrongArchitecture(architecture.into()));
+    if let Some(architecture) = foreign_pe(head) {
+        return Err(FileProblem::WrongArchitecture(architecture.into()));
     }
     let (Some(offset), Some(length), Some(name)) =
         (u32_at(head, 8), u32_at(head, 12), head.get(24..56))
     else {
-        return Err(Problem::Truncated {
+        return Err(FileProblem::Truncated {
             promised: 64,
             present: head.len() as u64,
         });
@@ -47,7 +49,7 @@ pub(super) fn detect(head: &[u8]) -> Result<Option<Compression>, Problem> {
         b"gzip" => Codec::Gzip,
         b"zstd" => Codec::Zstd,
         other => {
-            return Err(Problem::Malformed(format!(
+            return Err(FileProblem::Malformed(format!(
                 "its payload is compressed by {}, and hvrun undoes gzip and zstd; build it with CONFIG_KERNEL_GZIP or \
                  CONFIG_KERNEL_ZSTD",
                 String::from_utf8_lossy(other)
@@ -77,18 +79,30 @@ pub(super) fn unpack(
         } => (codec, offset, length),
     };
     if offset + length > present {
-        return Err(Problem::Truncated {
+        return Err(FileProblem::Truncated {
             promised: offset + length,
             present,
-        });
+        }
+        .into());
     }
     file.seek(SeekFrom::Start(offset))?;
     let packed = io::BufReader::with_capacity(1 << 16, file.take(length));
     match codec.unpack(packed, ram.end - ram.start) {
         Ok(unpacked) => Ok(unpacked.bytes),
-        Err(UnpackError::TooLarge(limit)) => Err(Problem::too_large(limit.saturating_add(1), ram)),
-        Err(UnpackError::Damaged(error)) => Err(Problem::Malformed(format!(
+        Err(UnpackError::TooLarge(limit)) => {
+            Err(FileProblem::too_large(limit.saturating_add(1), ram).into())
+        }
+        Err(UnpackError::Damaged(error)) => Err(FileProblem::Malformed(format!(
             "its compressed contents are damaged or end early ({error}); copy or build it again"
-        ))),
+        ))
+        .into()),
     }
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .copied()
+        .map(u32::from_le_bytes)
 }

@@ -4,6 +4,8 @@
 
 use std::io::Write;
 
+use hv_core::kernel::Problem::{Empty, Malformed, NoProgram, TooLarge, Truncated};
+
 use super::*;
 use crate::compression::tests::{gzip, zstd};
 
@@ -165,7 +167,7 @@ fn an_elf_file_may_have_a_physical_entry_point() {
     assert_eq!(open(&bytes).unwrap().entry, 0x8050_0004);
     assert!(matches!(
         open(&elf(243, 2, high, 0x8040_0000, 0x8020_0000)),
-        Err(Problem::Malformed(_))
+        Err(Problem::File(Malformed(_)))
     ));
 }
 
@@ -229,7 +231,7 @@ fn what_is_surely_no_program_is_refused() {
     ] {
         let problem = open(&bytes).unwrap_err();
         assert!(
-            matches!(problem, Problem::NoProgram(what) if what.contains(expected)),
+            matches!(problem, Problem::File(NoProgram(what)) if what.contains(expected)),
             "{expected}: {problem}"
         );
     }
@@ -283,7 +285,7 @@ fn the_wrong_architecture_is_named() {
 
 #[test]
 fn files_that_are_no_kernel_are_refused() {
-    assert!(matches!(open(b""), Err(Problem::Empty)));
+    assert!(matches!(open(b""), Err(Problem::File(Empty))));
     assert!(matches!(
         Kernel::open_file(Path::new("/"), &RAM),
         Err(Problem::Directory)
@@ -302,18 +304,21 @@ fn truncated_files_are_refused() {
     for packed in [gzip(&bytes), zstd(&bytes)] {
         assert!(matches!(
             open(&packed[..packed.len() / 2]),
-            Err(Problem::Malformed(_))
+            Err(Problem::File(Malformed(_)))
         ));
     }
     let packed = zboot(b"zstd\0", &zstd(&bytes), 0x5064);
     assert!(matches!(
         open(&packed[..packed.len() / 2]),
-        Err(Problem::Truncated { .. })
+        Err(Problem::File(Truncated { .. }))
     ));
     let executable = elf(243, 2, 0x8020_0000, 0x8020_0000, 0x8020_0000);
     for length in [10, 30, 64, 100, 121] {
         assert!(
-            matches!(open(&executable[..length]), Err(Problem::Truncated { .. })),
+            matches!(
+                open(&executable[..length]),
+                Err(Problem::File(Truncated { .. }))
+            ),
             "{length}"
         );
     }
@@ -343,10 +348,10 @@ fn a_truncated_image_shows_by_its_pe_header() {
     assert!(
         matches!(
             cut,
-            Problem::Truncated {
+            Problem::File(Truncated {
                 promised: 0x1_0000,
                 present: 0xffff
-            }
+            })
         ),
         "{cut}"
     );
@@ -364,7 +369,7 @@ fn what_does_not_fit_is_refused() {
         zstd(&vec![1; 65 << 20]),
     ] {
         assert!(
-            matches!(open(&bytes), Err(Problem::TooLarge { .. })),
+            matches!(open(&bytes), Err(Problem::File(TooLarge { .. }))),
             "{:?}",
             open(&bytes)
         );
@@ -372,7 +377,7 @@ fn what_does_not_fit_is_refused() {
     for address in [0x1000, u64::MAX - 8, 0xffff_ffff_8000_0000] {
         assert!(matches!(
             open(&elf(243, 2, 0, address, 0)),
-            Err(Problem::Malformed(_))
+            Err(Problem::File(Malformed(_)))
         ));
     }
 }

@@ -1,11 +1,9 @@
 //! The RISC-V `Image` (Linux, Documentation/arch/riscv/boot-image-header.rst).
 
-use std::ops::Range;
+use alloc::vec;
+use core::ops::Range;
 
-use super::{Layout, Problem, Segment, u32_at, u64_at};
-
-/// A kernel has to begin this many bytes past a multiple of itself: the size of a megapage of the guest's own tables.
-const ALIGNMENT: u64 = 2 << 20;
+use super::{ALIGNMENT, Placement, Problem, Segment, u32_at, u64_at};
 
 /// The fields of the header that matter to a loader.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,12 +32,12 @@ impl Header {
 }
 
 /// Where an image of `length` bytes goes that begins with `head`.
-pub(super) fn layout(
+pub(super) fn place(
     header: &Header,
     head: &[u8],
     length: u64,
     ram: &Range<u64>,
-) -> Result<Layout, Problem> {
+) -> Result<Placement, Problem> {
     if header.flags & 1 != 0 {
         return Err(Problem::WrongArchitecture("big-endian RISC-V".into()));
     }
@@ -54,13 +52,14 @@ pub(super) fn layout(
         }
         _ => {}
     }
-    let base = ram.start.next_multiple_of(ALIGNMENT);
     let needed = header.image_size.max(length);
-    let placed = base
-        .checked_add(header.text_offset)
+    let placed = ram
+        .start
+        .checked_next_multiple_of(ALIGNMENT)
+        .and_then(|base| base.checked_add(header.text_offset))
         .and_then(|start| Some(start..start.checked_add(needed)?));
     match placed {
-        Some(occupied) if occupied.end <= ram.end => Ok(Layout {
+        Some(occupied) if occupied.end <= ram.end => Ok(Placement {
             segments: vec![Segment {
                 offset: 0,
                 length,
@@ -87,12 +86,12 @@ fn pe_file_size(head: &[u8]) -> Option<u64> {
         .filter(|coff| coff.starts_with(b"PE\0\0"))?;
     let sections = u32_at(coff, 4)? >> 16;
     let optional_header = u32_at(coff, 20)? & 0xffff;
-    let table = coff.get(24 + usize::try_from(optional_header).ok()?..)?;
+    let table = coff.get(usize::try_from(optional_header).ok()?.checked_add(24)?..)?;
     table
         .chunks_exact(40)
         .take(usize::try_from(sections).ok()?)
         .filter_map(|section| {
-            Some(u64::from(u32_at(section, 16)?) + u64::from(u32_at(section, 20)?))
+            u64::from(u32_at(section, 16)?).checked_add(u32_at(section, 20)?.into())
         })
         .max()
 }

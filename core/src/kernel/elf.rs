@@ -1,6 +1,8 @@
 //! ELF executables: a kernel's `vmlinux`, and what other systems are linked as.
 
-use std::ops::Range;
+use alloc::format;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use object::LittleEndian;
 use object::elf::{
@@ -10,7 +12,7 @@ use object::elf::{
 use object::read::ReadRef;
 use object::read::elf::{FileHeader, ProgramHeader};
 
-use super::{KERNEL_BASE, Layout, Problem, Segment};
+use super::{Placement, Problem, Segment, kernel_base};
 
 /// No RISC-V hart has more bits of physical address than this (privileged specification, "Sv39", "Sv48" and "Sv57").
 const PHYSICAL_BITS: u32 = 56;
@@ -20,11 +22,11 @@ pub(super) fn is_elf(head: &[u8]) -> bool {
     head.starts_with(b"\x7fELF")
 }
 
-/// Where the segments of the executable `bytes` go: to their physical addresses.
-pub(super) fn layout<'data>(
+/// Where the segments of the executable `file` go: to their physical addresses.
+pub(super) fn place<'data>(
     file: impl ReadRef<'data>,
     ram: &Range<u64>,
-) -> Result<Layout, Problem> {
+) -> Result<Placement, Problem> {
     let present = file.len().unwrap_or(0);
     let truncated = |promised| Problem::Truncated { promised, present };
     check_machine(file.read_bytes_at(0, 20).map_err(|()| truncated(64))?)?;
@@ -34,7 +36,7 @@ pub(super) fn layout<'data>(
         truncated(
             header
                 .e_phoff(endian)
-                .saturating_add(u64::from(header.e_phnum(endian)) * 56),
+                .saturating_add(u64::from(header.e_phnum(endian)).saturating_mul(56)),
         )
     })?;
     let loaded: Vec<_> = programs
@@ -48,7 +50,8 @@ pub(super) fn layout<'data>(
         ));
     };
     // Linux's `vmlinux` is linked to physical address 0, and goes where its `Image` would.
-    let bias = if lowest == 0 { KERNEL_BASE } else { 0 };
+    let base = kernel_base(ram).ok_or_else(|| Problem::too_large(u64::MAX, ram))?;
+    let bias = if lowest == 0 { base } else { 0 };
     let mut segments = Vec::new();
     let mut occupied: Option<Range<u64>> = None;
     let entry = entry_point(header.e_entry(endian), &loaded).wrapping_add(bias);
@@ -76,12 +79,12 @@ pub(super) fn layout<'data>(
         }
         if start < ram.start {
             return Err(Problem::Malformed(format!(
-                "the ELF file wants to be at {start:#x}, and the guest's memory begins at {:#x}; link it to {KERNEL_BASE:#x}",
+                "the ELF file wants to be at {start:#x}, and the guest's memory begins at {:#x}; link it to {base:#x}",
                 ram.start
             )));
         }
         if end > ram.end {
-            return Err(Problem::too_large(end - ram.start, ram));
+            return Err(Problem::too_large(end.saturating_sub(ram.start), ram));
         }
         occupied = Some(match occupied {
             Some(range) => range.start.min(start)..range.end.max(end),
@@ -94,7 +97,7 @@ pub(super) fn layout<'data>(
         });
     }
     match occupied {
-        Some(occupied) if occupied.contains(&entry) => Ok(Layout {
+        Some(occupied) if occupied.contains(&entry) => Ok(Placement {
             segments,
             entry,
             occupied,

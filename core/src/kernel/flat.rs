@@ -1,31 +1,33 @@
-//! Flat binaries: the bytes of a program and nothing else. They are loaded whole to [`KERNEL_BASE`] and entered at their
-//! first byte, as under QEMU and kvmtool.
+//! Flat binaries: the bytes of a program and nothing else. They are loaded whole to 2 MiB into RAM and entered at
+//! their first byte, as under QEMU and kvmtool.
 //!
 //! Anything can be a flat binary, except what surely is something else: a file that was named by mistake gets a line that
 //! says so, rather than a guest that prints nothing.
 
-use std::ops::Range;
+use alloc::vec;
+use core::ops::Range;
 
-use super::{KERNEL_BASE, Layout, Problem, Segment, pe_machine, u32_at};
+use super::{Placement, Problem, Segment, kernel_base, pe_machine, u32_at};
 
 /// Where a flat binary of `length` bytes goes that begins with `head`. It may use memory beyond its end; how much, no file
-/// tells, so nothing else is placed near it (`boot.rs`).
-pub(super) fn layout(head: &[u8], length: u64, ram: &Range<u64>) -> Result<Layout, Problem> {
+/// tells, so nothing else is placed near it.
+pub(super) fn place(head: &[u8], length: u64, ram: &Range<u64>) -> Result<Placement, Problem> {
     if let Some(what) = mistake(head) {
         return Err(Problem::NoProgram(what));
     }
-    match KERNEL_BASE.checked_add(length) {
-        Some(end) if end <= ram.end => Ok(Layout {
+    let base = kernel_base(ram).ok_or_else(|| Problem::too_large(u64::MAX, ram))?;
+    match base.checked_add(length) {
+        Some(end) if end <= ram.end => Ok(Placement {
             segments: vec![Segment {
                 offset: 0,
                 length,
-                address: KERNEL_BASE,
+                address: base,
             }],
-            entry: KERNEL_BASE,
-            occupied: KERNEL_BASE..end,
+            entry: base,
+            occupied: base..end,
         }),
         _ => Err(Problem::too_large(
-            length.saturating_add(KERNEL_BASE - ram.start),
+            length.saturating_add(base.saturating_sub(ram.start)),
             ram,
         )),
     }
@@ -131,12 +133,12 @@ fn is_partitioned(head: &[u8]) -> bool {
 
 /// Whether it is UTF-8 without control characters that texts do not have.
 fn is_text(head: &[u8]) -> bool {
-    let text = match std::str::from_utf8(head) {
+    let text = match core::str::from_utf8(head) {
         Ok(text) => text,
         // The last character may be cut off.
         Err(error) if error.error_len().is_none() => head
             .get(..error.valid_up_to())
-            .and_then(|valid| std::str::from_utf8(valid).ok())
+            .and_then(|valid| core::str::from_utf8(valid).ok())
             .unwrap_or_default(),
         Err(_) => return false,
     };

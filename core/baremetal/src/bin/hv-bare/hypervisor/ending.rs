@@ -1,0 +1,130 @@
+//! Ends: of a guest, which leaves the others as they are, and of the machine when no guest is left.
+
+use core::sync::atomic::Ordering;
+
+use super::boot::{self, hypervisor};
+use super::console;
+use super::csr;
+use super::firmware;
+use super::guest::{self, Guest, Life, mail};
+use super::hart::Vhart;
+use super::mmio;
+use super::statistics::Sums;
+use hv_core::layout;
+
+/// The exit code of a guest that says it failed, and of the hypervisor when it cannot go on.
+const FAILURE: u16 = 1;
+
+/// How a guest ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It switched itself off.
+    PowerOff,
+    /// It switched itself off and said that something is wrong.
+    SystemFailure,
+    /// It reported a failure with this code.
+    TestFailed(u16),
+    /// It wants to be started again.
+    Reset,
+}
+
+/// The hart's guest ends, or begins again.
+pub fn end(hart: &mut Vhart, end: End) {
+    let guest = hart.guest;
+    {
+        let mut life = guest.life.lock();
+        if *life != Life::Running {
+            // Another hart was first, and waits for this one: its word to halt is on the way.
+            hart.halt();
+            return;
+        }
+        *life = Life::Ending;
+    }
+    hart.halt();
+    hart.link.halted.store(true, Ordering::Release);
+    let others = || {
+        let own = core::ptr::from_ref(hart.link);
+        guest
+            .harts
+            .iter()
+            .filter(move |link| !core::ptr::eq(*link, own))
+    };
+    for link in others() {
+        link.halted.store(false, Ordering::Release);
+        link.post(mail::HALT);
+    }
+    for link in others() {
+        while !link.halted.load(Ordering::Acquire) {
+            core::hint::spin_loop();
+        }
+    }
+    match end {
+        End::Reset => restart(guest),
+        End::PowerOff => over(guest, 0),
+        End::SystemFailure => over(guest, FAILURE),
+        End::TestFailed(code) => over(guest, code),
+    }
+}
+
+fn restart(guest: &Guest) {
+    if let Err(error) = guest.start(boot::seed(guest.index)) {
+        console::message(format_args!(
+            "guest {} cannot start again: {error}",
+            guest.name
+        ));
+        over(guest, FAILURE);
+    }
+}
+
+/// The guest has ended with this code. When all have, the machine ends with the first code that is not 0.
+fn over(guest: &Guest, code: u16) {
+    guest.reset_devices();
+    *guest.life.lock() = Life::Ended(code);
+    if guest::all().len() > 1 {
+        console::message(format_args!(
+            "guest {} has ended with code {code}",
+            guest.name
+        ));
+    }
+    if hypervisor().prints_statistics {
+        print_statistics(guest);
+    }
+    let mut codes = guest::all().iter().map(|guest| match *guest.life.lock() {
+        Life::Ended(code) => Some(code),
+        Life::Running | Life::Ending => None,
+    });
+    let first = codes.try_fold(0, |first, code| {
+        code.map(|code| if first == 0 { code } else { first })
+    });
+    if let Some(code) = first {
+        switch_off(code);
+    }
+}
+
+/// Tells how often a guest was left, and why.
+pub fn print_statistics(guest: &Guest) {
+    let counts = guest.harts.iter().map(|link| &link.counts);
+    console::message(format_args!("guest {}: {}", guest.name, Sums(&counts)));
+}
+
+/// The hypervisor cannot go on.
+pub fn fail() -> ! {
+    switch_off(FAILURE)
+}
+
+/// Ends the machine with this exit code.
+pub fn switch_off(code: u16) -> ! {
+    console::flush();
+    if let Some(device) = boot::test_device() {
+        let value = match code {
+            0 => u32::from(layout::TEST_DEVICE_PASS),
+            code => u32::from(code) << 16 | u32::from(layout::TEST_DEVICE_FAIL),
+        };
+        // SAFETY: the host's device tree says that the test device is there, and ending the machine is what is wanted.
+        unsafe { mmio::write32(device, value) };
+    }
+    firmware::shut_down(code != 0);
+    loop {
+        csr::wait_for_interrupt();
+    }
+}

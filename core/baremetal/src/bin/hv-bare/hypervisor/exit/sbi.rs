@@ -1,0 +1,289 @@
+//! The guest's SBI calls: core's dispatcher and extensions, and how they are done here.
+
+use hv_core::addr::GuestPhysAddr;
+use hv_core::sbi::{
+    self, Access, BadMemory, Call, ConsoleError, ERR_DENIED, ERR_FAILED, FenceRange, HartSet,
+    Identity, Platform, dbcn, hsm, ipi, legacy, pmu, rfence, srst, time,
+};
+
+use super::reflect;
+use crate::hypervisor::csr::{self, interrupt, number};
+use crate::hypervisor::ending::{self, End};
+use crate::hypervisor::firmware;
+use crate::hypervisor::guest::{Start, mail};
+use crate::hypervisor::hart::Vhart;
+use crate::hypervisor::statistics::Cause;
+use crate::hypervisor::{vector, word};
+
+/// Bytes of the `ecall` instruction.
+const ECALL: u64 = 4;
+
+/// Answers the call of a guest.
+pub fn handle(hart: &mut Vhart) -> Cause {
+    let [
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        a0,
+        a1,
+        a2,
+        a3,
+        a4,
+        a5,
+        a6,
+        a7,
+        ..,
+    ] = hart.context.registers;
+    let call = Call {
+        extension: a7,
+        function: a6,
+        args: [a0, a1, a2, a3, a4, a5],
+    };
+    let mut platform = Hypervisor {
+        hart,
+        diverted: false,
+    };
+    let answer = sbi::handle(&call, &mut platform);
+    if !platform.diverted {
+        let [error, value] = answer.registers(&call);
+        hart.context.pc = hart.context.pc.wrapping_add(ECALL);
+        let [_, _, _, _, _, _, _, _, _, _, a0, a1, ..] = &mut hart.context.registers;
+        *a0 = error;
+        *a1 = value;
+    }
+    match call.extension {
+        time::EID | legacy::SET_TIMER => Cause::SbiTimer,
+        ipi::EID | legacy::SEND_IPI => Cause::SbiIpi,
+        rfence::EID | legacy::REMOTE_FENCE_I..=legacy::REMOTE_SFENCE_VMA_ASID => Cause::SbiFence,
+        dbcn::EID | legacy::CONSOLE_PUTCHAR | legacy::CONSOLE_GETCHAR => Cause::SbiConsole,
+        _ => Cause::SbiOther,
+    }
+}
+
+/// The hypervisor as the SBI implementation of the hart that calls.
+struct Hypervisor<'a> {
+    hart: &'a mut Vhart,
+    /// The hart goes on somewhere else than behind its call, or not at all.
+    diverted: bool,
+}
+
+impl Hypervisor<'_> {
+    /// The host's harts that these of the guest's are, other than the calling one, in the firmware's form; and whether the
+    /// calling one is among them.
+    fn host_harts(&self, harts: &HartSet) -> (usize, usize, bool) {
+        let links = &self.hart.guest.harts;
+        let ids = || {
+            let others = harts.iter().filter(|id| *id != self.hart.id);
+            others.filter_map(|id| Some(links.get(id as usize)?.host_hart))
+        };
+        // A machine of this size has its harts numbered in one word of bits from the lowest on.
+        let base = ids().min().unwrap_or(0);
+        let mask = ids().try_fold(0_usize, |mask, id| {
+            let bit = u32::try_from(id.wrapping_sub(base)).ok()?;
+            Some(mask | 1_usize.checked_shl(bit)?)
+        });
+        let own = harts.contains(self.hart.id);
+        // If they are further apart, all of the host's: more fences than asked for do no harm.
+        match mask {
+            Some(mask) => (mask, word(base), own),
+            None => (0, usize::MAX, own),
+        }
+    }
+}
+
+impl Platform for Hypervisor<'_> {
+    fn implements(&self, _: u64) -> bool {
+        true
+    }
+
+    fn identity(&self) -> Identity {
+        let [mvendorid, marchid, mimpid] = firmware::identity();
+        Identity {
+            mvendorid,
+            marchid,
+            mimpid,
+        }
+    }
+
+    fn harts(&self) -> u32 {
+        u32::try_from(self.hart.guest.harts.len()).unwrap_or(u32::MAX)
+    }
+
+    fn current_hart(&self) -> u32 {
+        self.hart.id
+    }
+
+    fn console_write(&mut self, bytes: &[u8]) -> Result<usize, ConsoleError> {
+        self.hart.guest.print(bytes);
+        Ok(bytes.len())
+    }
+
+    fn console_write_byte(&mut self, byte: u8) -> Result<(), ConsoleError> {
+        self.hart.guest.print(&[byte]);
+        Ok(())
+    }
+
+    fn console_read(&mut self, buffer: &mut [u8]) -> Result<usize, ConsoleError> {
+        Ok(self.hart.guest.board.take_input(buffer))
+    }
+
+    fn is_memory(&self, address: GuestPhysAddr, size: u64, _: Access) -> bool {
+        self.hart.guest.memory.contains(address, size)
+    }
+
+    fn read_memory(&mut self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), BadMemory> {
+        self.hart.guest.memory.read(address, buffer)
+    }
+
+    fn write_memory(&mut self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), BadMemory> {
+        self.hart.guest.memory.write(address, bytes)
+    }
+
+    fn read_virtual(&mut self, address: u64, buffer: &mut [u8]) -> Result<(), BadMemory> {
+        for (at, byte) in (address..=u64::MAX).zip(buffer) {
+            match vector::load_byte(at) {
+                Ok(value) => *byte = value,
+                Err(fault) => {
+                    let cause = match fault.cause {
+                        super::cause::LOAD_GUEST_PAGE_FAULT => reflect::LOAD_ACCESS_FAULT,
+                        cause => cause,
+                    };
+                    reflect::exception(self.hart, cause, at);
+                    self.diverted = true;
+                    return Err(BadMemory);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_timer(&mut self, deadline: u64) {
+        self.hart.set_timer(deadline);
+    }
+
+    fn send_ipi(&mut self, hart: u32) {
+        if hart == self.hart.id {
+            // SAFETY: it is the guest's.
+            unsafe { csr::set::<{ number::HVIP }>(interrupt::VS_SOFTWARE) };
+        } else if let Some(link) = self.hart.guest.harts.get(hart as usize) {
+            link.post(mail::SOFTWARE_INTERRUPT);
+        }
+    }
+
+    fn clear_ipi(&mut self) -> bool {
+        let pending = csr::read::<{ number::HVIP }>() & interrupt::VS_SOFTWARE != 0;
+        // SAFETY: it is the guest's.
+        unsafe { csr::clear::<{ number::HVIP }>(interrupt::VS_SOFTWARE) };
+        pending
+    }
+
+    fn remote_fence_i(&mut self, harts: &HartSet) {
+        let (mask, base, own) = self.host_harts(harts);
+        if own {
+            csr::fence_i();
+        }
+        if mask != 0 || base == usize::MAX {
+            firmware::remote_fence_i(mask, base);
+        }
+    }
+
+    fn remote_sfence_vma(&mut self, harts: &HartSet, range: FenceRange, asid: Option<u64>) {
+        let (mask, base, own) = self.host_harts(harts);
+        if own {
+            csr::forget_guest_translations();
+        }
+        if mask != 0 || base == usize::MAX {
+            let (start, size) = match range {
+                FenceRange::All => (0, u64::MAX),
+                FenceRange::Part { start, size } => (start, size),
+            };
+            firmware::remote_hfence_vvma(mask, base, start, size, asid);
+        }
+    }
+
+    fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
+        let link = self.hart.guest.harts.get(hart as usize).ok_or(ERR_FAILED)?;
+        self.hart.guest.states.lock().start(hart)?;
+        *link.start.lock() = Start {
+            pc: address.0,
+            opaque,
+        };
+        link.post(mail::START);
+        Ok(())
+    }
+
+    fn hart_stop(&mut self) -> Result<(), i64> {
+        let mut states = self.hart.guest.states.lock();
+        states.stop(self.hart.id)?;
+        self.hart.halt();
+        self.diverted = true;
+        let _ = states.stopped(self.hart.id);
+        Ok(())
+    }
+
+    fn hart_state(&self, hart: u32) -> Option<hsm::State> {
+        self.hart.guest.states.lock().state(hart)
+    }
+
+    fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), i64> {
+        let id = self.hart.id;
+        {
+            let mut states = self.hart.guest.states.lock();
+            states.suspend(id)?;
+            let _ = states.suspended(id);
+        }
+        self.hart.wait_for_guest_interrupt();
+        if !self.hart.running {
+            self.diverted = true;
+            return Ok(());
+        }
+        {
+            let mut states = self.hart.guest.states.lock();
+            let _ = states.resume(id);
+            let _ = states.resumed(id);
+        }
+        if let Some((address, opaque)) = resume {
+            self.hart.resume(address.0, opaque);
+            self.diverted = true;
+        }
+        Ok(())
+    }
+
+    fn system_reset(&mut self, reset: srst::Reset) -> Result<(), i64> {
+        let end = match (reset.kind, reset.reason) {
+            (srst::Kind::Shutdown, srst::Reason::NoReason) => End::PowerOff,
+            (srst::Kind::Shutdown, srst::Reason::SystemFailure) => End::SystemFailure,
+            (srst::Kind::ColdReboot | srst::Kind::WarmReboot, _) => End::Reset,
+        };
+        self.diverted = true;
+        ending::end(self.hart, end);
+        Ok(())
+    }
+
+    fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
+        if !self.hart.guest.states.lock().is_alone(self.hart.id) {
+            return Err(ERR_DENIED);
+        }
+        self.hart.wait_for_guest_interrupt();
+        if self.hart.running {
+            self.hart.resume(resume_address.0, opaque);
+        }
+        self.diverted = true;
+        Ok(())
+    }
+
+    fn pmu(&mut self) -> Option<&mut pmu::Counters> {
+        Some(&mut self.hart.counters)
+    }
+
+    fn legacy_getchar_empty(&self) -> i64 {
+        self.hart.guest.getchar_empty
+    }
+}

@@ -1,0 +1,462 @@
+//! A guest: what its harts share. Each of them runs on a hart of the host that is theirs alone, so that all of this is seen
+//! by several harts at once.
+
+pub mod board;
+mod load;
+mod memory;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use hv_bare::bundle;
+use hv_bare::gstage::{self, GStage, Mode, PAGE, Permissions, Tables};
+use hv_bare::partition::{Passthrough, Share};
+use hv_core::addr::HostPhysAddr;
+use hv_core::isa::Isa;
+use hv_core::machine::{Hart, InterruptController, Machine};
+use hv_core::plic::{HartLines, Plic};
+use hv_core::sbi::hsm;
+use hv_core::{kernel, layout};
+use spin::Mutex;
+
+pub use board::Board;
+pub use memory::GuestMemory;
+
+use super::boot::{Hypervisor, hypervisor};
+use super::console;
+use super::firmware;
+use super::hart;
+use super::statistics::Counts;
+
+/// What one hart of the guest has to do, told by another hart.
+pub mod mail {
+    /// A software interrupt has come for it.
+    pub const SOFTWARE_INTERRUPT: u32 = 1 << 0;
+    /// Its external interrupt may have changed.
+    pub const EXTERNAL_INTERRUPT: u32 = 1 << 1;
+    /// It is to begin where [`super::Link::start`] says.
+    pub const START: u32 = 1 << 2;
+    /// It is to stop for good: the guest ends or is restarted.
+    pub const HALT: u32 = 1 << 3;
+    /// The alarm of the guest's real-time clock has changed.
+    pub const ALARM: u32 = 1 << 4;
+}
+
+/// Why a guest cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its kernel is none, or does not fit.
+    #[error("kernel: {0}")]
+    Kernel(kernel::Problem),
+    /// Something else does not fit.
+    #[error("the {0} does not fit; give the guest more memory")]
+    DoesNotFit(&'static str),
+    /// Its device tree cannot be made.
+    #[error("{0}")]
+    Tree(hv_core::devicetree::Error),
+    /// Its memory cannot be mapped.
+    #[error("{0}")]
+    GStage(gstage::Error),
+}
+
+/// Where a hart begins, and with what in its registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// The address, guest-physical.
+    pub pc: u64,
+    /// For a1.
+    pub opaque: u64,
+}
+
+/// What others know of a guest's hart.
+#[derive(Debug)]
+pub struct Link {
+    /// The host's hart that it is, by its place among the host's.
+    pub place: usize,
+    /// The same by its id.
+    pub host_hart: u64,
+    /// What the hart has to do: bits of [`mail`].
+    mail: AtomicU32,
+    /// Whether the guest's PLIC asserts its external interrupt.
+    pub external: AtomicBool,
+    /// Whether it has halted, as it was told to.
+    pub halted: AtomicBool,
+    /// Where to start.
+    pub start: Mutex<Start>,
+    /// Why it was left, and how often.
+    pub counts: Counts,
+}
+
+impl Link {
+    /// Tells the hart to do something, soon.
+    pub fn post(&self, mail: u32) {
+        // What was written before has to be seen by who reads the mail.
+        let before = self.mail.fetch_or(mail, Ordering::AcqRel);
+        // Whoever posted something that is not yet read has interrupted it.
+        if before == 0 {
+            firmware::interrupt_hart(self.host_hart);
+        }
+    }
+
+    /// What this hart has to do, once.
+    pub fn take_mail(&self) -> u32 {
+        self.mail.swap(0, Ordering::AcqRel)
+    }
+}
+
+/// What a guest is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It runs.
+    Running,
+    /// One of its harts sees to its end.
+    Ending,
+    /// It is over, with this exit code.
+    Ended(u16),
+}
+
+/// A guest.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its place among the guests.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// RAM.
+    pub memory: GuestMemory,
+    /// Its harts.
+    pub harts: Vec<Link>,
+    /// Their states.
+    pub states: Mutex<hsm::Harts>,
+    /// Its devices.
+    pub board: Board,
+    /// Devices of the host that are its.
+    pub passthrough: Vec<Passthrough>,
+    /// For the CSR of this name.
+    pub hgatp: u64,
+    /// For the CSR of this name.
+    pub henvcfg: u64,
+    /// Whether its harts have a timer of their own (Sstc).
+    pub has_timer: bool,
+    /// Whether its harts have floating-point registers.
+    pub has_float: bool,
+    /// Whether its harts have vector registers.
+    pub has_vector: bool,
+    /// What legacy Console Getchar answers for nothing.
+    pub getchar_empty: i64,
+    /// What it is doing.
+    pub life: Mutex<Life>,
+    machine: Machine,
+    files: bundle::Guest<'static>,
+}
+
+/// What a guest's harts are like.
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// As the guest is told.
+    pub hart: Hart,
+    /// For the CSR of this name.
+    pub henvcfg: u64,
+}
+
+impl Guest {
+    /// The guest of this place in the bundle. Nothing of it is in memory yet.
+    ///
+    /// # Errors
+    /// [`Error::GStage`].
+    pub fn new(
+        index: usize,
+        files: bundle::Guest<'static>,
+        share: Share,
+        features: Features,
+        mode: Mode,
+        host: &hv_bare::host::Host,
+    ) -> Result<Self, Error> {
+        let machine = Machine {
+            harts: files.harts,
+            hart: features.hart,
+            timebase_frequency: host.timebase_frequency,
+            ram_base: share.ram_base,
+            ram_size: share.ram_size,
+            interrupts: InterruptController::Plic {
+                sources: layout::PLIC_SOURCES,
+            },
+            command_line: files.command_line.into(),
+            initrd: None,
+            rng_seed: None,
+        };
+        let hgatp = map(&share, mode, index).map_err(Error::GStage)?;
+        let link = |place: &usize| Link {
+            place: *place,
+            host_hart: host.harts.get(*place).map_or(0, |hart| hart.id),
+            mail: AtomicU32::new(0),
+            external: AtomicBool::new(false),
+            halted: AtomicBool::new(true),
+            start: Mutex::new(Start::default()),
+            counts: Counts::new(),
+        };
+        Ok(Self {
+            index,
+            name: files.name.into(),
+            // SAFETY: the partition gives each guest memory that nobody else uses.
+            memory: unsafe { GuestMemory::new(share.ram_base, share.ram, share.ram_size) },
+            harts: share.harts.iter().map(link).collect(),
+            states: Mutex::new(hsm::Harts::new(files.harts, 0)),
+            board: Board::new(files.harts),
+            passthrough: share.devices,
+            hgatp,
+            henvcfg: features.henvcfg,
+            has_timer: machine.hart.isa.contains("sstc"),
+            has_float: machine.hart.isa.contains("d"),
+            has_vector: machine.hart.isa.contains("v"),
+            getchar_empty: files.getchar_empty,
+            life: Mutex::new(Life::Running),
+            machine,
+            files,
+        })
+    }
+
+    /// Puts everything into the state in which the guest begins, and starts its first hart. None of its harts runs.
+    ///
+    /// # Errors
+    /// If it does not fit.
+    pub fn start(&self, seed: [u8; 32]) -> Result<(), Error> {
+        self.reset_devices();
+        *self.states.lock() = hsm::Harts::new(self.machine.harts, 0);
+        let start = load::load(&self.files, &self.machine, seed, &self.memory)?;
+        *self.life.lock() = Life::Running;
+        if let Some(hart) = self.harts.first() {
+            *hart.start.lock() = start;
+            hart.post(mail::START);
+        }
+        Ok(())
+    }
+
+    /// The host's devices let go of the guest's memory and of their interrupts; the guest's own begin anew.
+    pub fn reset_devices(&self) {
+        for device in self
+            .passthrough
+            .iter()
+            .filter(|device| device.host.is_virtio)
+        {
+            board::reset_virtio(device);
+        }
+        let chip = &hypervisor().chip;
+        for device in &self.passthrough {
+            if self.board.take_in_flight(device.irq) {
+                chip.complete(device.host_irq, self.home());
+            }
+        }
+        for hart in &self.harts {
+            hart.external.store(false, Ordering::Release);
+        }
+        self.board.reset(self.machine.harts);
+    }
+
+    /// The hart of the host, by its place, that the host's device interrupts for this guest go to.
+    pub fn home(&self) -> usize {
+        self.harts.first().map_or(0, |hart| hart.place)
+    }
+
+    /// A device of the host has interrupted for this guest. `hart` is the guest's hart that is running here, if one is.
+    pub fn forward(&self, device: &Passthrough, hart: Option<u32>) {
+        self.board.set_in_flight(device.irq);
+        self.with_plic(hart, |plic, lines| {
+            // The wire is at the host's chip, which lets nothing more through before this is completed. A request stays
+            // pending when the level falls.
+            plic.set_source(device.irq, true, lines);
+            plic.set_source(device.irq, false, lines);
+        });
+    }
+
+    /// Does something with the PLIC. `hart` is the guest's hart that is running here, if one is.
+    pub fn with_plic<R>(
+        &self,
+        hart: Option<u32>,
+        action: impl FnOnce(&mut Plic, &mut Lines<'_>) -> R,
+    ) -> R {
+        action(
+            &mut self.board.plic.lock(),
+            &mut Lines { guest: self, hart },
+        )
+    }
+
+    /// What a person typed for this guest.
+    pub fn input(&self, bytes: &[u8], hart: Option<u32>) {
+        self.board
+            .input(bytes, |level| self.set_serial_line(level, hart));
+    }
+
+    /// The serial port's wire.
+    pub fn set_serial_line(&self, level: bool, hart: Option<u32>) {
+        self.with_plic(hart, |plic, lines| {
+            plic.set_source(layout::UART_IRQ, level, lines)
+        });
+    }
+
+    /// The real-time clock's wire.
+    pub fn set_rtc_line(&self, level: bool, hart: Option<u32>) {
+        self.with_plic(hart, |plic, lines| {
+            plic.set_source(layout::RTC_IRQ, level, lines)
+        });
+    }
+
+    /// Writes to the console.
+    pub fn print(&self, bytes: &[u8]) {
+        console::print(self.index, bytes);
+    }
+}
+
+/// Where the guest's PLIC is connected to.
+pub struct Lines<'a> {
+    guest: &'a Guest,
+    /// The hart that runs here.
+    hart: Option<u32>,
+}
+
+impl HartLines for Lines<'_> {
+    fn set_external(&mut self, hart: u32, asserted: bool) {
+        let Some(link) = self.guest.harts.get(hart as usize) else {
+            return;
+        };
+        link.external.store(asserted, Ordering::Release);
+        if self.hart == Some(hart) {
+            hart::set_external(asserted);
+        } else {
+            link.post(mail::EXTERNAL_INTERRUPT);
+        }
+    }
+
+    fn completed(&mut self, source: u32) {
+        let mut devices = self.guest.passthrough.iter();
+        if let Some(device) = devices.find(|device| device.irq == source)
+            && self.guest.board.take_in_flight(source)
+        {
+            hypervisor()
+                .chip
+                .complete(device.host_irq, self.guest.home());
+        }
+    }
+}
+
+/// Maps what the guest has, and answers what `hgatp` holds for it.
+fn map(share: &Share, mode: Mode, index: usize) -> Result<u64, gstage::Error> {
+    let mut tables = GStage::new(mode, Heap)?;
+    tables.map(
+        share.ram_base,
+        share.ram,
+        share.ram_size,
+        Permissions::Memory,
+    )?;
+    for device in &share.devices {
+        tables.map(device.address, device.page(), PAGE, Permissions::Device)?;
+    }
+    // Numbers from 1 on, where the harts have such numbers at all: the hypervisor's own translations would be 0.
+    Ok(tables.hgatp(u16::try_from(index.saturating_add(1)).unwrap_or(0)))
+}
+
+/// Page tables on the hypervisor's heap. They are there for good.
+struct Heap;
+
+impl Tables for Heap {
+    fn allocate(&mut self, pages: u64) -> Option<HostPhysAddr> {
+        let size = usize::try_from(pages.checked_mul(PAGE)?).ok()?;
+        let layout = alloc::alloc::Layout::from_size_align(size, size).ok()?;
+        // SAFETY: the size is not zero, as no table has zero pages.
+        let table = unsafe { alloc::alloc::alloc_zeroed(layout) };
+        (!table.is_null()).then_some(HostPhysAddr(table as u64))
+    }
+
+    fn read(&self, address: HostPhysAddr) -> u64 {
+        // SAFETY: the address lies in a table that came from `allocate`; addresses are those of the host, for the hypervisor
+        // runs without translation.
+        unsafe { (address.0 as *const u64).read() }
+    }
+
+    fn write(&mut self, address: HostPhysAddr, entry: u64) {
+        // SAFETY: as in `read`.
+        unsafe { (address.0 as *mut u64).write(entry) };
+    }
+}
+
+/// The extensions of a hart that need something of the hypervisor which it does not do.
+const NOT_FOR_GUESTS: &[&str] = &[
+    // The H extension and what comes with it.
+    "h",
+    "sha",
+    "shcounterenw",
+    "shgatpa",
+    "shtvala",
+    "shvsatpa",
+    "shvstvala",
+    "shvstvecd",
+    // Interrupts come by a PLIC.
+    "smaia",
+    "ssaia",
+    "smcsrind",
+    "sscsrind",
+    // M-mode.
+    "smcdeleg",
+    "smcntrpmf",
+    "smepmp",
+    "smmpm",
+    "smnpm",
+    "smstateen",
+    "smctr",
+    // Counters are the firmware's.
+    "ssccfg",
+    "sscofpmf",
+    "ssctr",
+    // State that has to be enabled in henvcfg and hstateen.
+    "ssdbltrp",
+    "ssnpm",
+    "sspm",
+    "supm",
+    "ssstateen",
+    "zicfilp",
+    "zicfiss",
+    "zcmt",
+    // Entropy is read by an M-mode grant only; Zk is a name for Zkr with others, which have names of their own.
+    "zk",
+    "zkr",
+    // Hardware's choice between the two is the host's.
+    "svade",
+    "svadu",
+];
+
+/// What the harts of this host can be to a guest.
+pub fn features(host: &Hart, updates_page_tables: bool) -> Features {
+    use super::csr::henvcfg;
+    let isa = host.isa.without(NOT_FOR_GUESTS);
+    let mut bits = 0;
+    for (extension, bit) in [
+        ("sstc", henvcfg::STCE),
+        ("svpbmt", henvcfg::PBMTE),
+        ("zicbom", henvcfg::CBIE | henvcfg::CBCFE),
+        ("zicboz", henvcfg::CBZE),
+    ] {
+        if isa.contains(extension) {
+            bits |= bit;
+        }
+    }
+    let isa = if updates_page_tables && host.isa.contains("svadu") {
+        bits |= henvcfg::ADUE;
+        Isa::from_names(isa.names().chain(["svadu"])).unwrap_or(isa)
+    } else {
+        isa
+    };
+    Features {
+        hart: Hart {
+            isa,
+            ..host.clone()
+        },
+        henvcfg: bits,
+    }
+}
+
+/// All guests.
+pub fn all() -> &'static [Guest] {
+    let hypervisor: &'static Hypervisor = hypervisor();
+    &hypervisor.guests
+}

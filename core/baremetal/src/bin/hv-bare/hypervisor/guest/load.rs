@@ -1,0 +1,96 @@
+//! What lies where in a guest's memory when its first hart begins: the kernel where it says itself, and at the far end the
+//! initial RAM disk and the device tree.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use hv_bare::bundle;
+use hv_core::addr::GuestPhysAddr;
+use hv_core::machine::Machine;
+use hv_core::sbi::BadMemory;
+use hv_core::{devicetree, kernel};
+
+use super::{Error, GuestMemory, Start};
+
+/// Bytes: a page, to which initial RAM disk and device tree are aligned.
+const PAGE: u64 = 4096;
+
+/// Free space at the end of the device tree, bytes, for boot loaders that edit it in place.
+const ROOM_IN_TREE: usize = 8 << 10;
+
+/// Puts the guest's files into its memory, and answers where its first hart begins.
+pub fn load(
+    files: &bundle::Guest<'_>,
+    machine: &Machine,
+    seed: [u8; 32],
+    memory: &GuestMemory,
+) -> Result<Start, Error> {
+    let ram = memory.range();
+    let placement = kernel::place(files.kernel, &ram).map_err(Error::Kernel)?;
+    let mut machine = machine.clone();
+    machine.rng_seed = Some(seed);
+    let floor = placement.occupied.end;
+    let initrd = files.initrd;
+    machine.initrd = initrd.map(|_| 0..0);
+    let size = tree(files, &machine)?.len() as u64;
+    let tree_at = below(ram.end, size, floor).ok_or(Error::DoesNotFit("device tree"))?;
+    if let Some(initrd) = initrd {
+        let range = below(tree_at.start, initrd.len() as u64, floor)
+            .ok_or(Error::DoesNotFit("initial RAM disk"))?;
+        write(memory, range.start, initrd, "initial RAM disk")?;
+        machine.initrd = Some(range.start..range.start.saturating_add(initrd.len() as u64));
+    }
+    let blob = tree(files, &machine)?;
+    write(memory, tree_at.start, &blob, "device tree")?;
+
+    let occupied = &placement.occupied;
+    memory
+        .zero(
+            GuestPhysAddr(occupied.start),
+            occupied.end.saturating_sub(occupied.start),
+        )
+        .map_err(|BadMemory| Error::DoesNotFit("kernel"))?;
+    for segment in &placement.segments {
+        let bytes = usize::try_from(segment.offset).ok().and_then(|start| {
+            let end = start.checked_add(usize::try_from(segment.length).ok()?)?;
+            files.kernel.get(start..end)
+        });
+        write(memory, segment.address, bytes.unwrap_or_default(), "kernel")?;
+    }
+    Ok(Start {
+        pc: placement.entry,
+        opaque: tree_at.start,
+    })
+}
+
+fn write(
+    memory: &GuestMemory,
+    address: u64,
+    bytes: &[u8],
+    what: &'static str,
+) -> Result<(), Error> {
+    memory
+        .write(GuestPhysAddr(address), bytes)
+        .map_err(|BadMemory| Error::DoesNotFit(what))
+}
+
+/// The device tree: the bundle's as it is, or the machine's, with free space behind its last block, which its header counts
+/// in (Devicetree Specification 0.4, section 5.2, `totalsize`).
+fn tree(files: &bundle::Guest<'_>, machine: &Machine) -> Result<Vec<u8>, Error> {
+    let mut blob = match files.device_tree {
+        Some(blob) => blob.to_vec(),
+        None => devicetree::build(machine).map_err(Error::Tree)?,
+    };
+    blob.resize(blob.len().saturating_add(ROOM_IN_TREE), 0);
+    let size = u32::try_from(blob.len()).unwrap_or(u32::MAX);
+    if let Some(total_size) = blob.get_mut(4..8) {
+        total_size.copy_from_slice(&size.to_be_bytes());
+    }
+    Ok(blob)
+}
+
+/// `size` bytes that end at or below `top`, begin on a page, and not below `floor`.
+fn below(top: u64, size: u64, floor: u64) -> Option<Range<u64>> {
+    let start = top.checked_sub(size)? / PAGE * PAGE;
+    (start >= floor).then(|| start..start.saturating_add(size))
+}

@@ -1,0 +1,188 @@
+//! Files of each format in guests of several memories. What users name by mistake is tested where files are opened.
+
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+/// As every guest has it.
+const RAM: Range<u64> = 0x8000_0000..0x8000_0000 + 64 * MIB;
+/// As a guest has it that is where the host put it.
+const IDENTITY: Range<u64> = 0x9030_0000..0x9030_0000 + 64 * MIB;
+
+fn put(bytes: &mut Vec<u8>, offset: usize, value: &[u8]) {
+    if bytes.len() < offset + value.len() {
+        bytes.resize(offset + value.len(), 0);
+    }
+    bytes[offset..offset + value.len()].copy_from_slice(value);
+}
+
+/// A RISC-V Image of 4096 bytes.
+fn image(text_offset: u64, image_size: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, 4095, &[0]);
+    put(&mut bytes, 8, &text_offset.to_le_bytes());
+    put(&mut bytes, 16, &image_size.to_le_bytes());
+    put(&mut bytes, 48, b"RISCV\0\0\0RSC\x05");
+    bytes
+}
+
+/// An ELF executable for RISC-V with one segment of 8 bytes, 32 in memory, at the end of the file. Its virtual addresses are
+/// 4 GiB above its physical ones.
+fn elf(physical: u64, entry: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put(&mut bytes, 0, b"\x7fELF\x02\x01\x01");
+    put(&mut bytes, 16, &[2, 0, 243, 0, 1, 0, 0, 0]);
+    put(&mut bytes, 24, &entry.to_le_bytes());
+    put(&mut bytes, 32, &64_u64.to_le_bytes());
+    put(&mut bytes, 52, &[64, 0, 56, 0, 1, 0]);
+    let program = [
+        1 | 5 << 32,
+        120,
+        physical.wrapping_add(4 << 30),
+        physical,
+        8,
+        32,
+        8,
+    ];
+    for (index, value) in program.into_iter().enumerate() {
+        put(&mut bytes, 64 + 8 * index, &u64::to_le_bytes(value));
+    }
+    put(&mut bytes, 120, b"segment!");
+    bytes
+}
+
+/// `addi a1, a1, 1; addi a1, a1, 1` and so on.
+fn flat(length: usize) -> Vec<u8> {
+    let mut bytes = 0x0015_8593_u32.to_le_bytes().repeat(length.div_ceil(4));
+    bytes.truncate(length);
+    bytes
+}
+
+fn open(bytes: &[u8], ram: &Range<u64>) -> Result<Placement, Problem> {
+    place(bytes, ram)
+}
+
+fn whole(length: u64, address: u64) -> Vec<Segment> {
+    Vec::from([Segment {
+        offset: 0,
+        length,
+        address,
+    }])
+}
+
+#[test]
+fn an_image_is_placed_from_a_megapage_of_ram() {
+    for (ram, start) in [(RAM, 0x8020_0000), (IDENTITY, 0x9060_0000)] {
+        let placement = open(&image(0x20_0000, 0x18_0000), &ram).unwrap();
+        assert_eq!(placement.segments, whole(4096, start));
+        assert_eq!(placement.entry, start);
+        assert_eq!(placement.occupied, start..start + 0x18_0000);
+    }
+}
+
+#[test]
+fn a_flat_binary_is_placed_where_firmware_would_start_it() {
+    for (ram, start) in [(RAM, 0x8020_0000), (IDENTITY, 0x9060_0000)] {
+        let placement = open(&flat(10_000), &ram).unwrap();
+        assert_eq!(placement.segments, whole(10_000, start));
+        assert_eq!(placement.entry, start);
+        assert_eq!(placement.occupied, start..start + 10_000);
+    }
+}
+
+#[test]
+fn an_executable_is_placed_where_it_says() {
+    let placement = open(&elf(0x8040_0000, 0x1_8040_0004), &RAM).unwrap();
+    let segment = Segment {
+        offset: 120,
+        length: 8,
+        address: 0x8040_0000,
+    };
+    assert_eq!(placement.segments, [segment]);
+    assert_eq!(placement.entry, 0x8040_0004);
+    assert_eq!(placement.occupied, 0x8040_0000..0x8040_0020);
+    let problem = open(&elf(0x8040_0000, 0x8040_0000), &IDENTITY).unwrap_err();
+    assert_eq!(
+        problem.to_string(),
+        "the ELF file wants to be at 0x80400000, and the guest's memory begins at 0x90300000; link it to 0x90600000"
+    );
+}
+
+#[test]
+fn an_executable_for_address_zero_is_placed_as_an_image() {
+    for (ram, start) in [(RAM, 0x8020_0000), (IDENTITY, 0x9060_0000)] {
+        let placement = open(&elf(0, 4 << 30), &ram).unwrap();
+        assert_eq!((placement.entry, placement.occupied.start), (start, start));
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told() {
+    for (bytes, text) in [
+        (Vec::new(), "the file is empty"),
+        (
+            b"\x7fELF".to_vec(),
+            "the file is truncated: its header promises 64 bytes and 4 are there; copy or build it again",
+        ),
+        (
+            image(0x20_0000, 63 * MIB),
+            "it takes 65 MiB of memory and the guest has 64; give it more with --memory",
+        ),
+        (
+            flat(63 << 20),
+            "it takes 65 MiB of memory and the guest has 64; give it more with --memory",
+        ),
+        (
+            b"a text".to_vec(),
+            "it is a text file; name a kernel for 64-bit RISC-V",
+        ),
+    ] {
+        assert_eq!(open(&bytes, &RAM).unwrap_err().to_string(), text);
+    }
+}
+
+#[test]
+fn no_memory_is_too_little() {
+    for ram in [RAM.start..RAM.start, u64::MAX - 1..u64::MAX] {
+        for bytes in [image(0x20_0000, 0), flat(100), elf(0, 0)] {
+            let problem = open(&bytes, &ram).unwrap_err();
+            assert!(matches!(problem, Problem::TooLarge { .. }), "{problem}");
+        }
+    }
+}
+
+proptest! {
+    /// Whatever a file holds, it is placed inside RAM or refused.
+    #[test]
+    fn damaged_files_stay_inside_ram(
+        kind in 0..3_usize,
+        at in 0..192_usize,
+        value: [u8; 8],
+        length in 0..600_usize,
+        start in prop_oneof![Just(RAM.start), any::<u64>()],
+        size in prop_oneof![Just(64 * MIB), any::<u64>()],
+    ) {
+        let mut bytes = match kind {
+            0 => image(0x20_0000, 0x1000),
+            1 => elf(0x8020_0000, 0x8020_0000),
+            _ => flat(600),
+        };
+        put(&mut bytes, at, &value);
+        bytes.truncate(length);
+        let ram = start..start.saturating_add(size);
+        if let Ok(placement) = open(&bytes, &ram) {
+            let occupied = placement.occupied;
+            prop_assert!(ram.start <= occupied.start && occupied.end <= ram.end);
+            prop_assert!(occupied.contains(&placement.entry));
+            for Segment { offset, length, address } in placement.segments {
+                prop_assert!(occupied.start <= address);
+                prop_assert!(address.checked_add(length).unwrap() <= occupied.end);
+                prop_assert!(offset.checked_add(length).unwrap() <= bytes.len() as u64);
+            }
+        }
+    }
+}

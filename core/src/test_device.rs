@@ -1,0 +1,76 @@
+//! The test device ("sifive_test"), through which a guest switches the machine off, starts it anew, or ends it with a
+//! code.
+//!
+//! Source: QEMU, `hw/misc/sifive_test.c` and `include/hw/misc/sifive_test.h`. The one register, at offset 0, is
+//! write-only: the low 16 bits are a command, the high 16 bits a failure's code. Reads are zero, and a value that is no
+//! command is ignored.
+
+use crate::layout;
+
+/// How a guest wants to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// It is done, and content.
+    Pass,
+    /// It is done and reports a failure. The code is the guest's own; QEMU makes it its exit code, 0 included.
+    Fail(u16),
+    /// It wants to be started anew.
+    Reset,
+}
+
+/// The command that a write at `offset` from the device's base gives, if it is one.
+///
+/// Takes writes of any width: what a narrow one leaves out is zero, and of a wide one the low 32 bits count.
+#[must_use]
+pub fn write(offset: u64, data: &[u8]) -> Option<Command> {
+    if offset != 0 {
+        return None;
+    }
+    let half = |index: usize| {
+        let byte = |index| data.get(index).copied().unwrap_or(0);
+        u16::from_le_bytes([byte(index), byte(index.saturating_add(1))])
+    };
+    match half(0) {
+        layout::TEST_DEVICE_PASS => Some(Command::Pass),
+        layout::TEST_DEVICE_FAIL => Some(Command::Fail(half(2))),
+        layout::TEST_DEVICE_RESET => Some(Command::Reset),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_at_every_width() {
+        for (value, command) in [
+            (0x5555_u64, Command::Pass),
+            (0x0007_5555, Command::Pass),
+            (0x3333, Command::Fail(0)),
+            (0x0001_3333, Command::Fail(1)),
+            (0xffff_3333, Command::Fail(0xffff)),
+            (0x7777, Command::Reset),
+            (0xdead_beef_0002_3333, Command::Fail(2)),
+        ] {
+            let bytes = value.to_le_bytes();
+            assert_eq!(write(0, &bytes), Some(command), "{value:#x}");
+            assert_eq!(write(0, &bytes[..4]), Some(command), "{value:#x}");
+        }
+        assert_eq!(write(0, &[0x55, 0x55]), Some(Command::Pass));
+        assert_eq!(write(0, &[0x33, 0x33]), Some(Command::Fail(0)));
+        assert_eq!(write(0, &[0x33, 0x33, 0x09]), Some(Command::Fail(9)));
+    }
+
+    #[test]
+    fn anything_else_is_ignored() {
+        for value in [0_u32, 0x55, 0x5554, 0x5555_0000, 0x3333_0000, u32::MAX] {
+            assert_eq!(write(0, &value.to_le_bytes()), None, "{value:#x}");
+        }
+        for offset in [1, 2, 4, 0xffc, u64::MAX] {
+            assert_eq!(write(offset, &[0x55, 0x55, 0, 0]), None);
+        }
+        assert_eq!(write(0, &[0x55]), None);
+        assert_eq!(write(0, &[]), None);
+    }
+}
