@@ -92,7 +92,7 @@ fn sbi_extensions_that_a_guest_finds() {
 /// A newer kernel's KVM also hands on system suspend (Linux 6.14).
 #[test]
 fn a_newer_host_hands_on_more() {
-    let report = report(newest_host(), 0);
+    let report = report(newest_host(HostChip::Plic), 0);
     assert_eq!(answered_by(&report, "SUSP"), Some("hvrun"));
 }
 

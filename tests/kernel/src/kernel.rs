@@ -65,8 +65,10 @@ const GROUPS: &[&[Test]] = &[
     aia::wires::TESTS,
     uart::INTERRUPT_TESTS,
     rtc::TESTS,
+    sbi::susp::TESTS,
     virtio::slots::TESTS,
     virtio::requests::TESTS,
+    virtio::console::TESTS,
     nothing::TESTS,
 ];
 
