@@ -1,11 +1,12 @@
 //! The command line.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use hv_vmm::{DiskConfig, IrqchipChoice, NetConfig, VirtioVersion};
+use hv_vmm::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Payload, VirtioVersion};
 
 use crate::console::{Choice, parse_console};
 use crate::device::{parse_disk, parse_net};
@@ -199,6 +200,51 @@ pub struct Args {
     version: Option<bool>,
 }
 
+impl Args {
+    /// What to boot.
+    ///
+    /// # Errors
+    /// In words for the user, if that is nothing or too much.
+    pub fn payload(&self) -> Result<Payload, &'static str> {
+        match (&self.kernel, &self.firmware) {
+            (Some(kernel), None) => Ok(Payload::Kernel(kernel.clone())),
+            (None, Some(firmware)) if self.initrd.is_none() => {
+                Ok(Payload::Firmware(firmware.clone()))
+            }
+            (None, None) => Err(
+                "nothing to boot: name a kernel with --kernel FILE, or a firmware with --firmware FILE",
+            ),
+            (Some(_), Some(_)) => Err(
+                "--kernel and --firmware exclude each other: a firmware finds its kernel on a --disk",
+            ),
+            (None, Some(_)) => {
+                Err("--initrd goes with --kernel: a firmware finds its initrd where its kernel is")
+            }
+        }
+    }
+
+    /// The machine that boots `payload`, with these consoles. When `stop` becomes readable, it ends.
+    #[must_use]
+    pub fn config(self, payload: Payload, console: ConsoleConfig, stop: Option<OwnedFd>) -> Config {
+        Config {
+            payload,
+            initrd: self.initrd,
+            dtb: self.dtb,
+            disks: self.disks,
+            nets: self.nets,
+            rng: self.rng,
+            virtio: self.virtio.0,
+            command_line: self.cmdline,
+            cpus: self.cpus,
+            memory: self.memory,
+            irqchip: self.irqchip.0,
+            console,
+            getchar_empty: self.getchar_empty,
+            stop,
+        }
+    }
+}
+
 /// What hvrun does beside booting guests.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -212,12 +258,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
 
+        /// -h and --help.
         #[command(flatten)]
         help: HelpFlag,
     },
 
     /// Print the manual page, in the form that man reads.
     Man {
+        /// -h and --help.
         #[command(flatten)]
         help: HelpFlag,
     },
@@ -227,6 +275,7 @@ pub enum Command {
         /// The shell.
         shell: Shell,
 
+        /// -h and --help.
         #[command(flatten)]
         help: HelpFlag,
     },

@@ -8,7 +8,7 @@ use hv_devices::virtio::mmio::Version;
 use hv_devices::virtio::net::{Mac, Vhost};
 
 use crate::console::ConsoleConfig;
-use crate::virtio;
+use crate::{Error, virtio};
 
 /// Everything that is chosen from outside. What is left open here is asked of KVM.
 #[derive(Debug)]
@@ -137,11 +137,20 @@ impl Config {
         Some(words.join(" "))
     }
 
+    /// The slot of each of [`Config::disks`].
+    ///
+    /// # Errors
+    /// There is no slot for a device of the machine.
+    pub fn disk_slots(&self) -> Result<Vec<u32>, Error> {
+        let mut slots = virtio::assign(&self.placements())?;
+        slots.truncate(self.disks.len());
+        Ok(slots)
+    }
+
     /// Linux names disks in the order of their slots.
     fn letter_of_the_first_disk(&self) -> char {
         // A configuration without a slot for each device is refused elsewhere.
-        let slots = virtio::assign(&self.placements()).unwrap_or_default();
-        let mut disks = slots.into_iter().take(self.disks.len());
+        let mut disks = self.disk_slots().unwrap_or_default().into_iter();
         let before = disks
             .next()
             .map_or(0, |first| disks.filter(|slot| *slot < first).count());

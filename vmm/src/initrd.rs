@@ -73,6 +73,14 @@ impl<'a> Initrd<'a> {
         })
     }
 
+    /// What was compressed in the file; `None` if the guest is to have the file as it is.
+    pub fn unpacked(self) -> Option<Vec<u8>> {
+        match self.contents {
+            Contents::File(_) => None,
+            Contents::Memory(bytes) => Some(bytes),
+        }
+    }
+
     /// Copies it into guest memory.
     ///
     /// # Errors

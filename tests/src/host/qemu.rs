@@ -33,7 +33,7 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests \
 
 /// The CPU that QEMU emulates fastest, a guest of its hypervisor twice as fast as [`HostChip::Aia`]'s. Most of what an
 /// emulated guest does is to walk page tables, a level of the host's for every level of its own, so few levels pay.
-pub(super) const FAST_CPU: &str = "rv64,h=true,sv57=off,sv48=off";
+pub(crate) const FAST_CPU: &str = "rv64,h=true,sv57=off,sv48=off";
 
 /// Options of a 9p mount, the best first; Linux before 6.4 does not know them.
 ///
@@ -277,7 +277,7 @@ fn channels(command: &mut Command, serial: &Path, control: i32) {
 }
 
 /// A path within a list of QEMU options, where a comma is written twice.
-fn escape_commas(path: &Path) -> std::ffi::OsString {
+pub(crate) fn escape_commas(path: &Path) -> std::ffi::OsString {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let mut escaped = Vec::new();
     for &byte in path.as_os_str().as_bytes() {

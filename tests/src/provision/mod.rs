@@ -30,6 +30,7 @@ pub use kernel::{DebianKernel, KernelFiles, debian_kernel};
 pub use modules::modules_closure;
 pub use nested_qemu::{NestedQemu, nested_qemu};
 pub use qemu::{Qemu, qemu};
+pub(crate) use run::{die_with_parent, run};
 pub use small_kernel::small_kernel;
 pub use u_boot::{UBoot, u_boot};
 

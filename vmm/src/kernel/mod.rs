@@ -93,6 +93,14 @@ impl Kernel {
         })
     }
 
+    /// What was compressed in the file; `None` if it is the file as it is.
+    pub fn unpacked(self) -> Option<Vec<u8>> {
+        match self.contents {
+            Contents::File(_) => None,
+            Contents::Memory(bytes) => Some(bytes),
+        }
+    }
+
     /// Copies the kernel into guest memory.
     ///
     /// # Errors

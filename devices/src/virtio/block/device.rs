@@ -1,5 +1,6 @@
 //! The block device's features and configuration space, and its start and stop.
 
+use std::fmt::{self, Write};
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -35,6 +36,14 @@ const DISCARD_ALIGNMENT: u32 = 8;
 /// /sys/block/vda/serial and udev makes a link in /dev/disk/by-id of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Serial(pub(super) [u8; VIRTIO_BLK_ID_BYTES as usize]);
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.iter().take_while(|byte| **byte != 0);
+        text.map(|byte| char::from(*byte))
+            .try_for_each(|character| f.write_char(character))
+    }
+}
 
 /// A text that cannot be a disk's serial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -40,31 +40,10 @@ fn images(arguments: &[String]) -> Vec<(PathBuf, bool)> {
             Some(value) => value.strip_prefix('='),
             None => None,
         };
-        images.extend(value.map(image));
+        let disk = value.and_then(|value| hvrun_cli::parse_disk(value).ok());
+        images.extend(disk.map(|disk| (disk.path, disk.readonly)));
     }
     images
-}
-
-/// Takes hvrun's `FILE[,OPTION]…` apart, where a comma of the file name is written twice.
-fn image(value: &str) -> (PathBuf, bool) {
-    let mut path = String::new();
-    let mut rest = value;
-    while let Some((head, tail)) = rest.split_once(',') {
-        path += head;
-        match tail.strip_prefix(',') {
-            Some(tail) => {
-                path.push(',');
-                rest = tail;
-            }
-            None => {
-                let mut options = tail
-                    .split(',')
-                    .filter(|option| option.starts_with("readonly="));
-                return (path.into(), options.next_back() == Some("readonly=on"));
-            }
-        }
-    }
-    ((path + rest).into(), false)
 }
 
 #[cfg(test)]
@@ -91,19 +70,6 @@ mod tests {
             [("a.img".into(), false), ("b.img".into(), true)]
         );
         assert_eq!(found(&["--disks", "a.img", "--diskette=b"]), []);
-    }
-
-    #[test]
-    fn commas_and_options_are_told_apart() {
-        assert_eq!(
-            image("a,,b.img,serial=x,readonly=on"),
-            ("a,b.img".into(), true)
-        );
-        assert_eq!(
-            image("a.img,readonly=on,readonly=off"),
-            ("a.img".into(), false)
-        );
-        assert_eq!(image("a,,"), ("a,".into(), false));
     }
 
     #[test]

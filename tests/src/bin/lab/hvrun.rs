@@ -6,10 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 use super::signals::Signals;
-use super::{Failure, disks, session, setup};
+use super::{Failure, bare, disks, session, setup};
 
 /// Runs hvrun: in the nested host, or right here on a RISC-V machine.
 pub(super) fn run(arguments: &[String]) -> Result<u8, Failure> {
+    if bare::is_meant(arguments) {
+        return bare::hvrun(arguments);
+    }
     if cfg!(target_arch = "riscv64") {
         return natively(arguments);
     }

@@ -1,5 +1,6 @@
 //! `cargo lab` and `cargo hvrun`: the nested host for a person at a terminal.
 
+mod bare;
 mod disks;
 mod hvrun;
 mod session;
@@ -7,6 +8,8 @@ mod setup;
 mod signals;
 mod terminal;
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -18,7 +21,8 @@ const EXIT_LAB: u8 = 125;
 
 /// The nested RISC-V host in which hvrun runs on machines that are none.
 ///
-/// The variable HVRUN_LAB_HOST chooses its kind: `aia` (the default) or `plic`.
+/// The variable HVRUN_LAB_HOST chooses its kind: `aia` (the default) or `plic`. For the bare-metal hypervisor it is the kind of
+/// the machine, where `plic` is the default.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab", max_term_width = 100)]
 struct Args {
@@ -29,6 +33,8 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run hvrun, with its own arguments and files of this machine; without any, boot a small Linux from a disk.
+    ///
+    /// With --bare among the arguments, the guest runs on the bare-metal hypervisor instead, in a QEMU of its own.
     #[command(disable_help_flag = true)]
     Hvrun {
         /// hvrun's arguments.
@@ -39,7 +45,30 @@ enum Command {
         )]
         arguments: Vec<String>,
     },
-    /// Get and build everything that `cargo hvrun` needs, and run nothing.
+    /// Compile the source of a bundle of guests for the bare-metal hypervisor.
+    ///
+    /// Files that it takes in are looked for beside it, then in the current directory. lab/Image and lab/initrd are those of
+    /// the guest that `cargo hvrun` boots.
+    Bundle {
+        /// The source, a device tree (.dts); resources/bare/ has examples.
+        source: PathBuf,
+        /// The bundle.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Boot a bundle of guests on the bare-metal hypervisor in QEMU.
+    Bare {
+        /// The bundle, or its source (.dts).
+        bundle: PathBuf,
+        /// Further arguments for QEMU, such as devices.
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "QEMU_ARGS"
+        )]
+        arguments: Vec<OsString>,
+    },
+    /// Get and build everything that `cargo hvrun` needs, with --bare as well, and run nothing.
     Setup,
     /// Open a shell in the nested host. This machine's files are below /host.
     Shell,
@@ -81,6 +110,8 @@ fn main() -> ExitCode {
     };
     let result = match args.command {
         Command::Hvrun { arguments } => hvrun::run(&arguments),
+        Command::Bundle { source, output } => bare::bundle(&source, &output),
+        Command::Bare { bundle, arguments } => bare::run(&bundle, &arguments),
         Command::Setup => setup::everything(),
         Command::Shell => in_host(&["sh".into()]),
         Command::Exec { command } => in_host(&command),
@@ -109,14 +140,14 @@ fn boot() -> Result<Host, Failure> {
 
 /// The nested host that the user chose. It runs as long as they like.
 fn host_config() -> Result<HostConfig, Failure> {
-    let config = HostConfig::new(chosen_chip()?).module("vhost_net");
+    let config = HostConfig::new(chosen_chip(HostChip::Aia)?).module("vhost_net");
     Ok(config.fast_cpu().lifetime(None))
 }
 
-fn chosen_chip() -> Result<HostChip, Failure> {
+fn chosen_chip(default: HostChip) -> Result<HostChip, Failure> {
     let choice = std::env::var("HVRUN_LAB_HOST").unwrap_or_default();
     if choice.is_empty() {
-        return Ok(HostChip::Aia);
+        return Ok(default);
     }
     choice.parse().map_err(|error| Failure {
         message: format!("lab: HVRUN_LAB_HOST: {error}"),

@@ -40,6 +40,11 @@ impl Guest {
         })
     }
 
+    /// Where it boots from: the kernel, and the initrd that goes with it.
+    pub(super) fn kernel_and_initrd(&self) -> (&Path, &Path) {
+        (&self.kernel, &self.initrd)
+    }
+
     /// What makes hvrun boot it.
     pub(super) fn arguments(&self) -> Result<Vec<String>, Failure> {
         let mut arguments = Vec::new();
@@ -89,6 +94,8 @@ pub(super) fn everything() -> Result<u8, Failure> {
         let downloads = scope.spawn(|| downloads().and_then(|()| guest().map(drop)));
         cross_build("hv-lab-agent", "agent")?;
         cross_build("hvrun", "hvrun")?;
+        provision::bare_hypervisor()?;
+        provision::dtc()?;
         join(downloads)?;
         Ok(0)
     })

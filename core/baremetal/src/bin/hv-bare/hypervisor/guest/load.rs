@@ -6,9 +6,10 @@ use core::ops::Range;
 
 use hv_bare::bundle;
 use hv_core::addr::GuestPhysAddr;
+use hv_core::devicetree::{self, given};
+use hv_core::kernel;
 use hv_core::machine::Machine;
 use hv_core::sbi::BadMemory;
-use hv_core::{devicetree, kernel};
 
 use super::{Error, GuestMemory, Start};
 
@@ -74,12 +75,24 @@ fn write(
         .map_err(|BadMemory| Error::DoesNotFit(what))
 }
 
-/// The device tree: the bundle's as it is, or the machine's, with free space behind its last block, which its header counts
-/// in (Devicetree Specification 0.4, section 5.2, `totalsize`).
+/// The device tree: the bundle's, or the machine's, with free space behind its last block, which its header counts in
+/// (Devicetree Specification 0.4, section 5.2, `totalsize`).
 fn tree(files: &bundle::Guest<'_>, machine: &Machine) -> Result<Vec<u8>, Error> {
     let mut blob = match files.device_tree {
-        Some(blob) => blob.to_vec(),
         None => devicetree::build(machine).map_err(Error::Tree)?,
+        Some(blob) => {
+            let line = Some(files.command_line).filter(|line| !line.is_empty());
+            let entropy = |seed: &mut [u8]| {
+                let fresh = machine.rng_seed.iter().flatten().cycle();
+                for (byte, fresh) in seed.iter_mut().zip(fresh) {
+                    *byte = *fresh;
+                }
+                true
+            };
+            given::check(blob)
+                .and_then(|()| given::complete(blob, line, machine.initrd.clone(), entropy))
+                .map_err(Error::GivenTree)?
+        }
     };
     blob.resize(blob.len().saturating_add(ROOM_IN_TREE), 0);
     let size = u32::try_from(blob.len()).unwrap_or(u32::MAX);

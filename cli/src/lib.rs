@@ -1,0 +1,153 @@
+//! hvrun: boots a guest under KVM on a RISC-V Linux host.
+//!
+//! The program is [`main`]. Whoever takes its arguments for another purpose has them in [`Args`], and the machine that they
+//! mean from [`Args::config`].
+
+mod args;
+mod console;
+mod device;
+mod doctor;
+mod logger;
+mod manual;
+mod terminal;
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use hv_vmm::{OpenError, Outcome, Vm};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+pub use args::{Args, Command, HelpFlag, Irqchip, Virtio};
+pub use console::{Choice, Consoles, To};
+pub use device::parse_disk;
+pub use logger::start as start_log;
+
+/// hvrun could not start or continue the guest.
+const EXIT_ERROR: u8 = 1;
+/// The command line is wrong; clap's own code, too.
+const EXIT_USAGE: u8 = 2;
+/// The guest powered off and reported a system failure.
+const EXIT_SYSTEM_FAILURE: u8 = 3;
+/// Plus the number of the signal that ended hvrun, as shells have it.
+const EXIT_SIGNAL: u8 = 128;
+
+/// The program, from its arguments to its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let mut args = Args::parse();
+    logger::start(args.log_level);
+    let result = match args.command.take() {
+        None => {
+            let consoles = Consoles::new(&args.consoles).unwrap_or_else(|error| {
+                Args::command()
+                    .error(ErrorKind::ArgumentConflict, error)
+                    .exit()
+            });
+            run(args, consoles)
+        }
+        Some(command) => answer(&command),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("hvrun: {error}");
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}
+
+/// What hvrun does beside booting guests: each prints something.
+fn answer(command: &Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let mut code = ExitCode::SUCCESS;
+    let text = match command {
+        Command::Doctor { json, .. } => {
+            let diagnosis = doctor::Diagnosis::make();
+            if !diagnosis.can_boot() {
+                code = ExitCode::from(EXIT_ERROR);
+            }
+            let text = if *json {
+                diagnosis.json()
+            } else {
+                diagnosis.text()
+            };
+            text.into_bytes()
+        }
+        Command::Man { .. } => manual::page()?,
+        Command::Completions { shell, .. } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "hvrun", &mut script);
+            script
+        }
+    };
+    match std::io::stdout().write_all(&text) {
+        // A reader who has seen enough, such as head, is no problem.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(code),
+    }
+}
+
+fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    if args.kernel.is_none() && args.firmware.is_none() && !cfg!(target_arch = "riscv64") {
+        return Err(OpenError::NotRiscv.into());
+    }
+    let payload = match args.payload() {
+        Ok(payload) => payload,
+        Err(what) => return Ok(usage(what)),
+    };
+    // Before the first thread is made, so that all of them have these blocked and the event loop alone hears of them.
+    let signals = SigSet::from_iter([
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ]);
+    signals.thread_block()?;
+    let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    terminal::restore_on_panic();
+
+    let have_stdio = consoles.have_stdio();
+    let resized = (consoles.have_a_size())
+        .then(terminal::size_changes)
+        .transpose()?;
+    let dump_dtb = args.dump_dtb.take();
+    let stop = ended_by.as_fd().try_clone_to_owned()?;
+    let config = args.config(payload, consoles.config(resized)?, Some(stop));
+    let vm = Vm::new(config)?;
+    if let Some(path) = dump_dtb {
+        std::fs::write(&path, vm.device_tree()).map_err(|error| {
+            format!(
+                "cannot write the device tree to {}: {error}",
+                path.display()
+            )
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for terminal in vm.pseudo_terminals() {
+        eprintln!("hvrun: {} on {}", terminal.console, terminal.path.display());
+    }
+    let raw = have_stdio.then(terminal::RawMode::enter);
+    let outcome = vm.run();
+    drop(raw);
+    Ok(match outcome? {
+        Outcome::PowerOff => ExitCode::SUCCESS,
+        Outcome::SystemFailure => ExitCode::from(EXIT_SYSTEM_FAILURE),
+        // A guest that says it failed has not succeeded, whatever is left of its code in an exit code's 8 bits.
+        Outcome::TestFailed(code) => ExitCode::from(code.to_le_bytes()[0].max(EXIT_ERROR)),
+        Outcome::Stopped => match ended_by.read_signal()? {
+            Some(signal) => ExitCode::from(
+                EXIT_SIGNAL.wrapping_add(u8::try_from(signal.ssi_signo).unwrap_or(0)),
+            ),
+            None => ExitCode::SUCCESS,
+        },
+    })
+}
+
+/// Says what is wrong with the command line.
+fn usage(what: &str) -> ExitCode {
+    eprintln!("hvrun: {what} (see hvrun --help)");
+    ExitCode::from(EXIT_USAGE)
+}

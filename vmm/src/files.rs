@@ -1,0 +1,58 @@
+//! The files that a guest boots from, for who puts them into its memory by other means than [`Vm`](crate::Vm).
+
+use std::path::PathBuf;
+
+use hv_core::layout;
+
+use crate::config::Config;
+use crate::devicetree::TreeFile;
+use crate::initrd::Initrd;
+use crate::kernel::Kernel;
+use crate::{Error, Payload};
+
+/// What a guest boots from, found to be in order.
+#[derive(Debug)]
+pub struct BootFiles {
+    /// The kernel or the firmware: an `Image`, an ELF executable or a flat binary.
+    pub payload: BootFile,
+    /// The initial RAM disk.
+    pub initrd: Option<BootFile>,
+}
+
+/// A file whose contents go into the guest's memory.
+#[derive(Debug)]
+pub struct BootFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its contents where these are other than the file's own bytes: what was compressed in it.
+    pub unpacked: Option<Vec<u8>>,
+}
+
+impl BootFiles {
+    /// Opens and unpacks the files of a guest as it would be done to boot it.
+    ///
+    /// # Errors
+    /// What is wrong with a file.
+    pub fn open(config: &Config) -> Result<BootFiles, Error> {
+        let base = layout::RAM_BASE.0;
+        let ram = base..base.saturating_add(config.memory);
+        let kernel = Kernel::open(&config.payload, &ram)?;
+        let free = ram.end.saturating_sub(kernel.occupied.end);
+        let (Payload::Kernel(path) | Payload::Firmware(path)) = &config.payload;
+        if let Some(tree) = &config.dtb {
+            TreeFile::open(tree, config.command_line.clone())?;
+        }
+        let initrd = |path: &PathBuf| {
+            let unpacked = Initrd::open(path, free)?.unpacked();
+            let path = path.clone();
+            Ok::<_, Error>(BootFile { path, unpacked })
+        };
+        Ok(BootFiles {
+            payload: BootFile {
+                path: path.clone(),
+                unpacked: kernel.unpacked(),
+            },
+            initrd: config.initrd.as_ref().map(initrd).transpose()?,
+        })
+    }
+}
