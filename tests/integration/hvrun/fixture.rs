@@ -30,12 +30,17 @@ pub fn host(chip: HostChip) -> &'static Host {
     Host::shared(chip).unwrap()
 }
 
-/// A host with the newest kernel that is packaged, and a PLIC, that all tests share.
-pub fn newest_host() -> &'static Host {
-    static HOST: OnceLock<Host> = OnceLock::new();
+/// A host of this kind with the newest kernel that is packaged, that all tests share.
+pub fn newest_host(chip: HostChip) -> &'static Host {
+    static PLIC: OnceLock<Host> = OnceLock::new();
+    static AIA: OnceLock<Host> = OnceLock::new();
     hvrun();
-    HOST.get_or_init(|| {
-        let config = HostConfig::new(HostChip::Plic).kernel(debian(DebianKernel::Backports));
+    let host = match chip {
+        HostChip::Plic => &PLIC,
+        HostChip::Aia => &AIA,
+    };
+    host.get_or_init(|| {
+        let config = HostConfig::new(chip).kernel(debian(DebianKernel::Backports));
         Host::boot(config).unwrap()
     })
 }
@@ -67,7 +72,10 @@ impl Kernel {
             Kernel::Stable => debian(DebianKernel::Stable),
             Kernel::Backports => debian(DebianKernel::Backports),
             Kernel::Small => {
-                return vec!["--kernel".into(), text(&provision::small_kernel().unwrap())];
+                return vec![
+                    "--kernel".into(),
+                    text(&provision::small_kernel().unwrap().image),
+                ];
             }
         };
         let initrd = provision::guest_initrd(&files).unwrap();

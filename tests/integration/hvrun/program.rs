@@ -206,7 +206,7 @@ fn a_suspended_guest_wakes_by_its_timer() {
     program.extend(srst(0, 0));
     let (_directory, path) = image(&program);
     let finished = command(
-        newest_host(),
+        newest_host(HostChip::Plic),
         ["--kernel", &text(&path), "--log-level", "debug"],
     )
     .output(STEP)

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use hv_lab::host::{Host, HostChip};
+
 use crate::fixture::{Disk, Kernel, STEP, guest, newest_host, power_off, run};
 
-#[test]
-fn a_key_wakes_a_suspended_linux() {
+/// A key wakes it, and nothing else does.
+fn is_woken_by_a_key(host: &Host) {
     let disk = Disk::new();
     let arguments = ["--cpus", "2", "--log-level", "debug"];
-    let mut console = guest(newest_host(), Kernel::Backports, &disk, &arguments);
+    let mut console = guest(host, Kernel::Backports, &disk, &arguments);
     run(
         &mut console,
         "echo enabled > /sys/class/tty/ttyS0/power/wakeup",
@@ -27,4 +29,14 @@ fn a_key_wakes_a_suspended_linux() {
     console.wait_for("awake\n", STEP).unwrap();
     assert_eq!(run(&mut console, "nproc"), "2");
     power_off(console);
+}
+
+#[test]
+fn a_key_wakes_a_suspended_linux_on_a_plic() {
+    is_woken_by_a_key(newest_host(HostChip::Plic));
+}
+
+#[test]
+fn a_key_wakes_a_suspended_linux_on_an_aia() {
+    is_woken_by_a_key(newest_host(HostChip::Aia));
 }

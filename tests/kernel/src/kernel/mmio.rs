@@ -33,6 +33,27 @@ access!(read16 write16 u16, "lhu" "sh");
 access!(read32 write32 u32, "lwu" "sw");
 access!(read64 write64 u64, "ld" "sd");
 
+/// The registers of a device, 32 bits each, by their offsets.
+#[derive(Clone, Copy)]
+pub struct Registers {
+    base: usize,
+}
+
+impl Registers {
+    /// Those at this address.
+    pub const fn new(base: usize) -> Self {
+        Self { base }
+    }
+
+    pub fn read(self, offset: usize) -> u32 {
+        read32(self.base + offset)
+    }
+
+    pub fn write(self, offset: usize, value: u32) {
+        write32(self.base + offset, value);
+    }
+}
+
 /// Orders all accesses of memory and devices before this one, by this hart, before all after it.
 pub fn fence() {
     // SAFETY: a fence has no other effect.

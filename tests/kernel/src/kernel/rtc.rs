@@ -3,7 +3,7 @@
 
 use super::external::Listener;
 use super::machine::{Device, Machine};
-use super::mmio;
+use super::mmio::Registers;
 use super::report::Outcome;
 use super::time;
 
@@ -29,36 +29,29 @@ const MILLISECOND: u64 = 1_000_000;
 
 /// The clock's alarm, off and with its interrupt enabled; off again when this is dropped.
 pub struct Alarm {
-    base: usize,
+    registers: Registers,
 }
 
 impl Alarm {
     pub fn new(base: usize) -> Self {
-        let alarm = Self { base };
+        let registers = Registers::new(base);
+        let alarm = Self { registers };
         alarm.off();
-        alarm.write(IRQ_ENABLED, 1);
+        alarm.registers.write(IRQ_ENABLED, 1);
         alarm
     }
 
-    fn read(&self, register: usize) -> u32 {
-        mmio::read32(self.base + register)
-    }
-
-    fn write(&self, register: usize, value: u32) {
-        mmio::write32(self.base + register, value);
-    }
-
     /// The time, in nanoseconds.
-    fn time(&self) -> u64 {
-        let low = self.read(TIME_LOW);
-        u64::from(self.read(TIME_HIGH)) << 32 | u64::from(low)
+    pub fn time(&self) -> u64 {
+        let low = self.registers.read(TIME_LOW);
+        u64::from(self.registers.read(TIME_HIGH)) << 32 | u64::from(low)
     }
 
     /// Arms it for this time.
-    fn arm(&self, time: u64) {
+    pub fn arm(&self, time: u64) {
         let [low, high] = [time as u32, (time >> 32) as u32];
-        self.write(ALARM_HIGH, high);
-        self.write(ALARM_LOW, low);
+        self.registers.write(ALARM_HIGH, high);
+        self.registers.write(ALARM_LOW, low);
     }
 
     /// Has it go off at once.
@@ -67,13 +60,13 @@ impl Alarm {
     }
 
     fn is_armed(&self) -> bool {
-        self.read(ALARM_STATUS) != 0
+        self.registers.read(ALARM_STATUS) != 0
     }
 
     fn off(&self) {
-        self.write(CLEAR_ALARM, 1);
-        self.write(CLEAR_INTERRUPT, 1);
-        self.write(IRQ_ENABLED, 0);
+        self.registers.write(CLEAR_ALARM, 1);
+        self.registers.write(CLEAR_INTERRUPT, 1);
+        self.registers.write(IRQ_ENABLED, 0);
     }
 }
 
@@ -123,7 +116,7 @@ fn alarm_interrupts(machine: &Machine) -> Outcome {
         listener.expect(|| alarm.arm(due))?;
         check!(alarm.time() >= due, "the alarm goes off early");
         check!(!alarm.is_armed(), "the alarm is armed after it went off");
-        alarm.write(CLEAR_INTERRUPT, 1);
+        alarm.registers.write(CLEAR_INTERRUPT, 1);
         listener.complete();
         check!(!listener.comes(), "it comes again");
     }
@@ -136,7 +129,7 @@ fn alarm_in_the_past(machine: &Machine) -> Outcome {
     let alarm = Alarm::new(device.base);
     listener.expect(|| alarm.arm(1))?;
     check!(!alarm.is_armed(), "the alarm is armed for the past");
-    alarm.write(CLEAR_INTERRUPT, 1);
+    alarm.registers.write(CLEAR_INTERRUPT, 1);
     listener.complete();
     Ok(())
 }
@@ -147,7 +140,7 @@ fn alarm_cleared(machine: &Machine) -> Outcome {
     let alarm = Alarm::new(device.base);
     alarm.arm(alarm.time() + 1000 * MILLISECOND);
     check!(alarm.is_armed(), "the alarm is not armed");
-    alarm.write(CLEAR_ALARM, 1);
+    alarm.registers.write(CLEAR_ALARM, 1);
     check!(!alarm.is_armed(), "the alarm is armed after it was cleared");
     check!(!listener.comes(), "an alarm that was cleared interrupts");
     Ok(())
@@ -158,14 +151,14 @@ fn alarm_without_interrupt(machine: &Machine) -> Outcome {
     let device = clock(machine)?;
     let listener = Listener::new(machine, device);
     let alarm = Alarm::new(device.base);
-    alarm.write(IRQ_ENABLED, 0);
+    alarm.registers.write(IRQ_ENABLED, 0);
     alarm.go_off();
     check!(
         !listener.comes(),
         "the alarm interrupts while that is disabled"
     );
-    listener.expect(|| alarm.write(IRQ_ENABLED, 1))?;
-    alarm.write(CLEAR_INTERRUPT, 1);
+    listener.expect(|| alarm.registers.write(IRQ_ENABLED, 1))?;
+    alarm.registers.write(CLEAR_INTERRUPT, 1);
     listener.complete();
     Ok(())
 }

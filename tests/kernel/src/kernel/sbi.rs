@@ -9,6 +9,7 @@ pub mod ipi;
 pub mod legacy;
 pub mod rfence;
 pub mod srst;
+pub mod susp;
 pub mod time;
 
 use core::arch::asm;
@@ -19,6 +20,8 @@ use super::report::Outcome;
 pub const SUCCESS: isize = 0;
 pub const ERR_NOT_SUPPORTED: isize = -2;
 pub const ERR_INVALID_PARAM: isize = -3;
+pub const ERR_DENIED: isize = -4;
+pub const ERR_INVALID_ADDRESS: isize = -5;
 pub const ERR_ALREADY_AVAILABLE: isize = -6;
 
 /// What a call returns.

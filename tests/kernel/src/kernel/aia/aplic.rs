@@ -4,7 +4,7 @@ use super::aia;
 use super::imsic::Delivery;
 use crate::kernel::csr::{self, EXTERNAL};
 use crate::kernel::machine::{AiaNode, Machine};
-use crate::kernel::mmio;
+use crate::kernel::mmio::Registers;
 use crate::kernel::report::Outcome;
 use crate::kernel::time;
 
@@ -58,25 +58,19 @@ pub enum SourceMode {
 /// The registers.
 #[derive(Clone, Copy)]
 pub struct Aplic {
-    base: usize,
+    registers: Registers,
 }
 
 impl Aplic {
     pub fn new(aia: &AiaNode) -> Self {
-        Self { base: aia.aplic }
-    }
-
-    fn read(self, register: usize) -> u32 {
-        mmio::read32(self.base + register)
-    }
-
-    fn write(self, register: usize, value: u32) {
-        mmio::write32(self.base + register, value);
+        Self {
+            registers: Registers::new(aia.aplic),
+        }
     }
 
     /// Lets the domain's sources interrupt, or not.
     pub fn set_domain(self, enabled: bool) {
-        self.write(
+        self.registers.write(
             DOMAINCFG,
             if enabled {
                 DOMAIN_ENABLE | DOMAIN_MSI
@@ -93,33 +87,34 @@ impl Aplic {
     /// Sets a source's mode. It is not enabled then, nor pending.
     pub fn configure(self, source: u32, mode: SourceMode) {
         let register = Self::source_register(SOURCECFG, source);
-        self.write(register, SourceMode::Inactive as u32);
-        self.write(register, mode as u32);
-        self.write(CLRIENUM, source);
+        self.registers.write(register, SourceMode::Inactive as u32);
+        self.registers.write(register, mode as u32);
+        self.registers.write(CLRIENUM, source);
         self.clear_pending(source);
     }
 
     /// Has a source interrupt the hart with this number at its file, as this identity.
     pub fn set_target(self, source: u32, hart: u32, identity: u32) {
-        self.write(Self::source_register(TARGET, source), hart << 18 | identity);
+        self.registers
+            .write(Self::source_register(TARGET, source), hart << 18 | identity);
     }
 
     pub fn enable(self, source: u32) {
-        self.write(SETIENUM, source);
+        self.registers.write(SETIENUM, source);
     }
 
     /// Sets the source pending, as far as its mode lets software do that.
     pub fn set_pending(self, source: u32) {
-        self.write(SETIPNUM, source);
+        self.registers.write(SETIPNUM, source);
     }
 
     fn bit(self, first: usize, source: u32) -> bool {
-        self.read(first + 4 * (source as usize / 32)) >> (source % 32) & 1 != 0
+        self.registers.read(first + 4 * (source as usize / 32)) >> (source % 32) & 1 != 0
     }
 
     /// Takes back a pending bit.
     pub(super) fn clear_pending(self, source: u32) {
-        self.write(CLRIPNUM, source);
+        self.registers.write(CLRIPNUM, source);
     }
 
     /// The source's input, as its mode understands it: high is active.
@@ -198,9 +193,9 @@ impl Drop for Setup<'_> {
 fn domaincfg(machine: &Machine) -> Outcome {
     let aplic = Aplic::new(aia(machine)?);
     aplic.set_domain(false);
-    let disabled = aplic.read(DOMAINCFG);
+    let disabled = aplic.registers.read(DOMAINCFG);
     aplic.set_domain(true);
-    let enabled = aplic.read(DOMAINCFG);
+    let enabled = aplic.registers.read(DOMAINCFG);
     check_eq!(disabled, DOMAIN_TOP | DOMAIN_MSI, "domaincfg, disabled");
     check_eq!(
         enabled,
@@ -224,8 +219,8 @@ fn source_modes(machine: &Machine) -> Outcome {
             SourceMode::LevelLow,
             SourceMode::Inactive,
         ] {
-            aplic.write(register, mode as u32);
-            let held = aplic.read(register);
+            aplic.registers.write(register, mode as u32);
+            let held = aplic.registers.read(register);
             check!(
                 held == mode as u32 || held == 0,
                 "sourcecfg of {source} holds {held:#x} for {mode:?}"
@@ -237,9 +232,9 @@ fn source_modes(machine: &Machine) -> Outcome {
     }
     for reserved in [2, 3] {
         let register = Aplic::source_register(SOURCECFG, aia.sources);
-        aplic.write(register, reserved);
-        let held = aplic.read(register);
-        aplic.write(register, 0);
+        aplic.registers.write(register, reserved);
+        let held = aplic.registers.read(register);
+        aplic.registers.write(register, 0);
         check!(
             held != reserved,
             "sourcecfg holds the reserved mode {reserved}"
@@ -264,7 +259,9 @@ fn inactive(machine: &Machine) -> Outcome {
     );
     aplic.set_target(setup.source, 0, 9);
     check_eq!(
-        aplic.read(Aplic::source_register(TARGET, setup.source)),
+        aplic
+            .registers
+            .read(Aplic::source_register(TARGET, setup.source)),
         0,
         "the target of an inactive source"
     );
@@ -276,7 +273,11 @@ fn target(machine: &Machine) -> Outcome {
     let register = Aplic::source_register(TARGET, setup.source);
     for file in &setup.aia.files {
         setup.aplic.set_target(setup.source, file.index, 60);
-        check_eq!(setup.aplic.read(register), file.index << 18 | 60, "target");
+        check_eq!(
+            setup.aplic.registers.read(register),
+            file.index << 18 | 60,
+            "target"
+        );
     }
     Ok(())
 }
@@ -291,13 +292,13 @@ fn pending(machine: &Machine) -> Outcome {
         ((SETIP + word, bit), (IN_CLRIP + word, bit)),
         ((SETIPNUM_LE, source), (CLRIPNUM, source)),
     ] {
-        aplic.write(set.0, set.1);
+        aplic.registers.write(set.0, set.1);
         check!(
             aplic.is_pending(source),
             "a write at {:#x} does not set the bit",
             set.0
         );
-        aplic.write(clear.0, clear.1);
+        aplic.registers.write(clear.0, clear.1);
         check!(
             !aplic.is_pending(source),
             "a write at {:#x} does not clear the bit",
@@ -306,8 +307,8 @@ fn pending(machine: &Machine) -> Outcome {
     }
     // Of the source's word, zeros do nothing.
     aplic.set_pending(source);
-    aplic.write(SETIP + word, 0);
-    aplic.write(IN_CLRIP + word, 0);
+    aplic.registers.write(SETIP + word, 0);
+    aplic.registers.write(IN_CLRIP + word, 0);
     check!(aplic.is_pending(source), "a write of zeros clears the bit");
     setup.expect_silence("of a source that is not enabled")
 }
@@ -320,20 +321,24 @@ fn enable(machine: &Machine) -> Outcome {
         ((SETIENUM, source), (CLRIENUM, source)),
         ((SETIE + word, bit), (CLRIE + word, bit)),
     ] {
-        aplic.write(set.0, set.1);
+        aplic.registers.write(set.0, set.1);
         check!(
             aplic.is_enabled(source),
             "a write at {:#x} does not set the bit",
             set.0
         );
-        aplic.write(clear.0, clear.1);
+        aplic.registers.write(clear.0, clear.1);
         check!(
             !aplic.is_enabled(source),
             "a write at {:#x} does not clear the bit",
             clear.0
         );
     }
-    check_eq!(aplic.read(CLRIE + word), 0, "clrie, which reads as zero");
+    check_eq!(
+        aplic.registers.read(CLRIE + word),
+        0,
+        "clrie, which reads as zero"
+    );
     Ok(())
 }
 
@@ -343,7 +348,7 @@ fn no_sources(machine: &Machine) -> Outcome {
     let aplic = setup.aplic;
     for source in [0, setup.aia.sources + 1, 1023, 1024, u32::MAX] {
         for register in [SETIPNUM, SETIENUM, CLRIPNUM, CLRIENUM] {
-            aplic.write(register, source);
+            aplic.registers.write(register, source);
         }
     }
     check!(
@@ -351,9 +356,9 @@ fn no_sources(machine: &Machine) -> Outcome {
         "source 0 is pending or enabled"
     );
     let register = Aplic::source_register(SOURCECFG, setup.aia.sources + 1);
-    aplic.write(register, SourceMode::Detached as u32);
+    aplic.registers.write(register, SourceMode::Detached as u32);
     check_eq!(
-        aplic.read(register),
+        aplic.registers.read(register),
         0,
         "sourcecfg of the source after the last"
     );
@@ -365,9 +370,11 @@ fn genmsi(machine: &Machine) -> Outcome {
     let setup = Setup::new(machine, None, SourceMode::Inactive)?;
     let aplic = setup.aplic;
     for _ in 0..3 {
-        aplic.write(GENMSI, setup.aia.files[0].index << 18 | IDENTITY);
+        aplic
+            .registers
+            .write(GENMSI, setup.aia.files[0].index << 18 | IDENTITY);
         check!(
-            time::wait_for(|| aplic.read(GENMSI) & GENMSI_BUSY == 0),
+            time::wait_for(|| aplic.registers.read(GENMSI) & GENMSI_BUSY == 0),
             "genmsi stays busy"
         );
         setup.expect_message("by genmsi")?;

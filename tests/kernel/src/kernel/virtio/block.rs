@@ -66,8 +66,8 @@ impl Disk {
     pub fn open(machine: &Machine, features: u64) -> Outcome<Self> {
         let (slot, device) = Self::find(machine)?;
         slot.negotiate(slot.features() & features)?;
-        let queue = Queue::new();
-        slot.set_queue(&queue)?;
+        let queue = Queue::new(0);
+        slot.set_queue(0, &queue)?;
         slot.start()?;
         Ok(Self {
             slot,
@@ -160,7 +160,7 @@ impl Disk {
     /// One request from beginning to end, with its data in the memory of request 0.
     pub fn request(&mut self, kind: u32, sector: u64, length: u32) -> Outcome<Done> {
         self.offer(0, kind, sector, length);
-        self.slot.notify();
+        self.slot.notify(0);
         let (number, done) = self.finish()?;
         check_eq!(number, 0, "the request that is done");
         Ok(done)

@@ -19,10 +19,16 @@ const PAGE: usize = 4096;
 /// Bytes for buffers.
 const BUFFERS: usize = 8 * PAGE;
 
+/// Bytes of the rings of one queue.
+const RINGS: usize = 2 * PAGE;
+
+/// The most queues that a test uses.
+const QUEUES: usize = 2;
+
 /// What driver and device share. There is one, as tests run one after the other.
 #[repr(C, align(4096))]
 struct Shared {
-    rings: [u8; 2 * PAGE],
+    rings: [[u8; RINGS]; QUEUES],
     buffers: [u8; BUFFERS],
 }
 
@@ -32,13 +38,13 @@ struct Memory(UnsafeCell<Shared>);
 unsafe impl Sync for Memory {}
 
 static MEMORY: Memory = Memory(UnsafeCell::new(Shared {
-    rings: [0; 2 * PAGE],
+    rings: [[0; RINGS]; QUEUES],
     buffers: [0; BUFFERS],
 }));
 
 /// The address of the bytes for buffers.
 pub fn buffers() -> usize {
-    MEMORY.0.get() as usize + 2 * PAGE
+    MEMORY.0.get() as usize + QUEUES * RINGS
 }
 
 /// Stores bytes to shared memory.
@@ -71,10 +77,11 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// An empty one.
-    pub fn new() -> Self {
-        let base = MEMORY.0.get() as usize;
-        for offset in (0..2 * PAGE).step_by(8) {
+    /// An empty one, in the memory for the queue with this number.
+    pub fn new(index: usize) -> Self {
+        assert!(index < QUEUES);
+        let base = MEMORY.0.get() as usize + index * RINGS;
+        for offset in (0..RINGS).step_by(8) {
             mmio::write64(base + offset, 0);
         }
         Self {

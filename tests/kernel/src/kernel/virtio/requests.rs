@@ -187,7 +187,7 @@ fn several(machine: &Machine) -> Outcome {
     for number in 0..REQUESTS {
         disk.offer(number, IN, number.into(), SECTOR as u32);
     }
-    disk.slot.notify();
+    disk.slot.notify(0);
     let mut done = 0_u16;
     for _ in 0..REQUESTS {
         let (number, how) = disk.finish()?;
@@ -221,7 +221,7 @@ fn interrupt(machine: &Machine) -> Outcome {
     for _ in 0..3 {
         check_eq!(slot.read(INTERRUPT_STATUS), 0, "InterruptStatus before");
         disk.offer(0, IN, 0, SECTOR as u32);
-        listener.expect(|| slot.notify())?;
+        listener.expect(|| slot.notify(0))?;
         check_eq!(slot.read(INTERRUPT_STATUS) & 1, 1, "InterruptStatus");
         check_eq!(disk.finish()?.1.status, OK, "the status of a read");
         slot.write(INTERRUPT_ACK, 1);
@@ -242,11 +242,11 @@ fn acknowledged_late(machine: &Machine) -> Outcome {
     let listener = Listener::new(machine, disk.device);
     let slot = disk.slot;
     disk.offer(0, IN, 0, SECTOR as u32);
-    listener.expect(|| slot.notify())?;
+    listener.expect(|| slot.notify(0))?;
     disk.finish()?;
     // Another one before the first is acknowledged.
     disk.offer(0, IN, 0, SECTOR as u32);
-    slot.notify();
+    slot.notify(0);
     disk.finish()?;
     check!(
         time::wait_for(|| slot.read(INTERRUPT_STATUS) & 1 != 0),
@@ -256,7 +256,7 @@ fn acknowledged_late(machine: &Machine) -> Outcome {
     listener.complete();
     listener.drain();
     disk.offer(0, IN, 0, SECTOR as u32);
-    listener.expect(|| slot.notify())?;
+    listener.expect(|| slot.notify(0))?;
     disk.finish()?;
     slot.write(INTERRUPT_ACK, 1);
     listener.complete();
@@ -272,7 +272,7 @@ fn indirect(machine: &Machine) -> Outcome {
     let expected = disk.read(1)?;
     put(Disk::data(2), &[0x5a; SECTOR]);
     disk.offer_indirect(2, IN, 1, SECTOR as u32);
-    disk.slot.notify();
+    disk.slot.notify(0);
     let (number, done) = disk.finish()?;
     check_eq!(number, 2, "the request that is done");
     check_eq!(done.status, OK, "the status");
@@ -298,7 +298,7 @@ fn event_index(machine: &Machine) -> Outcome {
     let slot = disk.slot;
     // The first one: a device has nothing yet to tell an event by, and may interrupt in any case.
     disk.offer(0, IN, 0, SECTOR as u32);
-    listener.expect(|| slot.notify())?;
+    listener.expect(|| slot.notify(0))?;
     disk.finish()?;
     slot.write(INTERRUPT_ACK, 1);
     listener.complete();
@@ -307,7 +307,7 @@ fn event_index(machine: &Machine) -> Outcome {
         disk.queue.set_used_event(next.wrapping_add(2));
         for _ in 0..2 {
             disk.offer(0, IN, 0, SECTOR as u32);
-            slot.notify();
+            slot.notify(0);
             disk.finish()?;
         }
         check!(
@@ -315,7 +315,7 @@ fn event_index(machine: &Machine) -> Outcome {
             "there is an interrupt of a buffer before used_event"
         );
         disk.offer(0, IN, 0, SECTOR as u32);
-        listener.expect(|| slot.notify())?;
+        listener.expect(|| slot.notify(0))?;
         disk.finish()?;
         slot.write(INTERRUPT_ACK, 1);
         listener.complete();
@@ -351,7 +351,7 @@ fn reset_lets_go(machine: &Machine) -> Outcome {
         for number in 0..REQUESTS {
             disk.offer(number, IN, 0, SECTOR as u32);
         }
-        disk.slot.notify();
+        disk.slot.notify(0);
         disk.slot.reset()?;
         let used = disk.queue.used_index();
         check!(
@@ -393,7 +393,7 @@ fn notified_of_no_queue(machine: &Machine) -> Outcome {
 fn survives(machine: &Machine, spoil: impl FnOnce(&mut Disk)) -> Outcome {
     let mut disk = Disk::open(machine, PLAIN)?;
     spoil(&mut disk);
-    disk.slot.notify();
+    disk.slot.notify(0);
     // Time to stumble.
     let _ = time::comes(|| false);
     drop(disk);

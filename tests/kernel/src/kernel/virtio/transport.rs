@@ -1,7 +1,7 @@
 //! The registers of a slot, and how a driver and a device begin (VIRTIO 1.3, section 3.1).
 
 use super::queue::Queue;
-use crate::kernel::mmio;
+use crate::kernel::mmio::{self, Registers};
 use crate::kernel::report::Outcome;
 use crate::kernel::time;
 
@@ -50,6 +50,7 @@ const PAGE: usize = 4096;
 /// A slot.
 #[derive(Clone, Copy)]
 pub struct Slot {
+    registers: Registers,
     base: usize,
     legacy: bool,
 }
@@ -57,17 +58,19 @@ pub struct Slot {
 impl Slot {
     /// The slot at an address, if its registers are of a version that there is.
     pub fn new(base: usize) -> Outcome<Self> {
+        let registers = Registers::new(base);
         check_eq!(
-            mmio::read32(base + MAGIC_VALUE),
+            registers.read(MAGIC_VALUE),
             MAGIC,
             "the magic value of the slot at {base:#x}"
         );
-        let version = mmio::read32(base + VERSION);
+        let version = registers.read(VERSION);
         check!(
             version == 1 || version == 2,
             "the version of the slot at {base:#x} is {version}"
         );
         Ok(Self {
+            registers,
             base,
             legacy: version == 1,
         })
@@ -78,11 +81,11 @@ impl Slot {
     }
 
     pub fn read(self, register: usize) -> u32 {
-        mmio::read32(self.base + register)
+        self.registers.read(register)
     }
 
     pub fn write(self, register: usize, value: u32) {
-        mmio::write32(self.base + register, value);
+        self.registers.write(register, value);
     }
 
     /// A byte of the device's configuration space.
@@ -91,7 +94,7 @@ impl Slot {
     }
 
     pub fn config32(self, offset: usize) -> u32 {
-        mmio::read32(self.base + CONFIG + offset)
+        self.registers.read(CONFIG + offset)
     }
 
     /// What the device offers. A legacy device has 32 features.
@@ -166,12 +169,18 @@ impl Slot {
         self.read(register) != 0
     }
 
-    /// Sets up queue 0.
-    pub fn set_queue(self, queue: &Queue) -> Outcome {
-        self.select_queue(0);
-        check!(!self.queue_in_use(), "queue 0 is in use after a reset");
+    /// Sets up the queue with this number.
+    pub fn set_queue(self, index: u32, queue: &Queue) -> Outcome {
+        self.select_queue(index);
+        check!(
+            !self.queue_in_use(),
+            "queue {index} is in use after a reset"
+        );
         let max = self.read(QUEUE_NUM_MAX);
-        check!(max >= queue.size(), "queue 0 has {max} entries at most");
+        check!(
+            max >= queue.size(),
+            "queue {index} has {max} entries at most"
+        );
         self.write(QUEUE_NUM, queue.size());
         if self.legacy {
             self.write(QUEUE_ALIGN, PAGE as u32);
@@ -196,8 +205,13 @@ impl Slot {
         Ok(())
     }
 
-    /// Tells the device of new buffers in queue 0.
-    pub fn notify(self) {
-        self.write(QUEUE_NOTIFY, 0);
+    /// A word of the device's configuration space.
+    pub fn set_config32(self, offset: usize, value: u32) {
+        self.registers.write(CONFIG + offset, value);
+    }
+
+    /// Tells the device of new buffers in the queue with this number.
+    pub fn notify(self, index: u32) {
+        self.write(QUEUE_NOTIFY, index);
     }
 }
