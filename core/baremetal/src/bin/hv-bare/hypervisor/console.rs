@@ -14,12 +14,16 @@ use spin::{Mutex, Once};
 
 use super::ending;
 use super::firmware;
-use super::guest::{self, Guest};
+use super::guest::{self, Guest, mail};
 use hv_bare::host::Device;
 pub use port::Port;
 
 /// Ctrl-a.
 const ESCAPE: u8 = 1;
+
+/// What Ctrl-a and any other key tells.
+const HELP: &str = "Ctrl-a 1 to 4: keyboard to that guest; e: end it; r: restart it; s: statistics; x: switch off; \
+                    Ctrl-a: Ctrl-a itself";
 
 /// The most of an unfinished line that is kept back, bytes.
 const LINE: usize = 256;
@@ -142,36 +146,23 @@ pub fn serve(running: Option<(&Guest, u32)>) {
 
 impl Console {
     fn print(&mut self, guest: usize, bytes: &[u8]) {
-        let alone = self.guests.len() == 1;
-        let Some(stream) = self.guests.get_mut(guest) else {
-            return;
-        };
-        if alone {
+        if self.guests.len() == 1 {
             if let Some(port) = &self.port {
                 port.write(bytes);
             }
             return;
         }
         for byte in bytes {
+            let Some(stream) = self.guests.get_mut(guest) else {
+                return;
+            };
             stream.line.push(*byte);
-            let is_whole = *byte == b'\n' || stream.line.len() == LINE;
-            if is_whole {
+            if *byte == b'\n' || stream.line.len() == LINE {
                 self.flush(guest);
-                return self.print_rest(guest, bytes, byte);
             }
         }
         if guest == self.focus {
             self.flush(guest);
-        }
-    }
-
-    /// Goes on behind `byte`, which is one of `bytes`.
-    fn print_rest(&mut self, guest: usize, bytes: &[u8], byte: &u8) {
-        let done = bytes.iter().position(|other| core::ptr::eq(other, byte));
-        if let Some(rest) = done.and_then(|done| bytes.get(done + 1..))
-            && !rest.is_empty()
-        {
-            self.print(guest, rest);
         }
     }
 
@@ -232,10 +223,18 @@ impl Console {
                 b'x' => return Some(Request::Off),
                 b's' => return Some(Request::Statistics),
                 b'1'..=b'4' => self.switch(usize::from(byte - b'1')),
-                _ => self.message(format_args!(
-                    "Ctrl-a 1 to 4: to that guest; s: statistics; x: switch off; Ctrl-a: Ctrl-a itself"
-                )),
+                b'e' => self.post_to_focus(mail::END),
+                b'r' => self.post_to_focus(mail::RESTART),
+                _ => self.message(format_args!("{HELP}")),
             }
+        }
+    }
+
+    /// Tells the guest that has the keyboard something.
+    fn post_to_focus(&self, mail: u32) {
+        let guest = guest::all().get(self.focus);
+        if let Some(hart) = guest.and_then(|guest| guest.harts.first()) {
+            hart.post(mail);
         }
     }
 

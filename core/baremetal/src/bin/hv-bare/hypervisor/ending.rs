@@ -59,14 +59,24 @@ pub fn end(hart: &mut Vhart, end: End) {
         }
     }
     match end {
-        End::Reset => restart(guest),
+        End::Reset => begin_again(guest),
         End::PowerOff => over(guest, 0),
         End::SystemFailure => over(guest, FAILURE),
         End::TestFailed(code) => over(guest, code),
     }
 }
 
-fn restart(guest: &Guest) {
+/// The user wants the hart's guest to begin anew.
+pub fn restart(hart: &mut Vhart) {
+    let ended = matches!(*hart.guest.life.lock(), Life::Ended(_));
+    if ended {
+        begin_again(hart.guest);
+    } else {
+        end(hart, End::Reset);
+    }
+}
+
+fn begin_again(guest: &Guest) {
     if let Err(error) = guest.start(boot::seed(guest.index)) {
         console::message(format_args!(
             "guest {} cannot start again: {error}",

@@ -41,6 +41,10 @@ pub mod mail {
     pub const HALT: u32 = 1 << 3;
     /// The alarm of the guest's real-time clock has changed.
     pub const ALARM: u32 = 1 << 4;
+    /// The user wants the guest to end.
+    pub const END: u32 = 1 << 5;
+    /// The user wants the guest to begin anew, whether it has ended or not.
+    pub const RESTART: u32 = 1 << 6;
 }
 
 /// Why a guest cannot begin.
@@ -151,6 +155,9 @@ pub struct Guest {
     files: bundle::Guest<'static>,
 }
 
+/// None of a guest's harts.
+const NO_HART: u32 = u32::MAX;
+
 /// What a guest's harts are like.
 #[derive(Clone, Debug)]
 pub struct Features {
@@ -202,7 +209,7 @@ impl Guest {
             // SAFETY: the partition gives each guest memory that nobody else uses.
             memory: unsafe { GuestMemory::new(share.ram_base, share.ram, share.ram_size) },
             harts: share.harts.iter().map(link).collect(),
-            states: Mutex::new(hsm::Harts::new(files.harts, 0)),
+            states: Mutex::new(hsm::Harts::new(files.harts, NO_HART)),
             board: Board::new(files.harts),
             passthrough: share.devices,
             hgatp,
@@ -223,18 +230,20 @@ impl Guest {
     /// If it does not fit.
     pub fn start(&self, seed: [u8; 32]) -> Result<(), Error> {
         self.reset_devices();
-        *self.states.lock() = hsm::Harts::new(self.machine.harts, 0);
         let start = load::load(&self.files, &self.machine, seed, &self.memory)?;
         *self.life.lock() = Life::Running;
         if let Some(hart) = self.harts.first() {
             *hart.start.lock() = start;
+            let _ = self.states.lock().start(0);
             hart.post(mail::START);
         }
         Ok(())
     }
 
-    /// The host's devices let go of the guest's memory and of their interrupts; the guest's own begin anew.
+    /// All harts are stopped. The host's devices let go of the guest's memory and of their interrupts; the guest's own begin
+    /// anew. A word to start that a hart gave another one before both halted finds that hart stopped, and so means nothing.
     pub fn reset_devices(&self) {
+        *self.states.lock() = hsm::Harts::new(self.machine.harts, NO_HART);
         for device in self
             .passthrough
             .iter()

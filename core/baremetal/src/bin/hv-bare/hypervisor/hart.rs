@@ -10,9 +10,10 @@ use super::boot::hypervisor;
 use super::clock;
 use super::console;
 use super::csr::{self, hstatus, interrupt, number, status};
+use super::ending::{self, End};
 use super::exit;
 use super::firmware;
-use super::guest::{Guest, Link, mail};
+use super::guest::{Guest, Link, Start, mail};
 use super::vector::{self, Context};
 
 /// What traps within the guest, without the hypervisor: everything that a hart without the H extension would trap to S-mode
@@ -104,10 +105,17 @@ impl Vhart {
         hypervisor().chip.enable_hart(self.link.place);
     }
 
-    /// Begins as another hart, or the board, wants it (SBI 3.0, "Hart start": with its number in a0, and without translation
-    /// and interrupts).
-    fn begin(&mut self) {
-        let start = *self.link.start.lock();
+    /// Begins as another hart, or the board, wants it, if it still does.
+    fn start(&mut self) {
+        if self.guest.states.lock().started(self.id).is_ok() {
+            let start = *self.link.start.lock();
+            self.begin(start);
+        }
+    }
+
+    /// Begins as a hart does that SBI starts or resumes: with its number in a0, and without translation and interrupts (SBI
+    /// 3.0, "Hart start").
+    fn begin(&mut self, start: Start) {
         self.context = Context::new();
         self.context.pc = start.pc;
         let [_, _, _, _, _, _, _, _, _, _, a0, a1, ..] = &mut self.context.registers;
@@ -149,7 +157,6 @@ impl Vhart {
         // The kernel may have been written by this or another hart.
         csr::fence_i();
         set_external(self.link.external.load(Ordering::Acquire));
-        let _ = self.guest.states.lock().started(self.id);
         self.running = true;
     }
 
@@ -163,9 +170,7 @@ impl Vhart {
 
     /// Begins at another place, as after a suspension that kept nothing.
     pub fn resume(&mut self, pc: u64, opaque: u64) {
-        let start = super::guest::Start { pc, opaque };
-        *self.link.start.lock() = start;
-        self.begin();
+        self.begin(Start { pc, opaque });
     }
 
     /// Waits until an interrupt is there for the guest, or until the hart is told to halt.
@@ -200,10 +205,16 @@ impl Vhart {
             self.link.halted.store(true, Ordering::Release);
         }
         if mail & mail::START != 0 {
-            self.begin();
+            self.start();
         }
         if mail & mail::ALARM != 0 {
             self.set_alarm();
+        }
+        if mail & mail::END != 0 {
+            ending::end(self, End::PowerOff);
+        }
+        if mail & mail::RESTART != 0 {
+            ending::restart(self);
         }
         if !self.running {
             return;

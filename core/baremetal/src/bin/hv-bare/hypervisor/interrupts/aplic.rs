@@ -12,6 +12,8 @@ mod register {
     /// Of source 0, which does not exist.
     pub const SOURCECFG: u64 = 0x0000;
     pub const SETIPNUM: u64 = 0x1cdc;
+    /// Reads the wires of sources 0 to 31, as the source modes take them.
+    pub const IN_CLRIP: u64 = 0x1d00;
     pub const SETIENUM: u64 = 0x1edc;
     pub const CLRIENUM: u64 = 0x1fdc;
     /// Of source 0, which does not exist.
@@ -88,12 +90,22 @@ impl Aplic {
 
     /// Claims for the hart at `place`, in direct delivery. The wire stays high, so the source has to be disabled.
     pub fn claim(&self, place: usize) -> Option<u32> {
-        let source = self.read(self.control(place) + register::CLAIMI) >> SOURCE_SHIFT;
-        if source == 0 {
-            return None;
+        loop {
+            let source = self.read(self.control(place) + register::CLAIMI) >> SOURCE_SHIFT;
+            if source == 0 {
+                return None;
+            }
+            // QEMU keeps a level pending that is high when it is claimed, and forgets to let go of it when it falls.
+            if self.is_high(source) {
+                self.write(register::CLRIENUM, source);
+                return Some(source);
+            }
         }
-        self.write(register::CLRIENUM, source);
-        Some(source)
+    }
+
+    fn is_high(&self, source: u32) -> bool {
+        let word = self.read(register::IN_CLRIP + u64::from(source / 32) * 4);
+        word >> (source % 32) & 1 == 1
     }
 
     /// Lets `source` through again.
