@@ -21,8 +21,9 @@ pub struct Machine {
     pub memory_mib: u64,
     /// Whether its virtio devices have the registers of the legacy interface.
     pub legacy_virtio: bool,
-    /// Whether Ctrl-a is QEMU's key, and Ctrl-a x ends the machine: for a person at a terminal.
-    pub escape: bool,
+    /// Whether a person sits at its serial port, a terminal: Ctrl-] is QEMU's key then, and Ctrl-] x ends the machine whatever
+    /// runs on it. Ctrl-a is the hypervisor's own.
+    pub terminal: bool,
     /// Its disks.
     pub disks: Vec<Disk>,
 }
@@ -58,7 +59,7 @@ impl Machine {
             harts,
             memory_mib,
             legacy_virtio: false,
-            escape: false,
+            terminal: false,
             disks: Vec::new(),
         }
     }
@@ -72,10 +73,12 @@ impl Machine {
         qemu.args(["-M", machine, "-cpu", FAST_CPU]);
         qemu.args(["-smp", &self.harts.to_string()]);
         qemu.args(["-m", &format!("{}M", self.memory_mib)]);
-        // As -nographic has it at a terminal, but without what QEMU adds by itself.
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
-        let serial = if self.escape { "mon:stdio" } else { "stdio" };
-        qemu.args(["-serial", serial]);
+        if self.terminal {
+            qemu.args(["-serial", "mon:stdio", "-echr", "0x1d"]);
+        } else {
+            qemu.args(["-serial", "stdio"]);
+        }
         let legacy = if self.legacy_virtio { "true" } else { "false" };
         qemu.args(["-global", &format!("virtio-mmio.force-legacy={legacy}")]);
         qemu.arg("-kernel").arg(hypervisor);

@@ -12,7 +12,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use hv_devices::virtio::block;
 use hv_lab::bare::bundle::{self, Device, Guest, Needs};
 use hv_lab::bare::{Disk, Machine, pipe};
@@ -64,13 +64,18 @@ pub(super) fn is_meant(arguments: &[String]) -> bool {
     arguments.iter().any(|argument| argument == OPTION)
 }
 
+/// The arguments; ends the process where they are wrong, or ask for help.
+fn parse(arguments: &[String]) -> BareArgs {
+    // hvrun's commands are for its own host.
+    let command = BareArgs::command().mut_subcommands(|command| command.hide(true));
+    let program = ["cargo hvrun".to_owned()];
+    let matches = command.try_get_matches_from(program.iter().chain(arguments));
+    let args = matches.and_then(|matches| BareArgs::from_arg_matches(&matches));
+    args.unwrap_or_else(|error| error.exit())
+}
+
 /// `cargo hvrun --bare`.
 pub(super) fn hvrun(arguments: &[String]) -> Result<u8, Failure> {
-    let parse = |arguments: &[String]| {
-        let program = ["cargo hvrun".to_owned()];
-        BareArgs::try_parse_from(program.iter().chain(arguments))
-            .unwrap_or_else(|error| error.exit())
-    };
     let mut args = parse(arguments);
     let own = [OPTION, "--statistics"];
     let mut default = None;
@@ -212,7 +217,7 @@ fn guest(
     let initrd = files.initrd.as_ref();
     let tree = config.dtb.as_deref();
     Ok(Guest {
-        name: "guest".into(),
+        name: "main".into(),
         harts: config.cpus,
         memory_mib: u32::try_from(config.memory >> 20).unwrap_or(u32::MAX),
         identity: !disks.is_empty(),
@@ -304,7 +309,7 @@ fn qemu_and_hypervisor() -> Result<(Qemu, PathBuf), Failure> {
 
 fn machine(chip: HostChip, needs: Needs) -> Machine {
     Machine {
-        escape: stdin().is_terminal(),
+        terminal: stdin().is_terminal(),
         ..Machine::new(chip, needs.harts, needs.memory_mib)
     }
 }
@@ -320,7 +325,7 @@ fn run_qemu(
     let mut command = qemu.command();
     machine.boot(&mut command, hypervisor, bundle);
     command.args(arguments);
-    if machine.escape {
+    if machine.terminal {
         return Err(command.exec().into());
     }
     let status = pipe::run(&mut command)?;
@@ -347,11 +352,9 @@ fn usage(problem: impl std::fmt::Display) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
-    fn parse(arguments: &[&str]) -> BareArgs {
+    fn parsed(arguments: &[&str]) -> BareArgs {
         BareArgs::try_parse_from(["cargo hvrun"].iter().chain(arguments)).unwrap()
     }
 
@@ -384,7 +387,7 @@ mod tests {
             (&["--disk", "a,virtio=legacy"], "--virtio"),
             (&["--memory", "100K"], "--memory"),
         ] {
-            let args = parse(arguments).hvrun;
+            let args = parsed(arguments).hvrun;
             let problem = refusal(&args).unwrap();
             assert!(problem.contains(word), "{problem}");
             assert!(problem.contains("--bare"), "{problem}");
@@ -395,7 +398,7 @@ mod tests {
             &["--virtio", "legacy", "--disk", "a,virtio=legacy,slot=3"],
             &["--firmware", "u-boot.bin", "--getchar-empty", "0"],
         ] {
-            assert_eq!(refusal(&parse(arguments).hvrun), None);
+            assert_eq!(refusal(&parsed(arguments).hvrun), None);
         }
     }
 
@@ -409,7 +412,7 @@ mod tests {
         let files = TempDir::new().unwrap();
         let (kernel, disk) = (kernel.to_str().unwrap(), disk.to_str().unwrap());
         let with_slot = format!("{disk},slot=5,readonly=on,serial=abc");
-        let args = parse(&["--kernel", kernel, "--cpus", "3", "--disk", &with_slot]).hvrun;
+        let args = parsed(&["--kernel", kernel, "--cpus", "3", "--disk", &with_slot]).hvrun;
         let config = config(args).unwrap();
         let boot_files = BootFiles::open(&config).unwrap();
         let disks = disks(&config).unwrap();

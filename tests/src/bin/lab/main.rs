@@ -68,7 +68,7 @@ enum Command {
         )]
         arguments: Vec<OsString>,
     },
-    /// Get and build everything that `cargo hvrun` needs, and run nothing.
+    /// Get and build everything that `cargo hvrun` needs, with --bare as well, and run nothing.
     Setup,
     /// Open a shell in the nested host. This machine's files are below /host.
     Shell,

@@ -94,6 +94,8 @@ pub(super) fn everything() -> Result<u8, Failure> {
         let downloads = scope.spawn(|| downloads().and_then(|()| guest().map(drop)));
         cross_build("hv-lab-agent", "agent")?;
         cross_build("hvrun", "hvrun")?;
+        provision::bare_hypervisor()?;
+        provision::dtc()?;
         join(downloads)?;
         Ok(0)
     })
