@@ -9,9 +9,13 @@ mod disk;
 mod doctor;
 mod ends;
 mod fixture;
+#[path = "../shared/guest_disk.rs"]
+mod guest_disk;
 mod network;
 mod payloads;
 mod program;
+#[path = "../shared/report.rs"]
+mod report;
 mod suspend;
 mod test_kernel;
 mod user_errors;
