@@ -73,6 +73,8 @@ impl Vhart {
     /// Is that hart from now on.
     pub fn run(mut self) -> ! {
         self.set_up();
+        // What was posted before the firmware had this hart going has interrupted nobody.
+        self.serve_software();
         loop {
             if self.running {
                 vector::enter(&mut self.context);
