@@ -78,7 +78,14 @@ fn write(
 /// in (Devicetree Specification 0.4, section 5.2, `totalsize`).
 fn tree(files: &bundle::Guest<'_>, machine: &Machine) -> Result<Vec<u8>, Error> {
     let mut blob = match files.device_tree {
-        Some(blob) => blob.to_vec(),
+        Some(given) => {
+            let mut blob = Vec::new();
+            // The user's may be of any size, and the heap is not.
+            blob.try_reserve_exact(given.len().saturating_add(ROOM_IN_TREE))
+                .map_err(|_| Error::DoesNotFit("device tree"))?;
+            blob.extend_from_slice(given);
+            blob
+        }
         None => devicetree::build(machine).map_err(Error::Tree)?,
     };
     blob.resize(blob.len().saturating_add(ROOM_IN_TREE), 0);
