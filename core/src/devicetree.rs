@@ -17,6 +17,7 @@ use crate::machine::{InterruptController, Machine};
 
 mod cpus;
 mod devices;
+pub mod given;
 mod interrupts;
 
 #[cfg(test)]

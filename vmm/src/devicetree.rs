@@ -1,18 +1,11 @@
 //! The guest's device tree: the one that describes the machine, or a file of the user's in its place.
-//!
-//! A file is the guest's device tree as it is, but for what only hvrun knows and QEMU enters as well: a command line and an
-//! initrd that the user gives beside it, and fresh entropy where it has a seed. These are in its `/chosen`
-//! (dt-schema: `chosen.yaml`).
 
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use dtoolkit::error::FdtMutError;
-use dtoolkit::fdt_mut::{FdtMut, FdtNodeMut};
-use dtoolkit::{Node, Property, ToPropertyValue};
-use hv_core::devicetree;
+use hv_core::devicetree::{self, given};
 use hv_core::machine::Machine;
 
 use crate::error::file_problem;
@@ -66,7 +59,11 @@ impl TreeFile {
     /// # Errors
     /// [`Error::DeviceTreeFile`] for what is no device tree.
     pub fn open(path: &Path, command_line: Option<String>) -> Result<TreeFile, Error> {
-        let blob = read(path).and_then(|blob| check(&blob).map(|()| blob));
+        let blob = read(path).and_then(|blob| {
+            given::check(&blob)
+                .map_err(|problem| problem.to_string())
+                .map(|()| blob)
+        });
         let blob = blob.map_err(|problem| Error::DeviceTreeFile {
             path: path.to_owned(),
             problem,
@@ -79,50 +76,13 @@ impl TreeFile {
     }
 
     fn build(&self, initrd: Option<Range<u64>>) -> Result<Vec<u8>, Error> {
-        self.with_chosen(initrd)
-            .map_err(|problem| Error::DeviceTreeFile {
+        let line = self.command_line.as_deref();
+        given::complete(&self.blob, line, initrd, |seed| entropy(seed).is_ok()).map_err(|problem| {
+            Error::DeviceTreeFile {
                 path: self.path.clone(),
-                problem,
-            })
-    }
-
-    fn with_chosen(&self, initrd: Option<Range<u64>>) -> Result<Vec<u8>, String> {
-        let mut tree = FdtMut::new(self.blob.clone()).map_err(|error| damaged(&error))?;
-        let Some(mut chosen) = tree.find_node_mut("/chosen") else {
-            if initrd.is_some() || self.command_line.is_some() {
-                return Err(
-                    "it has no /chosen node, where an initrd and a command line are told; add an empty one".into(),
-                );
+                problem: problem.to_string(),
             }
-            return Ok(self.blob.clone());
-        };
-        let too_large = |error: FdtMutError| error.to_string();
-        if let Some(line) = &self.command_line {
-            set(&mut chosen, "bootargs", line.as_str()).map_err(too_large)?;
-        }
-        if let Some(Range { start, end }) = initrd {
-            set(&mut chosen, "linux,initrd-start", start).map_err(too_large)?;
-            set(&mut chosen, "linux,initrd-end", end).map_err(too_large)?;
-        }
-        if let Some(size) = chosen.property("rng-seed").map(|seed| seed.value().len()) {
-            let mut seed = vec![0; size];
-            if entropy(&mut seed).is_ok() {
-                set(&mut chosen, "rng-seed", seed).map_err(too_large)?;
-            }
-        }
-        Ok(tree.as_read_only().data().to_vec())
-    }
-}
-
-/// Gives the node's property this value, new or not.
-fn set(
-    node: &mut FdtNodeMut<'_, Vec<u8>>,
-    name: &str,
-    value: impl ToPropertyValue,
-) -> Result<(), FdtMutError> {
-    match node.property_mut(name) {
-        Some(mut property) => property.set_value(value),
-        None => node.add_property(name, value).map(drop),
+        })
     }
 }
 
@@ -166,29 +126,6 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(blob)
 }
 
-/// Whether `blob` is a device tree in all of its parts.
-fn check(blob: &[u8]) -> Result<(), String> {
-    dtoolkit::fdt::Fdt::new(blob).map_err(|error| damaged(&error))?;
-    // All names, also those that no property has: new ones are looked for among them.
-    let strings = || {
-        let start = usize::try_from(word(blob, 12)?).ok()?;
-        let size = usize::try_from(word(blob, 32)?).ok()?;
-        blob.get(start..)?.get(..size)
-    };
-    let named = strings().is_some_and(|names| {
-        std::str::from_utf8(names).is_ok() && names.last().is_none_or(|last| *last == 0)
-    });
-    if named {
-        Ok(())
-    } else {
-        Err(damaged(&"names"))
-    }
-}
-
-fn damaged(what: &dyn std::fmt::Display) -> String {
-    format!("its contents are damaged ({what}); copy or make it again")
-}
-
 /// The big-endian word at `offset`.
 fn word(blob: &[u8], offset: usize) -> Option<u32> {
     let bytes = blob.get(offset..)?.first_chunk()?;
@@ -197,6 +134,7 @@ fn word(blob: &[u8], offset: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use dtoolkit::{Node, Property};
     use hv_core::isa::Isa;
     use hv_core::machine::{Hart, InterruptController, MmuType};
 

@@ -14,7 +14,7 @@ use spin::{Mutex, Once};
 
 use super::ending;
 use super::firmware;
-use super::guest::{self, Guest, mail};
+use super::guest::{self, Guest, Life, mail};
 use hv_bare::host::Device;
 pub use port::Port;
 
@@ -95,6 +95,20 @@ pub fn message(text: fmt::Arguments<'_>) {
     match CONSOLE.get() {
         Some(console) => console.lock().message(text),
         None => emergency(text),
+    }
+}
+
+/// A guest has ended. If it had the keyboard, the next one that has not gets it.
+pub fn ended(guest: usize) {
+    let lives = |guest: &&Guest| !matches!(*guest.life.lock(), Life::Ended(_));
+    let next = guest::all().iter().find(lives).map(|guest| guest.index);
+    if let Some(console) = CONSOLE.get()
+        && let Some(next) = next
+    {
+        let mut console = console.lock();
+        if console.focus == guest {
+            console.switch(next);
+        }
     }
 }
 

@@ -103,6 +103,7 @@ fn over(guest: &Guest, code: u16) {
     if hypervisor().prints_statistics {
         print_statistics(guest);
     }
+    console::ended(guest.index);
     let mut codes = guest::all().iter().map(|guest| match *guest.life.lock() {
         Life::Ended(code) => Some(code),
         Life::Running | Life::Ending => None,

@@ -28,41 +28,42 @@ mod cause {
 /// Handles what the hart has come back for. It is entered again after that if it is still running.
 pub fn handle(hart: &mut Vhart) {
     let scause = csr::read::<{ number::SCAUSE }>();
-    let counted = match scause {
+    // Counted first: what is done about it may be to print the counts.
+    let count = |cause| hart.link.counts.count(cause);
+    match scause {
         cause::SUPERVISOR_SOFTWARE => {
+            count(Cause::HostSoftware);
             hart.serve_software();
-            Cause::HostSoftware
         }
         cause::SUPERVISOR_TIMER => {
+            count(Cause::HostTimer);
             hart.serve_timer();
-            Cause::HostTimer
         }
         cause::SUPERVISOR_EXTERNAL => {
+            count(Cause::HostExternal);
             hart.serve_external();
-            Cause::HostExternal
         }
         cause::ECALL_FROM_VS => sbi::handle(hart),
         cause::LOAD_GUEST_PAGE_FAULT | cause::STORE_GUEST_PAGE_FAULT => {
-            mmio::handle(hart, scause == cause::STORE_GUEST_PAGE_FAULT)
+            mmio::handle(hart, scause == cause::STORE_GUEST_PAGE_FAULT);
         }
         cause::INSTRUCTION_GUEST_PAGE_FAULT => {
+            count(Cause::Nothing);
             let address = csr::read::<{ number::STVAL }>();
             reflect::exception(hart, reflect::INSTRUCTION_ACCESS_FAULT, address);
-            Cause::Nothing
         }
         // On a hart without the H extension, what makes this exception is illegal.
         cause::VIRTUAL_INSTRUCTION => {
+            count(Cause::VirtualInstruction);
             let instruction = csr::read::<{ number::STVAL }>();
             reflect::exception(hart, cause::ILLEGAL_INSTRUCTION, instruction);
-            Cause::VirtualInstruction
         }
         // Everything else is delegated; should the hardware not delegate one, it is the guest's all the same.
         other if other & INTERRUPT == 0 => {
+            count(Cause::Other);
             let value = csr::read::<{ number::STVAL }>();
             reflect::exception(hart, other, value);
-            Cause::Other
         }
-        _ => Cause::Other,
-    };
-    hart.link.counts.count(counted);
+        _ => count(Cause::Other),
+    }
 }

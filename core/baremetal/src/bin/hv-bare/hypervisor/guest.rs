@@ -59,6 +59,9 @@ pub enum Error {
     /// Its device tree cannot be made.
     #[error("{0}")]
     Tree(hv_core::devicetree::Error),
+    /// The bundle's cannot be used.
+    #[error("device-tree: {0}")]
+    GivenTree(hv_core::devicetree::given::Problem),
     /// Its memory cannot be mapped.
     #[error("{0}")]
     GStage(gstage::Error),

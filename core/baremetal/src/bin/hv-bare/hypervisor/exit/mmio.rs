@@ -18,7 +18,7 @@ use crate::hypervisor::vector;
 const VIRTIO_VERSION: u32 = 2;
 
 /// Handles a load or a store.
-pub fn handle(hart: &mut Vhart, is_store: bool) -> Cause {
+pub fn handle(hart: &mut Vhart, is_store: bool) {
     let virtual_address = csr::read::<{ number::STVAL }>();
     // htval is the address without its last two bits, which are those of the virtual one.
     let address = GuestPhysAddr(csr::read::<{ number::HTVAL }>() << 2 | virtual_address & 0b11);
@@ -28,7 +28,7 @@ pub fn handle(hart: &mut Vhart, is_store: bool) -> Cause {
         Htinst::Unknown => match read_instruction(hart.context.pc) {
             Some(instruction) => instruction::decode(instruction),
             // Another hart of the guest has taken the instruction away. This one meets with that when it is there again.
-            None => return Cause::Other,
+            None => return hart.link.counts.count(Cause::Other),
         },
     };
     let found = access.and_then(|access| Some((access, device_at(address, access.width)?)));
@@ -38,19 +38,20 @@ pub fn handle(hart: &mut Vhart, is_store: bool) -> Cause {
         } else {
             LOAD_ACCESS_FAULT
         };
+        hart.link.counts.count(Cause::Nothing);
         reflect::exception(hart, cause, virtual_address);
-        return Cause::Nothing;
+        return;
     };
+    hart.link.counts.count(match device {
+        Device::Plic => Cause::Plic,
+        Device::Serial => Cause::Serial,
+        Device::Rtc | Device::Test | Device::EmptySlot => Cause::OtherDevice,
+    });
     // Before the device acts: it may end the guest, or begin it anew.
     hart.context.pc = hart.context.pc.wrapping_add(access.length.into());
     match access.kind {
         Kind::Load { register, .. } => load(hart, access, register, device, offset),
         Kind::Store { register } => store(hart, access, register, device, offset),
-    }
-    match device {
-        Device::Plic => Cause::Plic,
-        Device::Serial => Cause::Serial,
-        Device::Rtc | Device::Test | Device::EmptySlot => Cause::OtherDevice,
     }
 }
 

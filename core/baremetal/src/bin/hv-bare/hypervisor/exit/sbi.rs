@@ -19,7 +19,7 @@ use crate::hypervisor::{vector, word};
 const ECALL: u64 = 4;
 
 /// Answers the call of a guest.
-pub fn handle(hart: &mut Vhart) -> Cause {
+pub fn handle(hart: &mut Vhart) {
     let [
         _,
         _,
@@ -46,6 +46,7 @@ pub fn handle(hart: &mut Vhart) -> Cause {
         function: a6,
         args: [a0, a1, a2, a3, a4, a5],
     };
+    hart.link.counts.count(cause(call.extension));
     let mut platform = Hypervisor {
         hart,
         diverted: false,
@@ -58,7 +59,11 @@ pub fn handle(hart: &mut Vhart) -> Cause {
         *a0 = error;
         *a1 = value;
     }
-    match call.extension {
+}
+
+/// As what a call of an extension counts.
+const fn cause(extension: u64) -> Cause {
+    match extension {
         time::EID | legacy::SET_TIMER => Cause::SbiTimer,
         ipi::EID | legacy::SEND_IPI => Cause::SbiIpi,
         rfence::EID | legacy::REMOTE_FENCE_I..=legacy::REMOTE_SFENCE_VMA_ASID => Cause::SbiFence,

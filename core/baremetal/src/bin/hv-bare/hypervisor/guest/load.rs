@@ -6,14 +6,18 @@ use core::ops::Range;
 
 use hv_bare::bundle;
 use hv_core::addr::GuestPhysAddr;
+use hv_core::devicetree::{self, given};
+use hv_core::kernel;
 use hv_core::machine::Machine;
 use hv_core::sbi::BadMemory;
-use hv_core::{devicetree, kernel};
 
 use super::{Error, GuestMemory, Start};
 
 /// Bytes: a page, to which initial RAM disk and device tree are aligned.
 const PAGE: u64 = 4096;
+
+/// The largest device tree that a guest can be given, bytes: many times what boards have.
+const MAX_TREE: usize = 512 << 10;
 
 /// Free space at the end of the device tree, bytes, for boot loaders that edit it in place.
 const ROOM_IN_TREE: usize = 8 << 10;
@@ -74,19 +78,26 @@ fn write(
         .map_err(|BadMemory| Error::DoesNotFit(what))
 }
 
-/// The device tree: the bundle's as it is, or the machine's, with free space behind its last block, which its header counts
-/// in (Devicetree Specification 0.4, section 5.2, `totalsize`).
+/// The device tree: the bundle's, or the machine's, with free space behind its last block, which its header counts in
+/// (Devicetree Specification 0.4, section 5.2, `totalsize`).
 fn tree(files: &bundle::Guest<'_>, machine: &Machine) -> Result<Vec<u8>, Error> {
     let mut blob = match files.device_tree {
-        Some(given) => {
-            let mut blob = Vec::new();
-            // The user's may be of any size, and the heap is not.
-            blob.try_reserve_exact(given.len().saturating_add(ROOM_IN_TREE))
-                .map_err(|_| Error::DoesNotFit("device tree"))?;
-            blob.extend_from_slice(given);
-            blob
-        }
         None => devicetree::build(machine).map_err(Error::Tree)?,
+        // The heap has no room for trees of any size.
+        Some(blob) if blob.len() > MAX_TREE => return Err(Error::DoesNotFit("device tree")),
+        Some(blob) => {
+            let line = Some(files.command_line).filter(|line| !line.is_empty());
+            let entropy = |seed: &mut [u8]| {
+                let fresh = machine.rng_seed.iter().flatten().cycle();
+                for (byte, fresh) in seed.iter_mut().zip(fresh) {
+                    *byte = *fresh;
+                }
+                true
+            };
+            given::check(blob)
+                .and_then(|()| given::complete(blob, line, machine.initrd.clone(), entropy))
+                .map_err(Error::GivenTree)?
+        }
     };
     blob.resize(blob.len().saturating_add(ROOM_IN_TREE), 0);
     let size = u32::try_from(blob.len()).unwrap_or(u32::MAX);
