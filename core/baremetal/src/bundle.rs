@@ -32,7 +32,7 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use hv_core::layout;
 
-use crate::tree::{bytes, cell, cells, is_compatible, string};
+use crate::tree::{bytes, cells, is_compatible, string};
 
 /// The most guests that there can be.
 pub const MAX_GUESTS: usize = 4;
@@ -68,9 +68,12 @@ pub enum Error {
 /// What is wrong with a guest of a bundle.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// A property that there is not.
-    #[error("there is no property {0:?}; see the bundle's format")]
+    /// A property or a node that there is not.
+    #[error("a bundle has no {0:?}; see its format")]
     Unknown(String),
+    /// A property that is not as many cells as it should be.
+    #[error("{0} is no number of 32 bits; write it as <1>")]
+    NotANumber(String),
     /// It has no kernel.
     #[error("it has no kernel; give it one, kernel = /incbin/(\"Image\")")]
     NoKernel,
@@ -183,7 +186,8 @@ impl<'a> Bundle<'a> {
     }
 }
 
-/// Everything that a guest's node can say. A word that is not among these is a mistake, and not a wish to pass over.
+/// Everything that a guest's node can say, and the node of a device of its. A word that is not among these is a mistake, and not
+/// a wish to pass over.
 const PROPERTIES: [&str; 10] = [
     "harts",
     "host-harts",
@@ -196,23 +200,50 @@ const PROPERTIES: [&str; 10] = [
     "getchar-empty",
     "phandle",
 ];
+const NODES: [&str; 1] = ["devices"];
+const DEVICE_PROPERTIES: [&str; 3] = ["host", "slot", "phandle"];
+
+/// Finds a word that is not among those that there are.
+fn check(node: &FdtNode<'_>, properties: &[&str], nodes: &[&str]) -> Result<(), Problem> {
+    let of_properties = node
+        .properties()
+        .map(|property| property.name().to_string())
+        .find(|name| !properties.contains(&name.as_str()));
+    let unknown = of_properties.or_else(|| {
+        let mut of_nodes = node.children().map(|child| child.name().to_string());
+        of_nodes.find(|name| !nodes.contains(&name.as_str()))
+    });
+    unknown.map_or(Ok(()), |name| Err(Problem::Unknown(name)))
+}
+
+/// A property that is one cell.
+fn one_cell(node: &FdtNode<'_>, name: &str) -> Result<Option<u32>, Problem> {
+    let mut cells = many_cells(node, name)?.into_iter();
+    match (cells.next(), cells.next()) {
+        (cell, None) => Ok(cell),
+        _ => Err(Problem::NotANumber(name.into())),
+    }
+}
+
+/// A property that is cells; none if there is no such property.
+fn many_cells(node: &FdtNode<'_>, name: &str) -> Result<Vec<u32>, Problem> {
+    let cells: Vec<u32> = cells(node, name).collect();
+    if cells.is_empty() && bytes(node, name).is_some() {
+        return Err(Problem::NotANumber(name.into()));
+    }
+    Ok(cells)
+}
 
 fn guest<'a>(node: FdtNode<'a>) -> Result<Guest<'a>, Problem> {
-    let unknown = |name: &&str| !PROPERTIES.contains(name);
-    let names: Vec<String> = node
-        .properties()
-        .map(|property| property.name().into())
-        .collect();
-    if let Some(name) = names.iter().map(String::as_str).find(unknown) {
-        return Err(Problem::Unknown(name.into()));
-    }
+    check(&node, &PROPERTIES, &NODES)?;
     let file = |name: &'static str| match bytes(&node, name) {
         Some([]) => Err(Problem::Empty(name)),
         file => Ok(file),
     };
-    let named: Vec<u64> = cells(&node, "host-harts").map(u64::from).collect();
+    let named = many_cells(&node, "host-harts")?;
+    let named: Vec<u64> = named.into_iter().map(u64::from).collect();
     let count = u32::try_from(named.len()).unwrap_or(u32::MAX);
-    let harts = cell(&node, "harts").unwrap_or(if named.is_empty() { 1 } else { count });
+    let harts = one_cell(&node, "harts")?.unwrap_or(if named.is_empty() { 1 } else { count });
     if !(1..=MAX_HARTS).contains(&harts) {
         return Err(Problem::Harts(harts));
     }
@@ -222,7 +253,7 @@ fn guest<'a>(node: FdtNode<'a>) -> Result<Guest<'a>, Problem> {
             named: named.len(),
         });
     }
-    let memory = u64::from(cell(&node, "memory").unwrap_or(DEFAULT_MEMORY)) << 20;
+    let memory = u64::from(one_cell(&node, "memory")?.unwrap_or(DEFAULT_MEMORY)) << 20;
     if memory == 0 {
         return Err(Problem::NoMemory);
     }
@@ -241,13 +272,15 @@ fn guest<'a>(node: FdtNode<'a>) -> Result<Guest<'a>, Problem> {
         device_tree: file("device-tree")?,
         command_line: string(&node, "command-line").unwrap_or_default(),
         // A cell is 32 bits, and the value one with a sign.
-        getchar_empty: cell(&node, "getchar-empty").map_or(-1, |cell| cell.cast_signed().into()),
+        getchar_empty: one_cell(&node, "getchar-empty")?
+            .map_or(-1, |cell| cell.cast_signed().into()),
         devices: devices.into_iter().map(device).collect::<Result<_, _>>()?,
     })
 }
 
 fn device<'a>(node: FdtNode<'a>) -> Result<Device<'a>, Problem> {
-    let slot = cell(&node, "slot");
+    check(&node, &DEVICE_PROPERTIES, &[])?;
+    let slot = one_cell(&node, "slot")?;
     if let Some(slot) = slot.filter(|slot| *slot >= layout::VIRTIO_SLOTS) {
         return Err(Problem::Slot {
             device: node.name().into(),
@@ -260,3 +293,6 @@ fn device<'a>(node: FdtNode<'a>) -> Result<Device<'a>, Problem> {
         slot,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,9 @@ pub const LARGEST_PAGE: u64 = 1 << 30;
 /// Pages in the root table, which is aligned to its size.
 pub const ROOT_PAGES: u64 = 4;
 
+/// The first host-physical address that no entry can point to (section 12.4.1: page numbers have 44 bits).
+const HOST_LIMIT: u64 = 1 << 56;
+
 /// The levels that leaves are put into, from the largest page down.
 const LEAF_LEVELS: [u32; 3] = [2, 1, 0];
 
@@ -107,7 +110,7 @@ pub enum Error {
     /// An address or a size is not a multiple of a page.
     #[error("{0:#x} is not a multiple of the page size")]
     Unaligned(u64),
-    /// A range ends beyond what the mode can translate.
+    /// A range ends beyond what the mode can translate, or leads to beyond what an entry can hold.
     #[error("{0:#x} is beyond what the hart's second-stage translation reaches")]
     TooHigh(u64),
     /// Something is mapped there already.
@@ -171,7 +174,8 @@ impl<T: Tables> GStage<T> {
         if end.0 > self.mode.limit() {
             return Err(Error::TooHigh(end.0));
         }
-        if host.checked_add(size).is_none() {
+        let host_end = host.checked_add(size);
+        if host_end.is_none_or(|end| end.0 > HOST_LIMIT) {
             return Err(Error::TooHigh(host.0));
         }
         let mut done = 0_u64;
@@ -268,3 +272,6 @@ const fn pointer(address: HostPhysAddr) -> u64 {
 const fn pointed_to(entry: u64) -> HostPhysAddr {
     HostPhysAddr((entry >> pte::NUMBER_SHIFT & pte::NUMBER_MASK).saturating_mul(PAGE))
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,18 @@ pub struct HostHart {
     interrupts: u32,
 }
 
+#[cfg(test)]
+impl HostHart {
+    /// One that no chip interrupts.
+    pub(crate) const fn new(id: u64, hart: Hart) -> Self {
+        Self {
+            id,
+            hart,
+            interrupts: 0,
+        }
+    }
+}
+
 /// A device of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -307,3 +319,6 @@ fn interrupts(soc: &FdtNode<'_>, harts: &[HostHart]) -> Result<Interrupts, Error
     }
     Err(missing())
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,8 @@
 )]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod bundle;
 pub mod gstage;

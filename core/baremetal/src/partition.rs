@@ -353,3 +353,6 @@ fn pass(guest: &Guest<'_>, slot: Option<u32>, host: Device) -> Result<Passthroug
         host_irq,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use hv_lab::host::{Console, Exec, Host, HostChip, HostConfig};
 use hv_lab::provision::{self, DebianKernel, GUEST_PROMPT, KernelFiles};
-use tempfile::TempDir;
+
+pub use crate::guest_disk::{Disk, text};
 
 /// Until a guest's shell is there. Two nested machines share the developer's cores, so this is far more than it takes.
 pub const BOOT: Duration = Duration::from_secs(300);
@@ -90,62 +91,6 @@ impl Kernel {
             "--initrd".into(),
             text(&initrd),
         ]
-    }
-}
-
-/// A path as an argument.
-pub fn text(path: &Path) -> String {
-    path.to_str().unwrap().to_owned()
-}
-
-/// A directory with a guest's root disk in it.
-pub struct Disk {
-    pub directory: TempDir,
-    pub image: PathBuf,
-}
-
-impl Disk {
-    pub fn new() -> Disk {
-        let directory = tempfile::tempdir().unwrap();
-        let image = directory.path().join("root.img");
-        provision::guest_disk(&image, 64 << 20).unwrap();
-        Disk { directory, image }
-    }
-
-    /// A file beside the disk.
-    pub fn beside(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    pub fn argument(&self) -> [String; 2] {
-        ["--disk".into(), text(&self.image)]
-    }
-
-    /// e2fsck finds nothing to mend.
-    pub fn assert_clean(&self) {
-        let checked = provision::e2fsck()
-            .unwrap()
-            .arg("-fn")
-            .arg(&self.image)
-            .output()
-            .unwrap();
-        assert!(
-            checked.status.success(),
-            "{}",
-            String::from_utf8_lossy(&checked.stdout)
-        );
-    }
-
-    /// What a file of the guest's holds, read from the image.
-    pub fn read_file(&self, path: &str) -> String {
-        let read = provision::debugfs()
-            .unwrap()
-            .arg("-R")
-            .arg(format!("cat {path}"))
-            .arg(&self.image)
-            .output()
-            .unwrap();
-        String::from_utf8(read.stdout).unwrap()
     }
 }
 

@@ -9,10 +9,14 @@ mod disk;
 mod doctor;
 mod ends;
 mod fixture;
+#[path = "../shared/guest_disk.rs"]
+mod guest_disk;
 mod legacy_console;
 mod network;
 mod payloads;
 mod program;
+#[path = "../shared/report.rs"]
+mod report;
 mod suspend;
 mod test_kernel;
 mod user_errors;

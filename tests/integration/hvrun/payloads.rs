@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hv_lab::host::HostChip;
 use hv_lab::initramfs::Initramfs;
@@ -25,60 +25,6 @@ fn pack(chip: HostChip, bytes: &[u8]) -> (&'static str, Vec<u8>) {
     }
 }
 
-/// Has debugfs do this to an ext4 image.
-fn change(image: &Path, script: &str) {
-    let mut commands = tempfile::NamedTempFile::new().unwrap();
-    commands.write_all(script.as_bytes()).unwrap();
-    let changed = provision::debugfs()
-        .unwrap()
-        .arg("-w")
-        .arg("-f")
-        .arg(commands.path())
-        .arg(image)
-        .output()
-        .unwrap();
-    assert!(changed.status.success(), "{changed:?}");
-}
-
-/// A disk as systems are installed on: a bootable partition with a root file system, which has the small kernel and a
-/// configuration in its /boot.
-fn bootable_disk(disk: &Disk) -> PathBuf {
-    const SECTOR: usize = 512;
-    const START: usize = 2048;
-    let configuration = disk.beside("extlinux.conf");
-    fs::write(
-        &configuration,
-        "default linux\nlabel linux\n  kernel /boot/Image\n  append console=ttyS0 root=/dev/vda1 rw from=extlinux\n",
-    )
-    .unwrap();
-    change(
-        &disk.image,
-        &format!(
-            "mkdir /boot\ncd /boot\nwrite {} Image\nmkdir extlinux\ncd extlinux\nwrite {} extlinux.conf\n",
-            text(&provision::small_kernel().unwrap().image),
-            text(&configuration)
-        ),
-    );
-    assert!(
-        disk.read_file("/boot/extlinux/extlinux.conf")
-            .contains("from=extlinux")
-    );
-
-    let file_system = fs::read(&disk.image).unwrap();
-    let mut sectors = vec![0; START * SECTOR];
-    // UEFI specification, section 5.2.1: bootable, type 0x83, where it begins and how many sectors it has.
-    sectors[446] = 0x80;
-    sectors[450] = 0x83;
-    sectors[454..458].copy_from_slice(&u32::try_from(START).unwrap().to_le_bytes());
-    let count = u32::try_from(file_system.len() / SECTOR).unwrap();
-    sectors[458..462].copy_from_slice(&count.to_le_bytes());
-    sectors[510..512].copy_from_slice(&[0x55, 0xaa]);
-    sectors.extend(file_system);
-    let image = disk.beside("bootable.img");
-    fs::write(&image, sectors).unwrap();
-    image
-}
-
 /// U-Boot, as a flat binary and as an ELF file, finds the kernel on the disk by its own means and boots it, also a second time.
 #[test]
 fn u_boot_boots_linux_from_a_disk() {
@@ -89,7 +35,7 @@ fn u_boot_boots_linux_from_a_disk() {
             HostChip::Aia => &u_boot.executable,
         };
         let disk = Disk::new();
-        let image = bootable_disk(&disk);
+        let image = disk.bootable();
         let mut console = command(host(chip), ["--firmware", &text(firmware)])
             .args(["--disk", &text(&image), "--cpus", "2"])
             .console()

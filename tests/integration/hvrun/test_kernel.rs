@@ -3,7 +3,6 @@
 //!
 //! What it finds wrong and hvrun cannot help is listed here, with the reason. Everything else has to be right.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -14,6 +13,7 @@ use hv_lab::provision;
 use tempfile::TempDir;
 
 use crate::fixture::{CHIPS, STEP, command, host, newest_host, text};
+use crate::report::Report;
 
 /// A machine that the kernel is run on.
 #[derive(Clone, Copy, Debug)]
@@ -280,37 +280,6 @@ impl Machine {
         );
         assert!(report.passed > 100, "{self:?}: {printed}");
         assert_eq!(code, i32::try_from(report.failed.len()).ok(), "{printed}");
-    }
-}
-
-/// What the kernel printed, by test.
-#[derive(Debug, Default)]
-struct Report<'a> {
-    passed: usize,
-    failed: BTreeMap<&'a str, &'a str>,
-    skipped: BTreeMap<&'a str, &'a str>,
-    /// The last line, with the counts.
-    done: &'a str,
-}
-
-impl<'a> Report<'a> {
-    fn parse(printed: &'a str) -> Self {
-        let mut report = Self::default();
-        for line in printed.lines() {
-            // What a debug console prints that does not mind where it reads.
-            let line = line.trim_start_matches('\0');
-            let with_reason = |text: &'a str| text.split_once(": ").unwrap_or((text, ""));
-            if line.starts_with("ok ") {
-                report.passed += 1;
-            } else if let Some(text) = line.strip_prefix("not ok ") {
-                report.failed.extend([with_reason(text)]);
-            } else if let Some(text) = line.strip_prefix("skip ") {
-                report.skipped.extend([with_reason(text)]);
-            } else if let Some(text) = line.strip_prefix("done: ") {
-                report.done = text;
-            }
-        }
-        report
     }
 }
 

@@ -21,13 +21,17 @@ mod csr;
 mod report;
 
 mod aia;
+mod attack;
 mod boot;
+mod count;
 mod external;
+mod hang;
 mod instructions;
 mod machine;
 mod mmio;
 mod nothing;
 mod paging;
+mod pattern;
 mod plic;
 mod power;
 mod rtc;
@@ -72,6 +76,22 @@ const GROUPS: &[&[Test]] = &[
     nothing::TESTS,
 ];
 
+/// Those in place of all others when a word of the command line asks for them.
+const GROUPS_BY_WORD: &[(&str, &[&[Test]])] = &[
+    ("attack", &[attack::TESTS]),
+    ("count", &[count::TESTS]),
+    ("pattern", &[pattern::TESTS]),
+];
+
+/// What the command line asks for.
+fn groups(machine: &Machine) -> &'static [&'static [Test]] {
+    let asked = |(word, _): &&(&str, _)| machine.argument(word).is_some();
+    GROUPS_BY_WORD
+        .iter()
+        .find(asked)
+        .map_or(GROUPS, |(_, groups)| *groups)
+}
+
 /// The boot hart's way from the entry on, with a stack and nothing else.
 fn run(boot_hart: usize, tree: *const u8) -> ! {
     let hart = trap::enter(0, boot_hart);
@@ -87,10 +107,13 @@ fn run(boot_hart: usize, tree: *const u8) -> ! {
     if let Some(code) = machine.argument("fail").and_then(|code| code.parse().ok()) {
         power::fail(code);
     }
+    if machine.argument("hang").is_some() {
+        hang::for_ever(&machine);
+    }
     let started = time::now();
     let times = machine.argument("times").is_some();
     let mut summary = Summary::default();
-    for test in GROUPS.iter().copied().flatten() {
+    for test in groups(&machine).iter().copied().flatten() {
         if !machine.selects(test.name) {
             continue;
         }

@@ -11,6 +11,13 @@
 //! - `without=NAME[,NAME…]`: not these tests, which this machine is known not to survive.
 //! - `times=yes`: how long each test takes.
 //! - `fail=CODE`: no tests, an end with this code.
+//!
+//! And words for tests that are not among the others, in place of them, because they take long or need company:
+//!
+//! - `attack=yes`: whether the machine keeps what it has not given to this guest.
+//! - `count=NUMBER`: so many interrupts of every kind, none of which may be lost.
+//! - `pattern=SECONDS`: whether memory stays as it was written, for so long.
+//! - `hang=yes`: no tests; every hart spins with all interrupts disabled, for ever.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

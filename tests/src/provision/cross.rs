@@ -95,21 +95,55 @@ fn build_once(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Has clippy look through the programs that no other target compiles, the bare-metal hypervisor and the test kernel. Warnings are
+/// errors.
+///
+/// # Errors
+/// [`Error::Build`] with what clippy said; otherwise as [`cross_build`].
+pub fn clippy() -> Result<()> {
+    let target_dir = target_directory()?.join("lab");
+    for (target, package, bin) in [
+        (Target::Hypervisor, "hv-bare", "hv-bare"),
+        (Target::Guest, "hv-testkernel", "testkernel"),
+    ] {
+        let mut cargo = cargo_for(target, "clippy", package, bin, &target_dir)?;
+        cargo.args(["--", "--deny", "warnings"]);
+        finish_cargo(
+            &mut cargo,
+            &format!("{bin} by clippy"),
+            "checking",
+            "Checking",
+            "checked",
+        )?;
+    }
+    Ok(())
+}
+
 fn build(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
     let target_dir = target_directory()?.join("lab");
+    let mut cargo = cargo_for(target, "build", package, bin, &target_dir)?;
+    finish_cargo(
+        cargo.arg("--release"),
+        &format!("{bin} for riscv64"),
+        "building",
+        "Compiling",
+        "built",
+    )?;
+    Ok(target_dir.join(target.triple()).join("release").join(bin))
+}
+
+/// cargo with this command for a program, and with everything that the target needs.
+fn cargo_for(
+    target: Target,
+    command: &str,
+    package: &str,
+    bin: &str,
+    target_dir: &Path,
+) -> Result<Command> {
     let mut cargo = cargo();
-    cargo.args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        package,
-        "--bin",
-        bin,
-        "--target",
-        target.triple(),
-    ]);
-    cargo.arg("--target-dir").arg(&target_dir);
+    cargo.args([command, "--locked", "--package", package, "--bin", bin]);
+    cargo.args(["--target", target.triple()]);
+    cargo.arg("--target-dir").arg(target_dir);
     // Flags of the user's for this machine's own processor must not reach the other one.
     cargo
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -143,18 +177,29 @@ fn build(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
         );
         use_library(&mut cargo, target, library?);
     }
-    let step = progress::step(&format!("{bin} for riscv64"), "building");
-    let finished = finish(&mut cargo, run::LIMIT, || step.update("building"))?;
+    Ok(cargo)
+}
+
+/// Runs cargo. `sign` is what it prints when there was something to do.
+fn finish_cargo(
+    cargo: &mut Command,
+    what: &str,
+    doing: &'static str,
+    sign: &str,
+    done: &'static str,
+) -> Result<()> {
+    let step = progress::step(what, doing);
+    let finished = finish(cargo, run::LIMIT, || step.update(doing))?;
     if !finished.status.success() {
         return Err(Error::Build {
-            what: format!("{bin} for riscv64"),
+            what: what.to_owned(),
             log: errors(&finished.stderr),
         });
     }
-    if finished.stderr.contains("Compiling") {
-        step.done("built");
+    if finished.stderr.contains(sign) {
+        step.done(done);
     }
-    Ok(target_dir.join(target.triple()).join("release").join(bin))
+    Ok(())
 }
 
 /// Has cargo compile the standard library along, if the toolchain does not bring it.

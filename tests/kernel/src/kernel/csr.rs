@@ -50,6 +50,8 @@ pub const TIMER: usize = 1 << 5;
 /// The external interrupt's bit.
 pub const EXTERNAL: usize = 1 << 9;
 
+/// `scause` of a fetch from where no memory is.
+pub const INSTRUCTION_ACCESS_FAULT: usize = 1;
 /// `scause` of an illegal instruction.
 pub const ILLEGAL_INSTRUCTION: usize = 2;
 /// `scause` of a load access fault.

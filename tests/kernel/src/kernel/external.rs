@@ -50,8 +50,14 @@ impl Listener {
                 let context = Context::supervisor(plic, index);
                 context.set_priority(source, 1);
                 context.enable(source);
-                // What the device asked for while nobody listened has stayed.
-                context.complete(context.claim());
+                // What the device asked for while nobody listened has stayed. A chip that remembers what comes between claim and
+                // completion, and the one that a hypervisor puts before it, have it once each.
+                for _ in 0..3 {
+                    context.complete(context.claim());
+                    if !time::comes(|| csr::pending(EXTERNAL)) {
+                        break;
+                    }
+                }
                 hart.set_claim(Claim::Register(context.claim_register()));
                 Kind::Plic(context)
             }
@@ -98,6 +104,16 @@ impl Listener {
             "how often it came"
         );
         Ok(())
+    }
+
+    /// Takes the next interrupt, and returns whether one came.
+    #[must_use]
+    pub fn wait(&self) -> bool {
+        let hart = trap::this_hart();
+        let before = hart.external.load(Relaxed);
+        csr::taking(EXTERNAL, || {
+            time::wait_for(|| hart.external.load(Relaxed) != before)
+        })
     }
 
     /// Whether an interrupt comes shortly, that must not.

@@ -28,6 +28,8 @@ pub struct Machine {
     /// By ascending address.
     pub virtio: ArrayVec<Device, MAX_SLOTS>,
     pub chip: Chip,
+    /// Where RAM begins.
+    pub ram_start: usize,
     /// An address of RAM's end, exclusive.
     pub ram_end: usize,
     tree: Fdt<'static>,
@@ -113,6 +115,7 @@ impl Machine {
             uart: nodes(&tree, "ns16550a").find_map(device).ok_or(Missing)?,
             rtc: nodes(&tree, "google,goldfish-rtc").find_map(device),
             test_device: nodes(&tree, "sifive,test0").find_map(address),
+            ram_start: region.starting_address as usize,
             ram_end: (region.starting_address as usize).saturating_add(region.size.unwrap_or(0)),
             virtio,
             chip,

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use hv_lab::cache;
 use hv_lab::host::{Host, HostChip, HostConfig};
+use hv_lab::provision;
 
 /// The lab could not do its part: it is none of hvrun's own exit codes.
 const EXIT_LAB: u8 = 125;
@@ -83,6 +84,8 @@ enum Command {
         )]
         command: Vec<String>,
     },
+    /// Have clippy look through the bare-metal hypervisor and the test kernel, each for its own target.
+    Clippy,
     /// Delete everything that was downloaded or built for the lab, the default guest's disk included.
     Clean,
 }
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::everything(),
         Command::Shell => in_host(&["sh".into()]),
         Command::Exec { command } => in_host(&command),
+        Command::Clippy => provision::clippy().map(|()| 0).map_err(Failure::from),
         Command::Clean => clean(),
     };
     match result {

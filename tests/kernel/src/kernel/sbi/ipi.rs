@@ -21,7 +21,7 @@ tests! { TESTS:
 }
 
 /// Interrupts the harts of a mask whose bit 0 is the hart `base`; of base -1, all harts.
-fn send(mask: usize, base: usize) -> Answer {
+pub fn send(mask: usize, base: usize) -> Answer {
     call(EID_SPI, SEND_IPI, &[mask, base])
 }
 

@@ -142,6 +142,11 @@ impl Disk {
         self.queue.offer(4 * number);
     }
 
+    /// Whether a request is done that was not looked at.
+    pub fn is_any_done(&self) -> bool {
+        self.queue.is_any_used()
+    }
+
     /// Waits for a request: its number, and how it ended.
     pub fn finish(&mut self) -> Outcome<(u16, Done)> {
         let Some((head, written)) = self.queue.take() else {

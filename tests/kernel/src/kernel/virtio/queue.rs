@@ -147,9 +147,14 @@ impl Queue {
         index
     }
 
+    /// Whether there is a used buffer.
+    pub fn is_any_used(&self) -> bool {
+        self.used_index() != self.taken
+    }
+
     /// Waits for the next used buffer: the chain's head, and the bytes written.
     pub fn take(&mut self) -> Option<(u32, u32)> {
-        if !time::wait_for(|| self.used_index() != self.taken) {
+        if !time::wait_for(|| self.is_any_used()) {
             return None;
         }
         let element = self.used() + 4 + 8 * usize::from(self.taken % SIZE);

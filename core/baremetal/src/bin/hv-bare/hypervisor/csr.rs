@@ -10,6 +10,7 @@ pub mod number {
     pub const SIE: u16 = 0x104;
     pub const STVEC: u16 = 0x105;
     pub const SCOUNTEREN: u16 = 0x106;
+    pub const SENVCFG: u16 = 0x10a;
     pub const SCAUSE: u16 = 0x142;
     pub const STVAL: u16 = 0x143;
     pub const SIP: u16 = 0x144;

@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::boot::{self, hypervisor};
+use super::clock;
 use super::console;
 use super::csr;
 use super::firmware;
@@ -14,6 +15,9 @@ use hv_core::layout;
 
 /// The exit code of a guest that says it failed, and of the hypervisor when it cannot go on.
 const FAILURE: u16 = 1;
+
+/// How long the test device may take to end the machine, in ticks: a second on the board that has it.
+const PATIENCE: u64 = 10_000_000;
 
 /// How a guest ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +137,12 @@ pub fn switch_off(code: u16) -> ! {
         };
         // SAFETY: the host's device tree says that the test device is there, and ending the machine is what is wanted.
         unsafe { mmio::write32(device, value) };
+        // QEMU ends when its main loop gets to it. The firmware would meanwhile end the machine by the same device, and with
+        // another code.
+        let patience = clock::ticks().saturating_add(PATIENCE);
+        while clock::ticks() < patience {
+            core::hint::spin_loop();
+        }
     }
     firmware::shut_down(code != 0);
     loop {

@@ -149,6 +149,7 @@ impl Vhart {
             csr::write::<{ number::VSATP }>(0);
             csr::write::<{ number::HVIP }>(0);
             csr::write::<{ number::SCOUNTEREN }>(COUNTERS);
+            csr::write::<{ number::SENVCFG }>(0);
             if self.guest.has_timer {
                 csr::write::<{ number::VSTIMECMP }>(u64::MAX);
             }

@@ -19,6 +19,9 @@ const PAGE: u64 = 4096;
 /// Free space at the end of the device tree, bytes, for boot loaders that edit it in place.
 const ROOM_IN_TREE: usize = 8 << 10;
 
+/// The largest device tree of the user's, bytes: some copies of it fit on the heap.
+const MAX_TREE: usize = 512 << 10;
+
 /// Puts the guest's files into its memory, and answers where its first hart begins.
 pub fn load(
     files: &bundle::Guest<'_>,
@@ -27,7 +30,11 @@ pub fn load(
     memory: &GuestMemory,
 ) -> Result<Start, Error> {
     let ram = memory.range();
-    let placement = kernel::place(files.kernel, &ram).map_err(Error::Kernel)?;
+    let placement = kernel::place(files.kernel, &ram).map_err(|problem| match problem {
+        // Its advice is for another flavor's user.
+        kernel::Problem::TooLarge { .. } => Error::DoesNotFit("kernel"),
+        problem => Error::Kernel(problem),
+    })?;
     let mut machine = machine.clone();
     machine.rng_seed = Some(seed);
     let floor = placement.occupied.end;
@@ -80,6 +87,8 @@ fn write(
 fn tree(files: &bundle::Guest<'_>, machine: &Machine) -> Result<Vec<u8>, Error> {
     let mut blob = match files.device_tree {
         None => devicetree::build(machine).map_err(Error::Tree)?,
+        // The user's may be of any size, and the heap is not.
+        Some(blob) if blob.len() > MAX_TREE => return Err(Error::DoesNotFit("device tree")),
         Some(blob) => {
             let line = Some(files.command_line).filter(|line| !line.is_empty());
             let entropy = |seed: &mut [u8]| {

@@ -1,0 +1,15 @@
+//! The bare-metal hypervisor in QEMU, with guests of every kind, on each interrupt chip that a host can have.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod bad_input;
+mod ends;
+mod fixture;
+#[path = "../shared/guest_disk.rs"]
+mod guest_disk;
+mod interrupts;
+mod isolation;
+mod linux;
+#[path = "../shared/report.rs"]
+mod report;
+mod test_kernel;
