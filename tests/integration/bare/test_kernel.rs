@@ -5,8 +5,15 @@
 use crate::fixture::{CHIPS, Chip, MAX_CPU, Setup, scratch_disk, testing};
 use crate::report::Report;
 
-/// Tests of what these guests do not have: an interrupt chip other than a PLIC, machines without the legacy extensions.
-const ABSENT: [&str; 3] = ["imsic-", "aplic-", "legacy-absent-is-not-supported"];
+/// Tests of what these guests do not have: an interrupt chip other than a PLIC, system suspend, a virtio console, machines
+/// without the legacy extensions.
+const ABSENT: [&str; 5] = [
+    "imsic-",
+    "aplic-",
+    "susp-",
+    "console-",
+    "legacy-absent-is-not-supported",
+];
 
 /// Judges what the kernel printed, and the code with which the machine ended.
 fn judge(what: &str, harts: u32, legacy: bool, printed: &str, code: Option<i32>) {

@@ -378,6 +378,31 @@ fn on_hosts_with_the_newest_kernel() {
     }
 }
 
+/// What is typed at a virtio console arrives in the kernel, which reports on the serial port meanwhile.
+#[test]
+fn what_is_typed_at_a_virtio_console() {
+    const TYPED: &str = "a.line";
+    for (chip, version) in [(HostChip::Plic, "legacy"), (HostChip::Aia, "modern")] {
+        let report = Files::new();
+        let serial = format!("serial,to=file:{}", report.console);
+        let line = format!("test=console-receives typed={TYPED}");
+        let mut guest = command(host(chip), ["--kernel", &kernel(), "--cmdline", &line])
+            .args(["--console", "virtio", "--console", &serial])
+            .args(["--virtio", version])
+            .console()
+            .unwrap();
+        guest.wait_for(&format!("# type: {TYPED}\n"), STEP).unwrap();
+        guest.send(TYPED).unwrap();
+        let (status, _) = guest.wait_for_end(STEP).unwrap();
+        let report = std::fs::read_to_string(&report.console).unwrap();
+        assert_eq!(status.code(), Some(0), "{report}");
+        assert!(
+            report.contains("ok console-receives-what-is-typed"),
+            "{report}"
+        );
+    }
+}
+
 /// What the kernel fails with is what hvrun ends with.
 #[test]
 fn a_failure_is_the_exit_code() {

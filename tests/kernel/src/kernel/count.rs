@@ -95,7 +95,7 @@ fn requests(machine: &Machine) -> Outcome {
     let listener = Listener::new(machine, disk.device);
     for _ in 0..number(machine)? {
         disk.offer(0, IN, 0, SECTOR as u32);
-        listener.expect(|| disk.slot.notify())?;
+        listener.expect(|| disk.slot.notify(0))?;
         check_eq!(acknowledge(&disk) & 1, 1, "InterruptStatus");
         check_eq!(disk.finish()?.1.status, OK, "the status of a read");
         listener.complete();
@@ -114,7 +114,7 @@ fn several_requests(machine: &Machine) -> Outcome {
     let mut done = 0;
     let offer = |disk: &mut Disk, request| {
         disk.offer(request, IN, 0, SECTOR as u32);
-        disk.slot.notify();
+        disk.slot.notify(0);
     };
     for request in 0..REQUESTS {
         offer(&mut disk, request);
