@@ -120,12 +120,12 @@ pub fn place<'data>(file: impl ReadRef<'data>, ram: &Range<u64>) -> Result<Place
     flat::place(head, length, ram)
 }
 
-/// Where a program goes that does not say where, guest-physical: 2 MiB into RAM. QEMU's `virt` board has SBI firmware below,
-/// so that programs for it are linked to this address, which is 0x8020_0000 there.
+/// Where a program goes that does not say where, guest-physical: at the first multiple of 2 MiB above the start of RAM.
+/// QEMU's `virt` board has SBI firmware below, so that programs for it are linked to this address, 0x8020_0000 there.
 fn kernel_base(ram: &Range<u64>) -> Option<u64> {
     ram.start
-        .checked_next_multiple_of(ALIGNMENT)?
-        .checked_add(ALIGNMENT)
+        .checked_add(1)?
+        .checked_next_multiple_of(ALIGNMENT)
 }
 
 /// The architecture of a kernel that is not for RISC-V, where its format tells.

@@ -14,9 +14,12 @@ use crate::host::{Device, Host};
 /// Alignment of what needs none, so that it is mapped by pages of 2 MiB.
 const MEGAPAGE: u64 = 2 << 20;
 
-/// Where a program begins on this board that does not say where, so that a guest at its own host addresses begins there,
-/// too: 2 MiB above the firmware's place.
-const FIRST_IDENTITY: u64 = 0x8020_0000;
+/// Where the RAM of a guest at its own host addresses begins: behind the firmware, and as far below where programs of this
+/// board are linked to, 0x8020_0000, that some, such as U-Boot, can have their first stack there.
+const FIRST_IDENTITY: u64 = 0x8010_0000;
+
+/// Alignment of such RAM. Its pages of 2 MiB are where guest and host agree anyway.
+const IDENTITY_ALIGNMENT: u64 = 1 << 20;
 
 /// Why the host cannot be what the guests ask for.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -243,7 +246,7 @@ fn no_memory(guest: &Guest<'_>, free: &[Range<HostPhysAddr>]) -> Error {
 fn lowest(free: &[Range<HostPhysAddr>], size: u64) -> Option<Range<HostPhysAddr>> {
     let place = |range: &Range<HostPhysAddr>| {
         let start = range.start.max(HostPhysAddr(FIRST_IDENTITY));
-        let start = start.checked_align_up(MEGAPAGE)?;
+        let start = start.checked_align_up(IDENTITY_ALIGNMENT)?;
         let end = start.checked_add(size)?;
         (end <= range.end).then_some(start..end)
     };

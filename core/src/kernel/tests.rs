@@ -86,7 +86,7 @@ fn an_image_is_placed_from_a_megapage_of_ram() {
 
 #[test]
 fn a_flat_binary_is_placed_where_firmware_would_start_it() {
-    for (ram, start) in [(RAM, 0x8020_0000), (IDENTITY, 0x9060_0000)] {
+    for (ram, start) in [(RAM, 0x8020_0000), (IDENTITY, 0x9040_0000)] {
         let placement = open(&flat(10_000), &ram).unwrap();
         assert_eq!(placement.segments, whole(10_000, start));
         assert_eq!(placement.entry, start);
@@ -108,13 +108,13 @@ fn an_executable_is_placed_where_it_says() {
     let problem = open(&elf(0x8040_0000, 0x8040_0000), &IDENTITY).unwrap_err();
     assert_eq!(
         problem.to_string(),
-        "the ELF file wants to be at 0x80400000, and the guest's memory begins at 0x90300000; link it to 0x90600000"
+        "the ELF file wants to be at 0x80400000, and the guest's memory begins at 0x90300000; link it to 0x90400000"
     );
 }
 
 #[test]
 fn an_executable_for_address_zero_is_placed_as_an_image() {
-    for (ram, start) in [(RAM, 0x8020_0000), (IDENTITY, 0x9060_0000)] {
+    for (ram, start) in [(RAM, 0x8020_0000), (IDENTITY, 0x9040_0000)] {
         let placement = open(&elf(0, 4 << 30), &ram).unwrap();
         assert_eq!((placement.entry, placement.occupied.start), (start, start));
     }

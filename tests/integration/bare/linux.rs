@@ -124,6 +124,31 @@ fn u_boot_gives_a_prompt() {
     }
 }
 
+/// U-Boot, as a flat binary, finds the kernel on the disk by its own means and boots it, also a second time.
+#[test]
+fn u_boot_boots_linux_from_a_disk() {
+    let u_boot = provision::u_boot().unwrap();
+    let disk = Disk::new();
+    let firmware = Guest {
+        harts: 2,
+        memory_mib: 256,
+        ..guest("u-boot", &u_boot.binary)
+    };
+    let setup = Setup::new(Chip::Plic, [firmware]).passed_disk(&disk.bootable(), 0, None);
+    let mut run = setup.boot();
+    for is_last in [false, true] {
+        run.wait_for("U-Boot 20");
+        run.wait_for(GUEST_PROMPT);
+        let line = run.run("cat /proc/cmdline");
+        assert!(line.ends_with("root=/dev/vda1 rw from=extlinux"), "{line}");
+        assert_eq!(run.run("nproc"), "2");
+        if !is_last {
+            run.send("reboot\n");
+        }
+    }
+    power_off(run);
+}
+
 /// An initrd whose first process is this script for busybox's shell.
 fn script(directory: &Path, name: &str, text: &str) -> PathBuf {
     let mut archive = Initramfs::new();

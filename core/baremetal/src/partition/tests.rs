@@ -124,8 +124,8 @@ fn identity_is_the_same_address_in_guest_and_host() {
         ..guest("b")
     };
     let shares = shares(&[0, 1], vec![guest("a"), identity]).unwrap();
-    assert_eq!(shares[1].ram, HostPhysAddr(0x8020_0000));
-    assert_eq!(shares[1].ram_base, GuestPhysAddr(0x8020_0000));
+    assert_eq!(shares[1].ram, HostPhysAddr(0x8010_0000));
+    assert_eq!(shares[1].ram_base, GuestPhysAddr(0x8010_0000));
     assert_eq!(shares[0].ram, HostPhysAddr(0xb700_0000));
 }
 
@@ -469,7 +469,8 @@ proptest! {
                 harts.push(*hart);
             }
             prop_assert_eq!(share.ram_size, guest.memory);
-            prop_assert!(share.ram.0.is_multiple_of(MEGAPAGE));
+            let alignment = if guest.identity { IDENTITY_ALIGNMENT } else { MEGAPAGE };
+            prop_assert!(share.ram.0.is_multiple_of(alignment));
             let base = if guest.identity { share.ram.0 } else { layout::RAM_BASE.0 };
             prop_assert_eq!(share.ram_base.0, base);
             let ram = share.ram.0..share.ram.0.checked_add(share.ram_size).unwrap();
