@@ -132,6 +132,9 @@ const LEGACY_CONSOLE: &[&str] = &[
 ];
 const NO_LEGACY_CONSOLE: &[&str] = &["legacy-absent-is-not-supported"];
 
+/// Of harts that suspend without their state, which KVM has not.
+const HART_SUSPEND: &[&str] = &["hsm-suspend-without-state-loses-no-interrupt"];
+
 /// Of system suspend, which KVM has since Linux 6.14, and QEMU's firmware has not.
 const SUSPEND: &[&str] = &[
     "susp-wakes-by-the-timer",
@@ -175,14 +178,14 @@ impl Machine {
                 HostChip::Plic => &[ILLEGAL_INSTRUCTION, ILLEGAL_AIA],
                 HostChip::Aia => &[ILLEGAL_INSTRUCTION],
             },
-            absent: &[LEGACY_CONSOLE, SUSPEND],
+            absent: &[LEGACY_CONSOLE, HART_SUSPEND, SUSPEND],
         }
     }
 
     /// The same on a host that does forward the legacy console's calls.
     pub fn with_legacy_console(self) -> Self {
         Self {
-            absent: &[NO_LEGACY_CONSOLE, SUSPEND],
+            absent: &[NO_LEGACY_CONSOLE, HART_SUSPEND, SUSPEND],
             ..self
         }
     }
@@ -194,7 +197,7 @@ impl Machine {
                 HostChip::Plic => &[ILLEGAL_INSTRUCTION, ILLEGAL_AIA, SUSPEND_STOPS],
                 HostChip::Aia => &[ILLEGAL_INSTRUCTION, SUSPEND_STOPS],
             },
-            absent: &[LEGACY_CONSOLE],
+            absent: &[LEGACY_CONSOLE, HART_SUSPEND],
             ..self
         }
     }
@@ -232,7 +235,13 @@ impl Machine {
                 ],
                 HostChip::Aia => &[ILLEGAL_INSTRUCTION, QEMU_KVM_STOPS, QEMU_KVM_WAITS],
             },
-            absent: &[LEGACY_CONSOLE, SUSPEND, QEMU_CONSOLE, QEMU_KVM_LACKS],
+            absent: &[
+                LEGACY_CONSOLE,
+                HART_SUSPEND,
+                SUSPEND,
+                QEMU_CONSOLE,
+                QEMU_KVM_LACKS,
+            ],
         }
     }
 

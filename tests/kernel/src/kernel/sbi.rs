@@ -7,6 +7,7 @@ pub mod dbcn;
 pub mod hsm;
 pub mod ipi;
 pub mod legacy;
+mod resume;
 pub mod rfence;
 pub mod srst;
 pub mod susp;

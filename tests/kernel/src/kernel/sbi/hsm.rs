@@ -3,17 +3,17 @@
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use sbi_spec::hsm::hart_state::{STARTED, SUSPENDED};
-use sbi_spec::hsm::suspend_type::RETENTIVE;
+use sbi_spec::hsm::suspend_type::{NON_RETENTIVE, RETENTIVE};
 use sbi_spec::hsm::{EID_HSM, HART_GET_STATUS, HART_START, HART_STOP, HART_SUSPEND};
 
 use super::{
     Answer, ERR_ALREADY_AVAILABLE, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED, call, expect_error,
-    expect_success,
+    expect_success, resume,
 };
-use crate::kernel::csr::{self, SSTATUS_SIE, TIMER};
+use crate::kernel::csr::{self, SOFTWARE, SSTATUS_SIE, TIMER};
 use crate::kernel::machine::Machine;
 use crate::kernel::report::Outcome;
-use crate::kernel::trap::this_hart;
+use crate::kernel::trap::{self, this_hart};
 use crate::kernel::{boot, smp, time, timer};
 
 tests! { TESTS:
@@ -25,6 +25,7 @@ tests! { TESTS:
     "hsm-start-of-no-hart" => start_nobody,
     "hsm-status-of-no-hart" => status_nobody,
     "hsm-suspend-wakes-by-interrupt" => suspend,
+    "hsm-suspend-without-state-loses-no-interrupt" => suspend_without_state,
     "hsm-suspend-of-a-reserved-type" => suspend_reserved,
     "hsm-unknown-function" => unknown_function,
 }
@@ -168,6 +169,46 @@ fn suspend(machine: &Machine) -> Outcome {
         check!(time::now() >= due, "the timer is pending early");
         Ok(())
     })
+}
+
+/// A hart that suspends itself without its state resumes where it asked to ("Function: Hart suspend"). The interrupt that
+/// woke it is for it to take: it did not sleep to lose a timer or a message of another hart.
+fn suspend_without_state(machine: &Machine) -> Outcome {
+    let hart = machine.harts[0];
+    for (wake, name) in [(TIMER, "the timer"), (SOFTWARE, "a message")] {
+        csr_write!("sie", TIMER);
+        let due = time::now() + time::ticks(2000);
+        timer::set(due);
+        if wake == SOFTWARE {
+            csr_write!("sie", SOFTWARE);
+            let sent = super::ipi::send(1, hart);
+            expect_success(sent, "a message to oneself")?;
+        }
+        let suspended = resume::suspend(EID_HSM, HART_SUSPEND, NON_RETENTIVE as usize);
+        let (status, satp) = (csr_read!("sstatus"), csr_read!("satp"));
+        trap::enter(0, hart);
+        if suspended.result == ERR_NOT_SUPPORTED {
+            timer::stop();
+            csr_clear!("sip", SOFTWARE);
+            skip!("harts do not suspend without their state");
+        }
+        check!(
+            suspended.result == resume::RESUMED,
+            "suspending is answered with {}",
+            suspended.result
+        );
+        check_eq!(suspended.hart, hart, "the hart id in a0");
+        check_eq!(status & SSTATUS_SIE, 0, "sstatus.SIE");
+        check_eq!(satp, 0, "satp");
+        check!(csr::pending(wake), "{name} woke it and is not pending");
+        check!(
+            time::wait_for(|| csr::pending(TIMER)),
+            "the timer was forgotten"
+        );
+        timer::stop();
+        csr_clear!("sip", SOFTWARE);
+    }
+    Ok(())
 }
 
 fn suspend_reserved(_: &Machine) -> Outcome {

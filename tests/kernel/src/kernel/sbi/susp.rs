@@ -1,11 +1,10 @@
 //! System suspend.
 
-use core::arch::global_asm;
-
 use sbi_spec::susp::{EID_SUSP, SUSPEND};
 
 use super::{
     ERR_DENIED, ERR_INVALID_ADDRESS, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED, call, expect_error,
+    resume,
 };
 use crate::kernel::csr::{self, EXTERNAL, SSTATUS_SIE, TIMER};
 use crate::kernel::external::Listener;
@@ -31,88 +30,15 @@ const OTHER_TYPES: [usize; 4] = [1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
 /// How long the machine sleeps, in microseconds.
 const SLEEP: u64 = 5000;
 
-/// What comes of a call.
-#[repr(C)]
-struct Suspended {
-    /// [`RESUMED`], or the error of a call that returned.
-    result: isize,
-    /// The hart id that the hart resumed with.
-    hart: usize,
-}
-
-/// No error code.
-const RESUMED: isize = 0x5355_5350;
-
-// Suspends the machine to RAM, and has it resume below, with the stack's address in a1.
-global_asm!(
-    ".pushsection .text.susp, \"ax\"",
-    "suspend_to_ram:",
-    "    addi sp, sp, -112",
-    "    sd ra, 0(sp)",
-    "    sd tp, 8(sp)",
-    "    sd s0, 16(sp)",
-    "    sd s1, 24(sp)",
-    "    sd s2, 32(sp)",
-    "    sd s3, 40(sp)",
-    "    sd s4, 48(sp)",
-    "    sd s5, 56(sp)",
-    "    sd s6, 64(sp)",
-    "    sd s7, 72(sp)",
-    "    sd s8, 80(sp)",
-    "    sd s9, 88(sp)",
-    "    sd s10, 96(sp)",
-    "    sd s11, 104(sp)",
-    "    li a0, {ram}",
-    "    la a1, 1f",
-    "    mv a2, sp",
-    "    li a6, {function}",
-    "    li a7, {extension}",
-    "    ecall",
-    "    j 2f",
-    "    .balign 4",
-    "1:  mv sp, a1",
-    "    mv a1, a0",
-    "    li a0, {resumed}",
-    ".option push",
-    ".option norelax",
-    "    la gp, __global_pointer$",
-    ".option pop",
-    "2:  ld ra, 0(sp)",
-    "    ld tp, 8(sp)",
-    "    ld s0, 16(sp)",
-    "    ld s1, 24(sp)",
-    "    ld s2, 32(sp)",
-    "    ld s3, 40(sp)",
-    "    ld s4, 48(sp)",
-    "    ld s5, 56(sp)",
-    "    ld s6, 64(sp)",
-    "    ld s7, 72(sp)",
-    "    ld s8, 80(sp)",
-    "    ld s9, 88(sp)",
-    "    ld s10, 96(sp)",
-    "    ld s11, 104(sp)",
-    "    addi sp, sp, 112",
-    "    ret",
-    ".popsection",
-    ram = const SUSPEND_TO_RAM,
-    function = const SUSPEND,
-    extension = const EID_SUSP,
-    resumed = const RESUMED,
-);
-
-unsafe extern "C" {
-    safe fn suspend_to_ram() -> Suspended;
-}
-
 /// Suspends the machine, with this interrupt enabled to wake it, and asserts the state in which the hart comes back
 /// ("Function: System Suspend"). All that is not said there is undefined, what is pending included.
 fn sleep(machine: &Machine, wake: usize) -> Outcome {
     csr_write!("sie", wake);
-    let suspended = suspend_to_ram();
+    let suspended = resume::suspend(EID_SUSP, SUSPEND, SUSPEND_TO_RAM);
     let (status, satp) = (csr_read!("sstatus"), csr_read!("satp"));
     trap::enter(0, machine.harts[0]);
     check!(
-        suspended.result == RESUMED,
+        suspended.result == resume::RESUMED,
         "suspending is answered with {}",
         suspended.result
     );

@@ -115,16 +115,28 @@ impl Vhart {
         }
     }
 
-    /// Begins as a hart does that SBI starts or resumes: with its number in a0, and without translation and interrupts (SBI
-    /// 3.0, "Hart start").
+    /// Begins as a hart does that SBI starts ("Hart start"): nothing is pending and no timer set, whatever ran on it before.
     fn begin(&mut self, start: Start) {
+        self.deadline = u64::MAX;
+        // SAFETY: both are the guest's.
+        unsafe {
+            csr::write::<{ number::HVIP }>(0);
+            if self.guest.has_timer {
+                csr::write::<{ number::VSTIMECMP }>(u64::MAX);
+            }
+        }
+        self.link.halted.store(false, Ordering::Release);
+        self.enter_at(start);
+    }
+
+    /// Goes on as a hart does that SBI starts or resumes: with its number in a0, and without translation and interrupts (SBI
+    /// 3.0, "Hart start" and "Hart suspend").
+    fn enter_at(&mut self, start: Start) {
         self.context = Context::new();
         self.context.pc = start.pc;
         let [_, _, _, _, _, _, _, _, _, _, a0, a1, ..] = &mut self.context.registers;
         *a0 = self.id.into();
         *a1 = start.opaque;
-        self.link.halted.store(false, Ordering::Release);
-        self.deadline = u64::MAX;
         let (mut initial, mut available) = (0, 0);
         if self.guest.has_float {
             initial |= FLOAT_INITIAL;
@@ -147,12 +159,8 @@ impl Vhart {
             csr::write::<{ number::VSCAUSE }>(0);
             csr::write::<{ number::VSTVAL }>(0);
             csr::write::<{ number::VSATP }>(0);
-            csr::write::<{ number::HVIP }>(0);
             csr::write::<{ number::SCOUNTEREN }>(COUNTERS);
             csr::write::<{ number::SENVCFG }>(0);
-            if self.guest.has_timer {
-                csr::write::<{ number::VSTIMECMP }>(u64::MAX);
-            }
             csr::set::<{ number::SSTATUS }>(status::SPP | available);
             csr::write::<{ number::HSTATUS }>(hstatus::VSXL_64 | hstatus::SPV | hstatus::SPVP);
         }
@@ -171,9 +179,10 @@ impl Vhart {
         unsafe { csr::write::<{ number::HVIP }>(0) };
     }
 
-    /// Begins at another place, as after a suspension that kept nothing.
+    /// Goes on at another place, as after a suspension that kept no registers. What woke the hart is pending still, and its
+    /// timer set: no interrupt is lost by sleeping.
     pub fn resume(&mut self, pc: u64, opaque: u64) {
-        self.begin(Start { pc, opaque });
+        self.enter_at(Start { pc, opaque });
     }
 
     /// Waits until an interrupt is there for the guest, or until the hart is told to halt.
