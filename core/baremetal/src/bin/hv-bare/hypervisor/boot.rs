@@ -340,11 +340,6 @@ fn run(hart: u64, tree: &Fdt<'static>, bundle: &'static [u8], own: Range<HostPhy
     if let Some(irq) = port_irq {
         chip.route(irq, boot_place);
     }
-    for guest in &guests {
-        for device in &guest.passthrough {
-            chip.route(device.host_irq, guest.home());
-        }
-    }
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor {
         chip,
         clock: Clock::new(host.timebase_frequency, host.rtc),

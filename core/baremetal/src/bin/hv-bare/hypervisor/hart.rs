@@ -104,7 +104,14 @@ impl Vhart {
                 csr::write::<{ number::HSTATEEN0 }>(STATE_ENABLED);
             }
         }
-        hypervisor().chip.enable_hart(self.link.place);
+        let chip = &hypervisor().chip;
+        chip.enable_hart(self.link.place);
+        if self.link.place == guest.home() {
+            // Not before the hart runs: the firmware, as it has the hart going, disables all sources that are its.
+            for device in &guest.passthrough {
+                chip.route(device.host_irq, self.link.place);
+            }
+        }
     }
 
     /// Begins as another hart, or the board, wants it, if it still does.
