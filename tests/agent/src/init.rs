@@ -53,8 +53,6 @@ fn mount_file_systems() -> Result<(), String> {
         ("tmpfs", "/dev/shm", "mode=1777"),
         ("tmpfs", "/run", "mode=0755"),
         ("tmpfs", "/tmp", "mode=1777"),
-        ("debugfs", "/sys/kernel/debug", ""),
-        ("tracefs", "/sys/kernel/tracing", ""),
     ];
     for (kind, target, options) in file_systems {
         mount(&Mount {
@@ -65,7 +63,29 @@ fn mount_file_systems() -> Result<(), String> {
             options: options.into(),
         })?;
     }
+    // Only who looks at the kernel from within misses them.
+    for (kind, target) in [
+        ("debugfs", "/sys/kernel/debug"),
+        ("tracefs", "/sys/kernel/tracing"),
+    ] {
+        if knows(kind) {
+            mount(&Mount {
+                source: kind.into(),
+                target: target.into(),
+                kind: kind.into(),
+                ..Mount::default()
+            })?;
+        }
+    }
     Ok(())
+}
+
+/// Whether the kernel has this file system (proc_filesystems(5)).
+fn knows(kind: &str) -> bool {
+    fs::read_to_string("/proc/filesystems").is_ok_and(|list| {
+        list.lines()
+            .any(|line| line.split_whitespace().last() == Some(kind))
+    })
 }
 
 fn load_modules(list: &Path) -> Result<(), String> {

@@ -91,6 +91,30 @@ fn a_virtio_console_is_a_terminal_of_the_right_size() {
     }
 }
 
+/// What was piped in before there was a guest is its shell's all the same, whether the driver comes early or late.
+#[test]
+fn a_virtio_console_loses_no_input() {
+    for (chip, kernel, console) in [
+        (HostChip::Plic, Kernel::Small, "hvc1"),
+        (HostChip::Aia, Kernel::Stable, "hvc0"),
+    ] {
+        let disk = Disk::new();
+        let line = format!("console={console} root=/dev/vda rw");
+        let hvrun = command(host(chip), kernel.arguments())
+            .args(disk.argument())
+            .args(["--console", "virtio", "--cmdline", &line])
+            .stdin(Stdio::Pipe)
+            .spawn()
+            .unwrap();
+        hvrun
+            .write_stdin(b"echo a''live\npoweroff\n", STEP)
+            .unwrap();
+        let finished = hvrun.finish(BOOT).unwrap();
+        assert_eq!(finished.status.code(), Some(0), "{finished}");
+        assert!(finished.stdout_text().contains("\nalive"), "{finished}");
+    }
+}
+
 /// With a port beside it the console hears of its size by a message and not by the configuration space. A kernel with a
 /// console of SBI's calls that one hvc0.
 #[test]

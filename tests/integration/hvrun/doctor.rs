@@ -14,7 +14,8 @@ fn doctor(host: &Host, arguments: &[&str], code: i32) -> FinishedProcess {
     finished
 }
 
-fn report(host: &Host, code: i32) -> Value {
+/// The same for programs.
+pub fn report(host: &Host, code: i32) -> Value {
     let finished = doctor(host, &["--json"], code);
     serde_json::from_str(&finished.stdout_text()).unwrap()
 }
@@ -31,7 +32,7 @@ fn check(report: &Value, subject: &str) -> (String, String) {
 }
 
 /// Who answers a guest's calls of this SBI extension.
-fn answered_by<'a>(report: &'a Value, name: &str) -> Option<&'a str> {
+pub fn answered_by<'a>(report: &'a Value, name: &str) -> Option<&'a str> {
     let sbi = report["kvm"]["sbi"].as_array().unwrap();
     let found = sbi.iter().find(|extension| extension["name"] == name);
     found.map(|extension| extension["answered_by"].as_str().unwrap())

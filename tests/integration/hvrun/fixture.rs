@@ -67,7 +67,10 @@ impl Kernel {
             Kernel::Stable => debian(DebianKernel::Stable),
             Kernel::Backports => debian(DebianKernel::Backports),
             Kernel::Small => {
-                return vec!["--kernel".into(), text(&provision::small_kernel().unwrap())];
+                return vec![
+                    "--kernel".into(),
+                    text(&provision::small_kernel().unwrap().image),
+                ];
             }
         };
         let initrd = provision::guest_initrd(&files).unwrap();

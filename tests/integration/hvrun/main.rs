@@ -9,6 +9,7 @@ mod disk;
 mod doctor;
 mod ends;
 mod fixture;
+mod legacy_console;
 mod network;
 mod payloads;
 mod program;

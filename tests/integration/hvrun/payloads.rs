@@ -55,7 +55,7 @@ fn bootable_disk(disk: &Disk) -> PathBuf {
         &disk.image,
         &format!(
             "mkdir /boot\ncd /boot\nwrite {} Image\nmkdir extlinux\ncd extlinux\nwrite {} extlinux.conf\n",
-            text(&provision::small_kernel().unwrap()),
+            text(&provision::small_kernel().unwrap().image),
             text(&configuration)
         ),
     );
@@ -112,7 +112,7 @@ fn u_boot_boots_linux_from_a_disk() {
 
 #[test]
 fn kernels_may_be_compressed() {
-    let kernel = fs::read(provision::small_kernel().unwrap()).unwrap();
+    let kernel = fs::read(provision::small_kernel().unwrap().image).unwrap();
     for chip in CHIPS {
         let disk = Disk::new();
         let (extension, packed) = pack(chip, &kernel);
@@ -147,7 +147,7 @@ fn initrds_may_be_compressed() {
         let (extension, packed) = pack(chip, &archive);
         let path = directory.path().join(format!("initrd.{extension}"));
         fs::write(&path, packed).unwrap();
-        let kernel = text(&provision::small_kernel().unwrap());
+        let kernel = text(&provision::small_kernel().unwrap().image);
         let finished = command(host(chip), ["--kernel", &kernel, "--initrd", &text(&path)])
             .check(STEP)
             .unwrap();

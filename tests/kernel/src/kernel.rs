@@ -27,6 +27,7 @@ mod instructions;
 mod machine;
 mod mmio;
 mod nothing;
+mod paging;
 mod plic;
 mod power;
 mod rtc;
@@ -47,6 +48,7 @@ use report::{Stop, Summary, Test};
 const GROUPS: &[&[Test]] = &[
     uart::TESTS,
     instructions::TESTS,
+    paging::TESTS,
     sbi::base::TESTS,
     sbi::hsm::TESTS,
     sbi::ipi::TESTS,

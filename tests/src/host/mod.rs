@@ -195,6 +195,17 @@ impl Host {
         Ok(exec.root(LOCAL_ROOT).cwd(&path_text(&cwd)?))
     }
 
+    /// A QEMU to run, as [`Host::local`] runs a program: hvrun's peer, with this host's KVM if it is told to.
+    ///
+    /// # Errors
+    /// As [`Host::local`], or QEMU cannot be had.
+    pub fn qemu(&self) -> Result<Exec> {
+        let qemu = provision::nested_qemu().map_err(setup_error)?;
+        let (variable, value) = qemu.variable;
+        let exec = self.local(&qemu.program)?;
+        Ok(exec.args(qemu.arguments).env(variable, &value))
+    }
+
     /// The path under which [`Host::exec`]'s processes find a file of the developer's machine.
     #[must_use]
     pub fn local_path(&self, path: &Path) -> PathBuf {

@@ -5,12 +5,14 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use super::run::{run, which};
-use super::tools::{Recipe, closure};
+use super::tools::{Recipe, by_loader, closure, libraries};
 use super::{Error, Result, STABLE};
 
 /// The oldest major version whose `virt` machine emulates what the lab asks for: the H extension together with the AIA.
 const OLDEST: u32 = 10;
-const PROGRAM: &str = "qemu-system-riscv64";
+pub(super) const PROGRAM: &str = "qemu-system-riscv64";
+/// Debian's package of it.
+pub(super) const PACKAGE: &str = "qemu-system-riscv";
 const REMEDY: &str =
     "put a qemu-system-riscv64 of version 10 or newer on PATH, or name it in HVRUN_LAB_QEMU";
 
@@ -87,33 +89,29 @@ fn find() -> Result<Qemu> {
         suite: Some(STABLE),
         arch: None,
     };
-    let tree = recipe.tree(
-        &[],
-        |suite| closure(suite, &["qemu-system-riscv"]),
-        |_| Ok(()),
-    )?;
+    let tree = recipe.tree(&[], |suite| closure(suite, &[PACKAGE]), |_| Ok(()))?;
     Qemu::probe(tree.join("usr/bin").join(PROGRAM), Some(tree))
 }
 
-/// Runs `program` of a tree of packages on the tree's own C library, which is newer than that of an older machine: by
-/// the tree's dynamic loader, told where the libraries are. Firmware and modules are named too, because QEMU would look
-/// for them beside its executable, which the kernel says is the loader.
+/// Runs `program` of a tree of packages. Firmware and modules are named, because QEMU would look for them beside its
+/// executable, which the kernel says is the dynamic loader.
 fn in_tree(tree: &Path, program: &Path) -> Command {
     let arch = std::env::consts::ARCH;
-    let libraries = tree.join(format!("usr/lib/{arch}-linux-gnu"));
-    let loader = match arch {
-        "aarch64" => "ld-linux-aarch64.so.1",
-        "riscv64" => "ld-linux-riscv64-lp64d.so.1",
-        _ => "ld-linux-x86-64.so.2",
-    };
-    let mut command = Command::new(libraries.join(loader));
-    command.arg("--library-path").arg(&libraries).arg(program);
+    let [loader, arguments @ ..] = by_loader(tree, arch, program);
+    let mut command = Command::new(loader);
     command
+        .args(arguments)
         .arg("-L")
-        .arg(tree.join("usr/share/qemu"))
-        .env("QEMU_MODULE_DIR", libraries.join("qemu"));
+        .arg(tree.join(FIRMWARE))
+        .env(MODULES, libraries(tree, arch).join("qemu"));
     command
 }
+
+/// Where a tree of QEMU's packages has its firmware.
+pub(super) const FIRMWARE: &str = "usr/share/qemu";
+
+/// The variable that tells QEMU where its modules are.
+pub(super) const MODULES: &str = "QEMU_MODULE_DIR";
 
 /// Finds the version in "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)".
 fn parse_version(answer: &str) -> Option<Version> {

@@ -1,4 +1,4 @@
-//! A small guest kernel, built from Debian's kernel source.
+//! A small kernel for guests and hosts, built from Debian's kernel source.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::cross::path_with;
 use super::progress::{self, Step};
 use super::run::{self, finish, run, which};
 use super::tools::{Recipe, native_tools, tool};
-use super::{Error, GUEST_ARCH, Result, STABLE};
+use super::{Error, GUEST_ARCH, KernelFiles, Result, STABLE};
 use crate::cache::{self, create_dir, fingerprint};
 
 /// The kernel's configuration, which allnoconfig completes.
@@ -32,12 +32,22 @@ const UNREAD: [&str; 7] = [
     "*/tools/testing",
 ];
 
-/// The `Image` of a small kernel with the drivers for hvrun's machine built in: it boots from a disk without an initrd.
+/// What is kept of a build, and under which name.
+const KEPT: [(&str, &str); 3] = [
+    ("arch/riscv/boot/Image", "Image"),
+    ("include/config/kernel.release", "release"),
+    // The names of what is built in.
+    ("modules.builtin", "modules/modules.builtin"),
+];
+
+/// A small kernel with the drivers for hvrun's machine built in, and no modules: it boots from a disk without an initrd.
+/// It is also a host with KVM, the only one in the lab that hands legacy console calls on to userspace.
+///
 /// It is built once, in some minutes, and again when its configuration, its source or the compiler changes.
 ///
 /// # Errors
 /// When the source, the compiler or the build's tools cannot be had, or the build fails.
-pub fn small_kernel() -> Result<PathBuf> {
+pub fn small_kernel() -> Result<KernelFiles> {
     let compiler = cross_compiler()?;
     let path = path_with(&compiler.iter().cloned().collect::<Vec<_>>())?;
     let gcc = format!("{PREFIX}gcc");
@@ -51,7 +61,11 @@ pub fn small_kernel() -> Result<PathBuf> {
         .into_owned();
     let entry = cache::obtain(
         "small-kernel",
-        &fingerprint([CONFIG, &version, compiler_version]),
+        &fingerprint(
+            [CONFIG, &version, compiler_version]
+                .into_iter()
+                .chain(KEPT.map(|(_, name)| name)),
+        ),
         |staging| {
             let mut directories = build_tools()?;
             directories.extend(compiler);
@@ -69,14 +83,23 @@ pub fn small_kernel() -> Result<PathBuf> {
             };
             build.configure(&step)?;
             build.make(&["Image"], &step)?;
-            let image = build.output.join("arch/riscv/boot/Image");
-            let to = staging.content.join("Image");
-            fs::copy(&image, &to).map_err(|error| Error::io("copy", &image, error))?;
+            create_dir(&staging.content.join("modules/kernel"))?;
+            for (from, to) in KEPT {
+                let from = build.output.join(from);
+                fs::copy(&from, staging.content.join(to))
+                    .map_err(|error| Error::io("copy", &from, error))?;
+            }
             step.done("built");
             Ok(version)
         },
     )?;
-    Ok(entry.join("Image"))
+    let release = entry.join("release");
+    let text = fs::read_to_string(&release).map_err(|error| Error::io("read", &release, error))?;
+    Ok(KernelFiles {
+        image: entry.join("Image"),
+        modules: entry.join("modules"),
+        release: text.trim_end().to_owned(),
+    })
 }
 
 /// Debian's package of the kernel source, unpacked: the entry holds a compressed archive.

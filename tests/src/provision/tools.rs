@@ -84,6 +84,28 @@ pub(super) fn closure(suite: &Suite, names: &[&str]) -> Result<Vec<Package>> {
     Ok(packages)
 }
 
+/// Where a tree of packages of an architecture has its libraries. The architecture is one as Rust names it.
+pub(super) fn libraries(tree: &Path, arch: &str) -> PathBuf {
+    tree.join(format!("usr/lib/{arch}-linux-gnu"))
+}
+
+/// The words that run `program` of a tree of packages on the tree's own C library, which may be newer than the system's, or
+/// the only one: the tree's dynamic loader, told where the libraries are.
+pub(super) fn by_loader(tree: &Path, arch: &str, program: &Path) -> [PathBuf; 4] {
+    let libraries = libraries(tree, arch);
+    let loader = match arch {
+        "aarch64" => "ld-linux-aarch64.so.1",
+        "riscv64" => "ld-linux-riscv64-lp64d.so.1",
+        _ => "ld-linux-x86-64.so.2",
+    };
+    [
+        libraries.join(loader),
+        "--library-path".into(),
+        libraries,
+        program.to_owned(),
+    ]
+}
+
 /// The code name in `/etc/os-release` (os-release(5)); empty where there is none.
 fn release_of_this_machine() -> String {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();

@@ -16,6 +16,7 @@ mod stdio;
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -88,6 +89,8 @@ struct Opened {
     input: Option<Rc<RefCell<Input>>>,
     /// The files that may say a size, and what to wait for.
     terminal: Option<(Vec<File>, Option<std::os::fd::OwnedFd>)>,
+    /// The input comes from the user's terminal.
+    on_terminal: bool,
 }
 
 impl Consoles {
@@ -134,6 +137,7 @@ impl Consoles {
             .zip(devices)
             .map(|(name, opened)| DevicePort {
                 is_console: name.is_empty(),
+                on_terminal: opened.on_terminal,
                 name,
                 output: opened.output.clone(),
             })
@@ -199,6 +203,7 @@ impl Consoles {
     ) -> Result<Opened, Error> {
         let thread = Error::host("start the console's thread");
         let mut terminal = None;
+        let mut on_terminal = false;
         let (output, input) = match backend {
             ConsoleBackend::Stdio(stdio) => {
                 let copy = |file: &File| file.try_clone().map_err(Error::host("copy a descriptor"));
@@ -206,6 +211,7 @@ impl Consoles {
                 let mut files = vec![copy(&stdio.output)?];
                 let mut input = None;
                 if let Some(file) = &stdio.input {
+                    on_terminal = file.is_terminal();
                     files.push(copy(file)?);
                     let quit = quit.try_clone().map_err(Error::host("copy an eventfd"))?;
                     let source = StdioSource::new(copy(file)?, stdio.escape, output.clone(), quit);
@@ -256,6 +262,7 @@ impl Consoles {
             output,
             input,
             terminal,
+            on_terminal,
         })
     }
 

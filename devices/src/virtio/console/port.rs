@@ -22,6 +22,8 @@ pub struct PortConfig {
     /// A console (in Linux, /dev/hvcN) and not a plain channel. A device whose only port has no name is always a
     /// console.
     pub is_console: bool,
+    /// Somebody is at a terminal. See [`Ports::are_announced`].
+    pub on_terminal: bool,
     /// Where goes what the guest writes. The port takes its room event.
     pub output: Arc<dyn ConsoleOutput>,
 }
@@ -68,9 +70,15 @@ impl Ports {
         self.all.get(number).cloned()
     }
 
-    /// Whether the driver has to be told of ports: the single console needs no telling.
+    /// Whether the driver is told of ports, and then tells when one is open in the guest.
+    ///
+    /// A single console without a name could always go without. What speaks for it is the size of the terminal, which is
+    /// then in the configuration space, where every driver looks, and not in a message that Linux before 6.15 takes wrongly.
+    /// What speaks against it is that such a driver does not tell when it is ready for input: Linux throws away what comes
+    /// between its first buffer and the console's registration. A person at a terminal begins later; whatever else is
+    /// connected, a pipe or a socket, may have sent already, and then its input waits for the port to be open.
     pub(super) fn are_announced(&self) -> bool {
-        !matches!(self.all.as_slice(), [only] if only.is_console && only.name.is_empty())
+        !matches!(self.all.as_slice(), [only] if only.is_console && only.name.is_empty() && only.on_terminal)
     }
 }
 
@@ -78,6 +86,7 @@ impl Ports {
 pub struct Port {
     pub(super) name: String,
     pub(super) is_console: bool,
+    on_terminal: bool,
     pub(super) output: Arc<dyn ConsoleOutput>,
     state: Mutex<State>,
     /// Wakes the worker.
@@ -108,6 +117,7 @@ impl Port {
         Self {
             name: config.name,
             is_console: config.is_console,
+            on_terminal: config.on_terminal,
             output: config.output,
             state: Mutex::default(),
             wake,

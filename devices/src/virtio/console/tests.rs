@@ -59,6 +59,7 @@ fn port(name: &str, is_console: bool, output: &Arc<Sink>) -> PortConfig {
     PortConfig {
         name: name.into(),
         is_console,
+        on_terminal: true,
         output: output.clone(),
     }
 }
@@ -109,6 +110,39 @@ fn a_single_channel_is_announced() {
     let name = b"org.example".to_vec();
     assert_eq!(single.hear(), (0, event::PORT_NAME, 1, name));
     assert_eq!(single.hear(), (0, event::PORT_OPEN, 1, vec![]));
+}
+
+/// What is not a person may have sent something before there is a driver, which waits until that has opened the console.
+#[test]
+fn a_single_console_that_nobody_sits_at_is_announced() {
+    let sink = Sink::new(0);
+    let console = PortConfig {
+        on_terminal: false,
+        ..port("", true, &sink)
+    };
+    let ports = Arc::new(Ports::new(vec![console]).unwrap());
+    let port = ports.get(0).unwrap();
+    let mut single = Several {
+        driver: Driver::new(Box::new(Console::new(ports))),
+        ports: vec![port],
+        sinks: vec![sink],
+    };
+    single.ports[0].receive(b"early");
+    single.driver.start(feature::MULTIPORT);
+    single.driver.give(0, 0, &[writable(DATA + 0x1000, 8)]);
+    single.say(0, event::DEVICE_READY, 1);
+    assert_eq!(single.hear(), (0, event::DEVICE_ADD, 1, vec![]));
+    single.say(0, event::PORT_READY, 1);
+    assert_eq!(single.hear(), (0, event::CONSOLE_PORT, 1, vec![]));
+    assert_eq!(single.hear(), (0, event::PORT_OPEN, 1, vec![]));
+    assert_eq!(single.driver.used(0), None);
+    single.say(0, event::PORT_OPEN, 1);
+    assert_eq!(single.driver.wait_used(0), (0, 5));
+    // A driver that knows nothing of ports gets it at once, as ever.
+    single.ports[0].receive(b"early");
+    single.driver.start(0);
+    single.driver.give(0, 0, &[writable(DATA, 8)]);
+    assert_eq!(single.driver.wait_used(0), (0, 5));
 }
 
 #[test]
@@ -370,6 +404,7 @@ fn an_output_thread_is_an_output() {
     let ports = Ports::new(vec![PortConfig {
         name: String::new(),
         is_console: true,
+        on_terminal: true,
         output: output.clone(),
     }]);
     let console = Console::new(Arc::new(ports.unwrap()));

@@ -56,6 +56,10 @@ pub const ILLEGAL_INSTRUCTION: usize = 2;
 pub const LOAD_ACCESS_FAULT: usize = 5;
 /// `scause` of a store access fault.
 pub const STORE_ACCESS_FAULT: usize = 7;
+/// `scause` of a load page fault.
+pub const LOAD_PAGE_FAULT: usize = 13;
+/// `scause` of a store page fault.
+pub const STORE_PAGE_FAULT: usize = 15;
 
 /// Claims the interrupt that an IMSIC has first: its identity, and 0 if there is none (AIA specification, section 3.10).
 pub fn claim_top() -> u32 {

@@ -14,7 +14,6 @@ tests! { TESTS:
     "csr-of-aia-is-illegal-without" => aia,
     "csr-seed" => seed,
     "csr-seed-read-only-is-illegal" => seed_read_only,
-    "mmu-modes-are-as-the-tree-says" => mmu,
 }
 
 /// Reads a CSR with the destination set before: an instruction that traps leaves it as it was.
@@ -128,54 +127,4 @@ fn seed(machine: &Machine) -> Outcome {
 /// A read that does not write is illegal, with or without Zkr.
 fn seed_read_only(_: &Machine) -> Outcome {
     illegal("seed, read-only", probe!("0x015"))
-}
-
-/// The largest mode that the tree names can be set, and the next larger one cannot.
-fn mmu(machine: &Machine) -> Outcome {
-    let Some(levels) = machine.paging_levels() else {
-        skip!("the tree has no mmu-type");
-    };
-    let mut largest = 0;
-    for mode in 8..=10 {
-        if sets(mode) {
-            largest = mode - 5;
-        }
-    }
-    check_eq!(
-        largest,
-        levels,
-        "the levels of page tables that satp can be set to, by the tree"
-    );
-    Ok(())
-}
-
-/// A root page table for every mode: entry 0 maps the first 1 GiB of a three-level table, and more of a deeper one, to
-/// itself; entries 1 to 3 make it the first 4 GiB where there are three levels.
-#[repr(C, align(4096))]
-struct Identity([u64; 512]);
-
-static IDENTITY: Identity = {
-    /// Valid, readable, writable, executable, accessed, dirty.
-    const LEAF: u64 = 0b1100_1111;
-    const PPN_OF_GIB: u64 = 1 << 18 << 10;
-    let mut entries = [0; 512];
-    let mut gib = 0;
-    while gib < 4 {
-        entries[gib] = (gib as u64 * PPN_OF_GIB) | LEAF;
-        gib += 1;
-    }
-    Identity(entries)
-};
-
-/// Whether satp takes this mode. Instructions are fetched through the page table meanwhile, so it maps the kernel.
-fn sets(mode: usize) -> bool {
-    let root = &raw const IDENTITY as usize;
-    let mut held: usize = 0;
-    let satp = mode << 60 | root >> 12;
-    // SAFETY: in every mode, the root maps the lower part of the address space to itself, the kernel included.
-    unsafe {
-        asm!("sfence.vma", "csrw satp, {new}", "sfence.vma", "csrr {held}, satp", "csrw satp, zero", "sfence.vma",
-            new = in(reg) satp, held = inout(reg) held, options(nostack));
-    }
-    held == satp
 }

@@ -94,7 +94,7 @@ fn write_beyond(machine: &Machine) -> Outcome {
 /// The upper half of the address counts.
 fn high_word(_: &Machine) -> Outcome {
     present()?;
-    let text = "not to be seen";
+    let text = "# not to be seen\r\n";
     for function in [CONSOLE_WRITE, CONSOLE_READ] {
         for high in [1, usize::MAX] {
             let answer = console(function, text.len(), text.as_ptr() as usize, high);

@@ -5,10 +5,12 @@ use sbi_spec::legacy::{LEGACY_CONSOLE_GETCHAR, LEGACY_CONSOLE_PUTCHAR};
 use super::{Answer, ERR_NOT_SUPPORTED, base, call};
 use crate::kernel::machine::Machine;
 use crate::kernel::report::Outcome;
+use crate::kernel::time;
 
 tests! { TESTS:
     "legacy-putchar" => putchar,
     "legacy-getchar" => getchar,
+    "legacy-getchar-of-what-is-typed" => getchar_typed,
     "legacy-absent-is-not-supported" => absent,
 }
 
@@ -29,16 +31,44 @@ fn putchar(_: &Machine) -> Outcome {
     Ok(())
 }
 
-/// A character that waits, or -1. Nothing is typed while this runs.
-fn getchar(_: &Machine) -> Outcome {
+/// What getchar returns without a character: -1, but for machines that were told otherwise, and then so was the kernel.
+fn empty(machine: &Machine) -> isize {
+    let told = machine.argument("getchar-empty");
+    told.and_then(|value| value.parse().ok()).unwrap_or(-1)
+}
+
+/// Nothing is typed while this runs.
+fn getchar(machine: &Machine) -> Outcome {
     super::needs(LEGACY_CONSOLE_GETCHAR, "legacy getchar")?;
-    let answer = legacy(LEGACY_CONSOLE_GETCHAR, 0);
+    let (answer, empty) = (legacy(LEGACY_CONSOLE_GETCHAR, 0), empty(machine));
     check!(
-        answer.error == -1,
-        "getchar returns {} where nothing was typed",
+        answer.error == empty,
+        "getchar returns {}, not {empty}, where nothing was typed",
         answer.error
     );
     check_eq!(answer.value, A1, "a1 after getchar");
+    Ok(())
+}
+
+/// Whoever runs the kernel says what they will type, and does so when asked.
+fn getchar_typed(machine: &Machine) -> Outcome {
+    super::needs(LEGACY_CONSOLE_GETCHAR, "legacy getchar")?;
+    let Some(expected) = machine.argument("typed") else {
+        skip!("nobody types");
+    };
+    println!("# type: {expected}");
+    for byte in expected.bytes() {
+        let mut answer = legacy(LEGACY_CONSOLE_GETCHAR, 0);
+        let came = time::wait_longer_for(|| {
+            if answer.error == empty(machine) {
+                answer = legacy(LEGACY_CONSOLE_GETCHAR, 0);
+            }
+            answer.error != empty(machine)
+        });
+        check!(came, "character {byte:#x} does not come");
+        check_eq!(answer.error, isize::from(byte), "what was typed");
+        check_eq!(answer.value, A1, "a1 after getchar");
+    }
     Ok(())
 }
 
