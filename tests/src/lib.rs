@@ -1,5 +1,6 @@
 //! The nested-QEMU lab of hvrun.
 
+pub mod bench;
 pub mod cache;
 pub mod host;
 pub mod initramfs;

@@ -1,5 +1,6 @@
 //! `cargo lab` and `cargo hvrun`: the nested host for a person at a terminal.
 
+mod bench;
 mod disks;
 mod hvrun;
 mod session;
@@ -54,6 +55,10 @@ enum Command {
         )]
         command: Vec<String>,
     },
+    /// Measure hvrun and other VMMs side by side, in nested hosts whose clock counts instructions.
+    Bench(bench::Options),
+    /// Count where the instructions go: by host kernel, hvrun and guest, and by function.
+    Profile(bench::ProfileOptions),
     /// Delete everything that was downloaded or built for the lab, the default guest's disk included.
     Clean,
 }
@@ -84,6 +89,8 @@ fn main() -> ExitCode {
         Command::Setup => setup::everything(),
         Command::Shell => in_host(&["sh".into()]),
         Command::Exec { command } => in_host(&command),
+        Command::Bench(options) => bench::run(&options),
+        Command::Profile(options) => bench::profile(&options),
         Command::Clean => clean(),
     };
     match result {
