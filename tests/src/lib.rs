@@ -1,6 +1,7 @@
 //! The nested-QEMU lab of hvrun.
 
 pub mod bare;
+pub mod bench;
 pub mod cache;
 pub mod host;
 pub mod initramfs;

@@ -1,8 +1,8 @@
 //! One boot's worth of machine: everything that a reboot makes anew.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use hv_core::addr::GuestPhysAddr;
 use hv_core::layout;
@@ -25,10 +25,10 @@ use crate::kvm::register::{Core, Register, SbiExtension};
 use crate::kvm::{Kvm, Vcpu, Vm};
 use crate::memory::GuestRam;
 use crate::sbi::SbiPlatform;
-use crate::vcpu::{Shared, VcpuThread};
+use crate::vcpu::{Leave, Shared, VcpuThread};
 use crate::virtio::Slots;
 use crate::wakeup::Wakeup;
-use crate::{Error, entropy, residue};
+use crate::{Error, entropy};
 
 /// What stays the same from one boot of a guest to the next.
 pub struct Blueprint {
@@ -207,7 +207,12 @@ impl Board {
             _vm: self._vm,
             _ram: self.ram,
         };
+        let (early, last) = mpsc::channel();
+        let mut last = Some(last);
         for (hart, vcpu) in (0..).zip(self.vcpus) {
+            let leave = last
+                .take()
+                .map_or_else(|| Leave::Early(early.clone()), Leave::Last);
             let platform = SbiPlatform {
                 memory: running._ram.memory().clone(),
                 output: self.output.clone(),
@@ -215,7 +220,7 @@ impl Board {
                 getchar_empty: self.getchar_empty,
                 suspended: false,
             };
-            let thread = VcpuThread::start(hart, vcpu, running.shared.clone(), platform)
+            let thread = VcpuThread::start(hart, vcpu, running.shared.clone(), platform, leave)
                 .map_err(Error::host("start a vCPU's thread"))?;
             running.threads.push(thread);
         }
@@ -228,10 +233,7 @@ impl Drop for RunningBoard {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wakeup.end();
-        let mut vcpus = VcpuThread::join_all(std::mem::take(&mut self.threads));
-        if let Some(vcpu) = vcpus.first_mut() {
-            residue::clear(vcpu);
-        }
+        VcpuThread::join_all(std::mem::take(&mut self.threads));
     }
 }
 

@@ -1,8 +1,10 @@
 //! The thread of one vCPU: it runs the guest and answers what KVM cannot.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,13 +13,13 @@ use hv_core::sbi;
 use hv_devices::bus::Bus;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::Error;
 use crate::ending::{End, Ending};
 use crate::kvm::isa::ReadRegister;
 use crate::kvm::register::{Core, Csr, Register};
 use crate::kvm::{Exit, Vcpu};
 use crate::sbi::SbiPlatform;
 use crate::wakeup::Wakeup;
+use crate::{Error, residue};
 
 /// The SRST reset reason "system failure" (SBI specification, chapter "System Reset Extension").
 const REASON_SYSTEM_FAILURE: u64 = 1;
@@ -58,6 +60,7 @@ impl VcpuThread {
         vcpu: Vcpu,
         shared: Arc<Shared>,
         platform: SbiPlatform,
+        leave: Leave,
     ) -> io::Result<VcpuThread> {
         register_signal_handler(kick(), ignore)?;
         let mut hart = Hart {
@@ -70,28 +73,50 @@ impl VcpuThread {
             .name(format!("vcpu{}", hart.id))
             .spawn(move || {
                 hart.run();
+                if let Leave::Last(others) = &leave {
+                    // Nothing is ever sent: it ends when the others have.
+                    let _ = others.recv();
+                    residue::clear(&mut hart.vcpu);
+                }
+                drop(leave);
                 hart.vcpu
             })?;
         Ok(VcpuThread(thread))
     }
 
-    /// Waits until the threads have returned, having been told to by [`Shared::stop`], and hands back their vCPUs.
-    pub fn join_all(threads: Vec<VcpuThread>) -> Vec<Vcpu> {
-        let mut vcpus = Vec::new();
-        for VcpuThread(thread) in threads {
-            // A signal that arrives just before KVM_RUN is lost, so it is repeated until it has worked.
-            while !thread.is_finished() {
-                if let Err(error) = thread.kill(kick()) {
-                    log::error!("cannot stop a vCPU: {error}");
-                    break;
+    /// Waits until the threads have returned, having been told to by [`Shared::stop`], and with them their vCPUs.
+    pub fn join_all(threads: Vec<VcpuThread>) {
+        // A signal that arrives just before KVM_RUN is lost, so it is repeated until it has worked.
+        loop {
+            let mut running = false;
+            for VcpuThread(thread) in &threads {
+                if thread.is_finished() {
+                    continue;
                 }
-                std::thread::sleep(Duration::from_millis(1));
+                match thread.kill(kick()) {
+                    Ok(()) => running = true,
+                    Err(error) => log::error!("cannot stop a vCPU: {error}"),
+                }
             }
-            // A panic of the thread has been reported by the panic itself.
-            vcpus.extend(thread.join());
+            if !running {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        vcpus
+        for VcpuThread(thread) in threads {
+            // A panic of the thread has been reported by the panic itself.
+            drop(thread.join());
+        }
     }
+}
+
+/// When a vCPU's thread ends: the last one looks that the guest leaves nothing behind in the host's harts. It is a vCPU's
+/// thread that does so because KVM waits for all harts, milliseconds, when a vCPU comes to another thread.
+pub enum Leave {
+    /// When it is told to.
+    Early(#[expect(dead_code, reason = "it counts that it is there")] Sender<Infallible>),
+    /// When every sender of this channel is gone.
+    Last(Receiver<Infallible>),
 }
 
 extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}

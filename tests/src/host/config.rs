@@ -85,6 +85,7 @@ pub struct HostConfig {
     pub(super) files: Vec<ExtraFile>,
     pub(super) command_line: String,
     pub(super) instruction_clock: bool,
+    pub(super) plugin: Option<String>,
     pub(super) boot_timeout: Duration,
     pub(super) lifetime: Option<Duration>,
 }
@@ -105,6 +106,7 @@ impl HostConfig {
             files: Vec::new(),
             command_line: String::new(),
             instruction_clock: false,
+            plugin: None,
             boot_timeout: Duration::from_secs(180),
             lifetime: Some(Duration::from_secs(30 * 60)),
         }
@@ -189,6 +191,12 @@ impl HostConfig {
     pub fn instruction_clock(mut self) -> Self {
         self.instruction_clock = true;
         self.harts = 1;
+        self
+    }
+
+    /// A plugin for QEMU's TCG: its file and its arguments, as QEMU wants them.
+    pub fn plugin(mut self, plugin: &str) -> Self {
+        self.plugin = Some(plugin.to_owned());
         self
     }
 

@@ -30,6 +30,7 @@
 mod channel;
 mod config;
 mod console;
+mod direct;
 mod error;
 mod image;
 mod logs;
@@ -46,6 +47,7 @@ use hv_lab_agent::protocol::{Mount, Request};
 use channel::{Channel, TaskState};
 pub use config::{HostChip, HostConfig, Share};
 pub use console::{Console, ShellOutput};
+pub use direct::Direct;
 pub use error::{Error, ErrorKind, Result};
 use logs::Logs;
 use process::{ANSWER_TIMEOUT, path_text};

@@ -101,6 +101,17 @@ impl Qemu {
         Ok((qemu, ours))
     }
 
+    /// Starts `command` as it is.
+    pub(super) fn run(mut command: Command) -> io::Result<Self> {
+        command.process_group(0);
+        let parent = nix::unistd::getpid();
+        // SAFETY: between fork and exec this makes system calls only and allocates nothing.
+        unsafe { command.pre_exec(move || end_with(parent)) };
+        Ok(Self {
+            watched: watch(command)?,
+        })
+    }
+
     /// The process id.
     pub(super) fn pid(&self) -> u32 {
         lock(&self.watched.state).child.id()
@@ -200,18 +211,24 @@ fn die_with_this_process(command: &mut Command, control: OwnedFd) {
     // SAFETY: between fork and exec this makes system calls only and allocates nothing.
     unsafe {
         command.pre_exec(move || {
-            set_pdeathsig(Signal::SIGKILL)?;
-            if getppid() != parent {
-                // It ended before the line above.
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
+            end_with(parent)?;
             fcntl(&control, FcntlArg::F_SETFD(FdFlag::empty()))?;
             Ok(())
         });
     }
 }
 
-fn machine(command: &mut Command, config: &HostConfig) {
+/// In the child: it is killed when its parent ends.
+fn end_with(parent: Pid) -> io::Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    match getppid() == parent {
+        true => Ok(()),
+        // It ended before the line above.
+        false => Err(io::ErrorKind::BrokenPipe.into()),
+    }
+}
+
+pub(super) fn machine(command: &mut Command, config: &HostConfig) {
     let (machine, cpu) = match config.chip {
         // As on the boards that have a PLIC: three levels of page tables.
         HostChip::Plic => ("virt", FAST_CPU),
@@ -228,6 +245,9 @@ fn machine(command: &mut Command, config: &HostConfig) {
     ]);
     if config.instruction_clock {
         command.args(["-icount", "shift=0,sleep=off"]);
+    }
+    if let Some(plugin) = &config.plugin {
+        command.args(["-plugin", plugin]);
     }
     // A host that reboots has panicked.
     command.args([

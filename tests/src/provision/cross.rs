@@ -66,6 +66,37 @@ pub fn cross_build(package: &str, bin: &str) -> Result<PathBuf> {
     build_once(Target::Linux, package, bin)
 }
 
+/// As [`cross_build`], with the names of functions in it, at a path of its own.
+///
+/// # Errors
+/// As [`cross_build`], or it cannot be copied there.
+pub fn cross_build_with_names(package: &str, bin: &str) -> Result<PathBuf> {
+    let config = format!("profile.release.package.{package}.strip=false");
+    let built = build(Target::Linux, package, bin, &["--config", &config])?;
+    let named = built.with_file_name(format!("{bin}-with-names"));
+    std::fs::copy(&built, &named).map_err(|error| Error::io("write", &named, error))?;
+    Ok(named)
+}
+
+/// Builds the lab's plugin for QEMU, for this machine, and returns its path.
+///
+/// # Errors
+/// When the build fails.
+pub fn profile_plugin() -> Result<PathBuf> {
+    let target_dir = target_directory()?.join("lab");
+    let mut cargo = cargo();
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "hv-lab-profile",
+    ]);
+    cargo.arg("--target-dir").arg(&target_dir);
+    run(&mut cargo)?;
+    Ok(target_dir.join("release/libhv_lab_profile.so"))
+}
+
 /// Builds the test kernel, an ELF file for S-mode of the board, and returns its path.
 ///
 /// # Errors
@@ -90,7 +121,7 @@ fn build_once(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
     if let Some(path) = built.get(&key) {
         return Ok(path.clone());
     }
-    let path = build(target, package, bin)?;
+    let path = build(target, package, bin, &[])?;
     built.insert(key, path.clone());
     Ok(path)
 }
@@ -119,11 +150,11 @@ pub fn clippy() -> Result<()> {
     Ok(())
 }
 
-fn build(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
+fn build(target: Target, package: &str, bin: &str, more: &[&str]) -> Result<PathBuf> {
     let target_dir = target_directory()?.join("lab");
     let mut cargo = cargo_for(target, "build", package, bin, &target_dir)?;
     finish_cargo(
-        cargo.arg("--release"),
+        cargo.arg("--release").args(more),
         &format!("{bin} for riscv64"),
         "building",
         "Compiling",

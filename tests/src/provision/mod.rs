@@ -23,7 +23,9 @@ mod u_boot;
 
 pub(crate) use busybox::applets;
 pub use busybox::busybox;
-pub use cross::{bare_hypervisor, clippy, cross_build, test_kernel};
+pub use cross::{
+    bare_hypervisor, clippy, cross_build, cross_build_with_names, profile_plugin, test_kernel,
+};
 pub use error::{Error, Result};
 pub use guest::{GUEST_DISK_SIZE, GUEST_PROMPT, debugfs, dtc, e2fsck, guest_disk, guest_initrd};
 pub use kernel::{DebianKernel, KernelFiles, debian_kernel};

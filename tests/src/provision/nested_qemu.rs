@@ -9,6 +9,8 @@ use super::{Error, GUEST_ARCH, Result, STABLE};
 /// How to run a riscv64 QEMU from the lab's cache. [`Host::qemu`](crate::host::Host::qemu) does.
 #[derive(Debug, Clone)]
 pub struct NestedQemu {
+    /// The tree of packages that everything below is in.
+    pub tree: PathBuf,
     /// The program to run: the dynamic loader of the tree that QEMU is in.
     pub program: PathBuf,
     /// Its arguments, before any that concern the machine.
@@ -38,6 +40,7 @@ pub fn nested_qemu() -> Result<NestedQemu> {
     let [program, words @ ..] = by_loader(&tree, GUEST_ARCH, &qemu);
     let firmware = ["-L".into(), tree.join(FIRMWARE)];
     Ok(NestedQemu {
+        tree: tree.clone(),
         program,
         arguments: (words.into_iter().chain(firmware))
             .map(text)

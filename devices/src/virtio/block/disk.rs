@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
+use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use vm_memory::VolatileSlice;
@@ -308,23 +309,21 @@ fn transfer(
 ) -> io::Result<()> {
     let mut offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     loop {
-        let mut vector = [libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        }; VECTOR_SIZE];
-        let mut count = 0;
+        // Not an array: to clear all of it would cost as much as everything else here.
+        let mut vector = ArrayVec::<libc::iovec, VECTOR_SIZE>::new();
         let rest = position.rest(buffers).filter(|slice| !slice.is_empty());
-        for (entry, slice) in vector.iter_mut().zip(rest) {
+        vector.extend(rest.take(VECTOR_SIZE).map(|slice| {
             let memory = slice.ptr_guard_mut();
-            *entry = libc::iovec {
+            libc::iovec {
                 iov_base: memory.as_ptr().cast(),
                 iov_len: memory.len(),
-            };
-            count = libc::c_int::saturating_add(count, 1);
-        }
-        if count == 0 {
+            }
+        }));
+        if vector.is_empty() {
             return Ok(());
         }
+        // At most VECTOR_SIZE.
+        let count = libc::c_int::try_from(vector.len()).unwrap_or(libc::c_int::MAX);
         match operation(vector.as_ptr(), count, offset) {
             0 => return Ok(()),
             done @ 1.. => {

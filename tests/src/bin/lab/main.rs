@@ -1,6 +1,7 @@
 //! `cargo lab` and `cargo hvrun`: the nested host for a person at a terminal.
 
 mod bare;
+mod bench;
 mod disks;
 mod hvrun;
 mod session;
@@ -86,6 +87,10 @@ enum Command {
     },
     /// Have clippy look through the bare-metal hypervisor and the test kernel, each for its own target.
     Clippy,
+    /// Measure hvrun and other VMMs side by side, in nested hosts whose clock counts instructions.
+    Bench(bench::Options),
+    /// Count where the instructions go: by host kernel, hvrun and guest, and by function.
+    Profile(bench::ProfileOptions),
     /// Delete everything that was downloaded or built for the lab, the default guest's disk included.
     Clean,
 }
@@ -119,6 +124,8 @@ fn main() -> ExitCode {
         Command::Shell => in_host(&["sh".into()]),
         Command::Exec { command } => in_host(&command),
         Command::Clippy => provision::clippy().map(|()| 0).map_err(Failure::from),
+        Command::Bench(options) => bench::run(&options),
+        Command::Profile(options) => bench::profile(&options),
         Command::Clean => clean(),
     };
     match result {

@@ -1,0 +1,53 @@
+//! Output of 64 KiB by each of a machine's consoles, into a file.
+
+use super::guest::{Bench, CONSOLE};
+use super::payload::SBI_BYTES;
+use super::report::{Place, float};
+use super::vmm::Vmm;
+use super::{Error, Result};
+
+const BYTES: u64 = 64 << 10;
+const UART: &str = "64 KiB to the UART";
+
+pub(super) fn task(path: &str) -> String {
+    format!("console:{path}:{BYTES}")
+}
+
+pub(super) fn measure(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result<()> {
+    if let Ok(time) = bench.standard_guest(vmm)?.one(&task("/dev/ttyS0")) {
+        place.time(UART, float(time));
+    }
+    sbi(bench, vmm, place)?;
+    let mut machine = bench.linux(&[task("/dev/hvc0")]);
+    machine.console = Some(CONSOLE.into());
+    if vmm.template.arguments(&machine).is_some() {
+        let results = bench.guest(vmm, &machine)?;
+        place.time(
+            "64 KiB to virtio-console",
+            float(results.one(&task("/dev/hvc0"))?),
+        );
+    }
+    Ok(())
+}
+
+/// What a guest that prints takes longer than one that does not.
+fn sbi(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result<()> {
+    let without = bench.shortest_run(vmm, &bench.machine(bench.one_character()))?;
+    let with = bench.shortest_run(vmm, &bench.machine(bench.sbi_console()))?;
+    if bench.output_size()? < SBI_BYTES {
+        return Err(Error::Unexpected(
+            "the debug console did not print everything".into(),
+        ));
+    }
+    place.time(
+        "64 KiB to the SBI console",
+        (with - without).max(0.0) * float(BYTES) / float(SBI_BYTES),
+    );
+    Ok(())
+}
+
+pub(super) fn floor(bench: &Bench, place: &mut Place<'_>) -> Result<()> {
+    let results = bench.machine_without_host()?;
+    place.time(UART, float(results.one(&task("/dev/ttyS0"))?));
+    Ok(())
+}

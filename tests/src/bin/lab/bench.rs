@@ -1,0 +1,83 @@
+//! `cargo lab bench` and `cargo lab profile`.
+
+use std::path::PathBuf;
+
+use hv_lab::bench::{self, Subject, Vmm, Work};
+use hv_lab::host::HostChip;
+use hv_lab::provision::cross_build;
+
+use super::{EXIT_LAB, Failure};
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// What to measure: start, boot, disk, console, harts, resident, network, growth; all unless any is named.
+    #[arg(value_name = "SUBJECT")]
+    subjects: Vec<Subject>,
+    /// The kind of host, aia or plic; both unless given.
+    #[arg(long, value_name = "KIND")]
+    host: Option<HostChip>,
+    /// Another VMM beside hvrun and QEMU: a static riscv64 binary of this machine. Where its name does not begin with hvrun or
+    /// kvmtool, its arguments follow, with {kernel}, {cpus}, {memory} (MiB) and {cmdline}, and in brackets what is there for
+    /// each initrd, disk, tap, and file that a virtio console prints to:
+    /// --vmm 'mine=path/mine --image {kernel} [--initrd {initrd}] [--disk {disk}] --cpus {cpus} --ram {memory} --append {cmdline}'
+    #[arg(long = "vmm", value_name = "NAME=PATH[ ARGUMENTS]")]
+    vmms: Vec<Vmm>,
+    /// Measure these VMMs alone: hvrun, qemu, or the name of a --vmm; repeatable.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Write the figures to this file as well: an array of objects with `name`, `unit` and `hosts`, in which are values by
+    /// kind of host and by VMM or `floor`.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Measures, and prints the table.
+pub(super) fn run(options: &Options) -> Result<u8, Failure> {
+    let mut vmms = vec![Vmm::hvrun(cross_build("hvrun", "hvrun")?), Vmm::qemu()];
+    vmms.extend(options.vmms.iter().cloned());
+    if !options.only.is_empty() {
+        vmms.retain(|vmm| options.only.contains(&vmm.name));
+    }
+    let subjects = match options.subjects.as_slice() {
+        [] => &Subject::ALL,
+        named => named,
+    };
+    let chips = match &options.host {
+        Some(chip) => std::slice::from_ref(chip),
+        None => &HostChip::ALL,
+    };
+    let report = bench::run(subjects, chips, &vmms, &|line| eprintln!("lab: {line}"))?;
+    print!("{report}");
+    if let Some(path) = &options.json {
+        std::fs::write(path, format!("{:#}\n", report.json())).map_err(|error| Failure {
+            message: format!("lab: {}: {error}", path.display()),
+            code: EXIT_LAB,
+        })?;
+    }
+    Ok(0)
+}
+
+/// What to profile.
+#[derive(Debug, clap::Args)]
+pub(super) struct ProfileOptions {
+    /// `start`, `boot`, or a task of the lab's probe in a Linux guest: disk-read:/dev/vda:4096:1000:1 (bytes, requests, depth), disk-write,
+    /// console:/dev/ttyS0:65536, sleep:200000:500 or ping:500.
+    #[arg(value_name = "WORK")]
+    work: Work,
+    /// The kind of host, aia or plic.
+    #[arg(long, value_name = "KIND", default_value = "aia")]
+    host: HostChip,
+    /// QEMU in the place of hvrun.
+    #[arg(long)]
+    qemu: bool,
+}
+
+/// Profiles, and prints where the instructions went.
+pub(super) fn profile(options: &ProfileOptions) -> Result<u8, Failure> {
+    print!(
+        "{}",
+        bench::profile(&options.work, options.host, options.qemu)?
+    );
+    Ok(0)
+}
