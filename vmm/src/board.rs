@@ -12,7 +12,7 @@ use hv_devices::console::{ConsoleOutput, InputSink};
 use hv_devices::rtc::{HostClock, Rtc};
 use hv_devices::test_device::TestDevice;
 use hv_devices::uart::Uart;
-use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY};
+use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY, RegisterPages};
 
 use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
@@ -22,7 +22,7 @@ use crate::ending::Ending;
 use crate::irqchip::{Aia, Irqchip, PlicChip, Trigger};
 use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::{Core, Register, SbiExtension};
-use crate::kvm::{Kvm, Vcpu, Vm};
+use crate::kvm::{Access, Kvm, Vcpu, Vm};
 use crate::memory::GuestRam;
 use crate::sbi::SbiPlatform;
 use crate::vcpu::{Leave, Shared, VcpuThread};
@@ -75,6 +75,7 @@ pub struct Board {
     pub device_tree: Vec<u8>,
     // Devices' wires and ioeventfds live in it.
     _vm: Arc<Vm>,
+    _pages: RegisterPages,
     ram: GuestRam,
 }
 
@@ -83,6 +84,7 @@ pub struct RunningBoard {
     threads: Vec<VcpuThread>,
     shared: Arc<Shared>,
     _vm: Arc<Vm>,
+    _pages: RegisterPages,
     _ram: GuestRam,
 }
 
@@ -102,8 +104,16 @@ impl Board {
         let ram = GuestRam::new(blueprint.memory)?;
         let (host, _) = ram.host_range();
         // SAFETY: the mapping lives in `ram`, which a Board and a RunningBoard drop after the vCPUs have ended.
-        unsafe { vm.add_memory(0, layout::RAM_BASE.0, host, blueprint.memory) }
-            .map_err(Error::kvm("give the guest its memory"))?;
+        unsafe {
+            vm.add_memory(
+                0,
+                Access::ReadWrite,
+                layout::RAM_BASE.0,
+                host,
+                blueprint.memory,
+            )
+        }
+        .map_err(Error::kvm("give the guest its memory"))?;
         let vcpus = create_vcpus(&vm, blueprint.cpus)?;
         let irqchip = create_irqchip(&vm, &vcpus, blueprint)?;
 
@@ -135,12 +145,14 @@ impl Board {
         let rtc = Arc::new(Rtc::new(line, blueprint.clock.clone()));
         attach(layout::RTC_BASE, layout::RTC_SIZE, rtc.clone())?;
 
+        let pages = show_register_pages(&vm)?;
         for slot in 0..layout::VIRTIO_SLOTS {
-            let Some((base, irq)) = layout::virtio_slot(slot) else {
+            let (Some((base, irq)), Some(page)) = (layout::virtio_slot(slot), pages.get(slot))
+            else {
                 break;
             };
             let Some(device) = blueprint.virtio.get(slot) else {
-                let empty = EmptySlot(blueprint.virtio.version);
+                let empty = EmptySlot::new(blueprint.virtio.version, page);
                 attach(base, layout::VIRTIO_STRIDE, Arc::new(empty))?;
                 continue;
             };
@@ -148,7 +160,7 @@ impl Board {
             let transport = device
                 .power_on()
                 .and_then(|virtio| {
-                    MmioTransport::new(device.version, virtio, ram.memory().clone(), line)
+                    MmioTransport::new(device.version, virtio, ram.memory().clone(), line, page)
                 })
                 .map_err(Error::host("make a virtio device"))?;
             for queue in 0..transport.queue_count() {
@@ -186,6 +198,7 @@ impl Board {
             input: consoles.firmware_input().cloned().unwrap_or(uart),
             device_tree,
             _vm: vm,
+            _pages: pages,
             ram,
         })
     }
@@ -205,6 +218,7 @@ impl Board {
             threads: Vec::new(),
             shared,
             _vm: self._vm,
+            _pages: self._pages,
             _ram: self.ram,
         };
         let (early, last) = mpsc::channel();
@@ -235,6 +249,20 @@ impl Drop for RunningBoard {
         self.shared.wakeup.end();
         VcpuThread::join_all(std::mem::take(&mut self.threads));
     }
+}
+
+/// What the guest reads in the virtio slots. Where KVM can, the guest reads it as memory, without leaving.
+fn show_register_pages(vm: &Vm) -> Result<RegisterPages, Error> {
+    let pages = RegisterPages::new(layout::VIRTIO_SLOTS)
+        .map_err(Error::host("make the virtio devices' registers"))?;
+    if vm.has_read_only_memory() {
+        let (host, _) = pages.host_range();
+        let size = u64::from(layout::VIRTIO_SLOTS) * layout::VIRTIO_STRIDE;
+        // SAFETY: the mapping lives in `pages`, which a Board and a RunningBoard drop after the vCPUs have ended.
+        unsafe { vm.add_memory(1, Access::ReadOnly, layout::VIRTIO_BASE.0, host, size) }
+            .map_err(Error::kvm("show the guest the virtio devices' registers"))?;
+    }
+    Ok(pages)
 }
 
 /// Refuses more RAM than the G-stage can address.

@@ -1,11 +1,19 @@
-//! Notifications from a virtio device to its driver.
+//! Notifications from a virtio device to its driver, and what the driver reads then.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+use virtio_bindings::virtio_mmio as register;
+
+use super::VirtioDevice;
+use super::mmio::RegisterPage;
 use crate::interrupt::IrqLine;
 use crate::lock;
+
+/// Bytes of the configuration space that are shown, more than any device has.
+const CONFIG_SIZE: usize = 256;
 
 /// Bits of the InterruptStatus register (VIRTIO 1.3, section 4.2.2, and the ISR status of section 4.1.4.5).
 mod status {
@@ -21,6 +29,8 @@ mod status {
 /// driver's last look at the ring and its acknowledgement would be lost otherwise.
 pub struct Interrupt {
     inner: Mutex<Inner>,
+    /// Changes with `inner`, under its lock.
+    page: RegisterPage,
     line: Arc<dyn IrqLine>,
     device_id: u32,
     /// A failure of this device has been reported. A guest can cause one after the other and must not fill the log.
@@ -36,9 +46,10 @@ struct Inner {
 }
 
 impl Interrupt {
-    pub(super) fn new(line: Arc<dyn IrqLine>, device_id: u32) -> Self {
+    pub(super) fn new(line: Arc<dyn IrqLine>, device_id: u32, page: RegisterPage) -> Self {
         Self {
             inner: Mutex::default(),
+            page,
             line,
             device_id,
             reported: AtomicBool::new(false),
@@ -51,10 +62,12 @@ impl Interrupt {
         self.raise(&mut inner, status::USED_BUFFER);
     }
 
-    /// Tells the driver that the configuration space has changed.
-    pub fn notify_config(&self) {
+    /// Tells the driver that `bytes` of the configuration space, those from `offset` on, have changed. They are at most an
+    /// aligned word, so that no driver reads half of the change.
+    pub fn notify_config(&self, offset: usize, bytes: &[u8]) {
         let mut inner = lock(&self.inner);
-        inner.config_generation = inner.config_generation.wrapping_add(1);
+        self.page.write_config(offset, bytes);
+        self.next_generation(&mut inner);
         self.raise(&mut inner, status::CONFIGURATION);
     }
 
@@ -74,19 +87,26 @@ impl Interrupt {
         );
         let mut inner = lock(&self.inner);
         inner.needs_reset = true;
+        self.page
+            .set(register::VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_NEEDS_RESET);
         if inner.driver_ok {
             self.raise(&mut inner, status::CONFIGURATION);
         }
     }
 
-    /// The InterruptStatus register.
-    pub(super) fn status(&self) -> u32 {
-        lock(&self.inner).status
-    }
-
-    /// The ConfigGeneration register.
-    pub(super) fn config_generation(&self) -> u32 {
-        lock(&self.inner).config_generation
+    /// The driver has set these status bits, and `device` is what it reads in the configuration space.
+    pub(super) fn publish(&self, status: u32, device: &dyn VirtioDevice) {
+        let inner = lock(&self.inner);
+        let needs_reset = if inner.needs_reset {
+            VIRTIO_CONFIG_S_NEEDS_RESET
+        } else {
+            0
+        };
+        self.page
+            .store(register::VIRTIO_MMIO_STATUS, status | needs_reset);
+        let mut config = [0; CONFIG_SIZE];
+        device.read_config(0, &mut config);
+        self.page.write_config(0, &config);
     }
 
     pub(super) fn is_reset_needed(&self) -> bool {
@@ -102,7 +122,7 @@ impl Interrupt {
     pub(super) fn acknowledge(&self, mask: u32) {
         let mut inner = lock(&self.inner);
         let before = inner.status;
-        inner.status &= !mask;
+        self.set_status(&mut inner, before & !mask);
         if before != 0 && inner.status == 0 {
             self.line.set_level(false);
         }
@@ -115,15 +135,30 @@ impl Interrupt {
         if inner.status != 0 {
             self.line.set_level(false);
         }
-        *inner = Inner {
-            config_generation: inner.config_generation.wrapping_add(1),
-            ..Inner::default()
-        };
+        self.set_status(&mut inner, 0);
+        self.next_generation(&mut inner);
+        inner.needs_reset = false;
+        inner.driver_ok = false;
+    }
+
+    fn set_status(&self, inner: &mut Inner, status: u32) {
+        inner.status = status;
+        self.page
+            .store(register::VIRTIO_MMIO_INTERRUPT_STATUS, status);
+    }
+
+    fn next_generation(&self, inner: &mut Inner) {
+        inner.config_generation = inner.config_generation.wrapping_add(1);
+        self.page.store(
+            register::VIRTIO_MMIO_CONFIG_GENERATION,
+            inner.config_generation,
+        );
     }
 
     /// The line is driven under the lock, so that an acknowledgement and a new cause cannot drive it in the wrong order.
     fn raise(&self, inner: &mut Inner, cause: u32) {
-        inner.status |= cause;
+        let status = inner.status | cause;
+        self.set_status(inner, status);
         self.line.set_level(true);
     }
 }

@@ -1,14 +1,17 @@
 //! The virtio-mmio register layouts: version 2, and version 1 for drivers that know only the legacy interface.
 //!
 //! Source: VIRTIO 1.3, sections 4.2.2, "MMIO Device Register Layout", and 4.2.4, "Legacy interface". Control registers
-//! take aligned 32-bit accesses only, as the specification demands of drivers; any other access to them reads zero and
-//! writes nothing. The configuration space, from 0x100 on, takes any width. Here are the registers that both layouts
-//! have; those of one alone are in `modern` and `legacy`.
+//! are written by aligned 32-bit accesses only, as the specification demands of drivers; any other writes nothing. The
+//! configuration space, from 0x100 on, takes any width. Here are the registers that both layouts have; those of one
+//! alone are in `modern` and `legacy`.
+//!
+//! All that can be read lies ready in a [`RegisterPage`], which every write and every change of the device's brings up to
+//! date. Whether the guest reads it there or by leaving the guest, it reads the same.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use hv_core::virtio_mmio::{MAGIC, VENDOR, read_empty_slot};
+use hv_core::virtio_mmio::{MAGIC, VENDOR};
 use virtio_bindings::virtio_mmio as register;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -22,6 +25,9 @@ use crate::lock;
 
 mod legacy;
 mod modern;
+mod page;
+
+pub use page::{RegisterPage, RegisterPages};
 
 /// Offset of the QueueNotify register within a slot, in bytes. A driver writes the queue's index there, four bytes wide;
 /// this is what an ioeventfd has to match.
@@ -56,9 +62,10 @@ impl Version {
 /// Registers answer without waiting for the device's worker, with one exception that the specification asks for: a
 /// reset returns when the request that the worker has begun is done.
 pub struct MmioTransport {
-    // The first two are in `registers` as well. They are what drivers touch all the time, hence outside its lock.
+    // The first three are in `registers` as well. They are what drivers touch all the time, hence outside its lock.
     interrupt: Arc<Interrupt>,
     kicks: Vec<Arc<EventFd>>,
+    page: RegisterPage,
     version: Version,
     registers: Mutex<Registers>,
 }
@@ -71,10 +78,12 @@ struct Registers {
     page_shift: u32,
     version: Version,
     state: DeviceState,
+    page: RegisterPage,
 }
 
 impl MmioTransport {
-    /// Puts `device` into a slot whose registers are laid out as `version` says and whose interrupt is `line`.
+    /// Puts `device` into a slot whose registers are laid out as `version` says, that reads as `page`, and whose interrupt
+    /// is `line`.
     ///
     /// # Errors
     /// If the host has no file descriptors left.
@@ -83,20 +92,26 @@ impl MmioTransport {
         device: Box<dyn VirtioDevice>,
         memory: Arc<GuestMemoryMmap>,
         line: Arc<dyn IrqLine>,
+        page: RegisterPage,
     ) -> io::Result<Self> {
-        let state = DeviceState::new(version, device, memory, line)?;
-        Ok(Self {
-            interrupt: Arc::clone(state.interrupt()),
-            kicks: state.kicks().to_vec(),
+        let state = DeviceState::new(version, device, memory, line, page.clone())?;
+        identify(&page, version, state.device().device_id());
+        let registers = Registers {
+            device_features_select: 0,
+            driver_features_select: 0,
+            queue_select: 0,
+            page_shift: 0,
             version,
-            registers: Mutex::new(Registers {
-                device_features_select: 0,
-                driver_features_select: 0,
-                queue_select: 0,
-                page_shift: 0,
-                version,
-                state,
-            }),
+            state,
+            page: page.clone(),
+        };
+        registers.publish();
+        Ok(Self {
+            interrupt: Arc::clone(registers.state.interrupt()),
+            kicks: registers.state.kicks().to_vec(),
+            page,
+            version,
+            registers: Mutex::new(registers),
         })
     }
 
@@ -124,6 +139,7 @@ impl MmioTransport {
         let mut registers = lock(&self.registers);
         registers.reset();
         registers.page_shift = 0;
+        registers.publish();
     }
 
     fn kick(&self, queue: u32) -> Option<&EventFd> {
@@ -145,36 +161,24 @@ impl MmioTransport {
 
 impl MmioDevice for MmioTransport {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        if let Some(offset) = offset.checked_sub(CONFIG) {
-            lock(&self.registers)
-                .state
-                .device()
-                .read_config(offset, data);
-        } else if let (Ok(data), Some(register)) = (<&mut [u8; 4]>::try_from(data), aligned(offset))
-        {
-            let value = match register {
-                register::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
-                register::VIRTIO_MMIO_CONFIG_GENERATION if self.version == Version::Modern => {
-                    self.interrupt.config_generation()
-                }
-                _ => lock(&self.registers).read(register),
-            };
-            *data = value.to_le_bytes();
-        }
+        self.page.read(offset, data);
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let Some(offset) = offset.checked_sub(CONFIG) {
-            lock(&self.registers)
-                .state
-                .device_mut()
-                .write_config(offset, data);
+            let mut registers = lock(&self.registers);
+            registers.state.device_mut().write_config(offset, data);
+            registers.publish();
         } else if let (Ok(&data), Some(register)) = (<&[u8; 4]>::try_from(data), aligned(offset)) {
             let value = u32::from_le_bytes(data);
             match register {
                 register::VIRTIO_MMIO_QUEUE_NOTIFY => self.notify(value),
                 register::VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),
-                _ => lock(&self.registers).write(register, value),
+                _ => {
+                    let mut registers = lock(&self.registers);
+                    registers.write(register, value);
+                    registers.publish();
+                }
             }
         }
     }
@@ -187,23 +191,28 @@ fn aligned(offset: u64) -> Option<u32> {
         .filter(|offset| offset.is_multiple_of(4))
 }
 
+/// Stores the registers that never change.
+fn identify(page: &RegisterPage, version: Version, device_id: u32) {
+    page.store(register::VIRTIO_MMIO_MAGIC_VALUE, MAGIC);
+    page.store(register::VIRTIO_MMIO_VERSION, version.number());
+    page.store(register::VIRTIO_MMIO_DEVICE_ID, device_id);
+    page.store(register::VIRTIO_MMIO_VENDOR_ID, VENDOR);
+}
+
 impl Registers {
-    fn read(&self, register: u32) -> u32 {
-        let state = &self.state;
-        match register {
-            register::VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
-            register::VIRTIO_MMIO_VERSION => self.version.number(),
-            register::VIRTIO_MMIO_DEVICE_ID => state.device().device_id(),
-            register::VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            register::VIRTIO_MMIO_QUEUE_NUM_MAX => state
-                .queue(self.queue_select)
-                .map_or(0, |queue| queue.max_size.into()),
-            register::VIRTIO_MMIO_STATUS => state.status(),
-            _ => match self.version {
-                Version::Modern => self.read_modern(register),
-                Version::Legacy => self.read_legacy(register),
-            },
+    /// Stores what the guest reads of these registers, after any change of them. InterruptStatus and ConfigGeneration are the
+    /// interrupt's to store.
+    fn publish(&self) {
+        let queue = self.state.queue(self.queue_select);
+        self.page.store(
+            register::VIRTIO_MMIO_QUEUE_NUM_MAX,
+            queue.map_or(0, |queue| queue.max_size.into()),
+        );
+        match self.version {
+            Version::Modern => self.publish_modern(queue),
+            Version::Legacy => self.publish_legacy(queue),
         }
+        self.state.publish();
     }
 
     fn write(&mut self, register: u32, value: u32) {
@@ -237,13 +246,22 @@ impl Registers {
 }
 
 /// A slot without a device: its DeviceID is zero, so that a driver passes on (VIRTIO 1.3, section 4.2.2).
-/// Its version is that of the machine's other slots, as guests take an unknown one for an error.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EmptySlot(pub Version);
+#[derive(Clone, Debug)]
+pub struct EmptySlot(RegisterPage);
+
+impl EmptySlot {
+    /// A slot that reads as `page`. Its version is that of the machine's other slots, as guests take an unknown one for an
+    /// error.
+    #[must_use]
+    pub fn new(version: Version, page: RegisterPage) -> Self {
+        identify(&page, version, 0);
+        Self(page)
+    }
+}
 
 impl MmioDevice for EmptySlot {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        read_empty_slot(self.0.number(), offset, data);
+        self.0.read(offset, data);
     }
 
     fn write(&self, _offset: u64, _data: &[u8]) {}

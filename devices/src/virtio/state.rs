@@ -21,7 +21,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Activation, ActiveQueue, VirtioDevice};
 use super::interrupt::Interrupt;
-use super::mmio::Version;
+use super::mmio::{RegisterPage, Version};
 use crate::interrupt::IrqLine;
 
 /// The queue features that the queue implementation brings to every device.
@@ -132,6 +132,7 @@ impl DeviceState {
         device: Box<dyn VirtioDevice>,
         memory: Arc<GuestMemoryMmap>,
         line: Arc<dyn IrqLine>,
+        page: RegisterPage,
     ) -> io::Result<Self> {
         let own = device.features() | QUEUE_FEATURES;
         let sizes = device.queue_sizes();
@@ -147,7 +148,7 @@ impl DeviceState {
                 // any way, which VERSION_1 implies, has a bit of its own.
                 Version::Legacy => own & u64::from(u32::MAX) | 1 << VIRTIO_F_ANY_LAYOUT,
             },
-            interrupt: Arc::new(Interrupt::new(line, device.device_id())),
+            interrupt: Arc::new(Interrupt::new(line, device.device_id(), page)),
             version,
             status: 0,
             driver_features: 0,
@@ -231,7 +232,12 @@ impl DeviceState {
         }
     }
 
-    pub fn status(&self) -> u32 {
+    /// Stores what the guest reads of status and configuration space.
+    pub fn publish(&self) {
+        self.interrupt.publish(self.status, self.device());
+    }
+
+    fn status(&self) -> u32 {
         let needs_reset = if self.interrupt.is_reset_needed() {
             VIRTIO_CONFIG_S_NEEDS_RESET
         } else {

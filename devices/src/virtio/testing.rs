@@ -11,7 +11,7 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::VirtioDevice;
-use super::mmio::{MmioTransport, Version};
+use super::mmio::{MmioTransport, RegisterPage, RegisterPages, Version};
 use crate::bus::MmioDevice;
 use crate::interrupt::IrqLine;
 
@@ -26,6 +26,11 @@ pub const DATA: u64 = RAM + 0x1_0000;
 
 pub fn memory() -> GuestMemoryMmap {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM), RAM_SIZE)]).unwrap()
+}
+
+/// The page of a slot, full of what a transport overwrites.
+pub fn page() -> RegisterPage {
+    RegisterPages::new(1).unwrap().get(0).unwrap()
 }
 
 /// Device-readable buffer.
@@ -163,8 +168,14 @@ pub struct Driver {
 impl Driver {
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
         let (memory, line) = (Arc::new(memory()), Arc::<TestLine>::default());
-        let transport =
-            MmioTransport::new(Version::Modern, device, memory.clone(), line.clone()).unwrap();
+        let transport = MmioTransport::new(
+            Version::Modern,
+            device,
+            memory.clone(),
+            line.clone(),
+            page(),
+        )
+        .unwrap();
         Self {
             memory,
             line,

@@ -4,7 +4,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::isa::ReadRegister;
 use super::register::Register;
-use super::{AiaFeatures, Errno, Exit, OpenError};
+use super::{Access, AiaFeatures, Errno, Exit, OpenError};
 
 /// `/dev/kvm`, which cannot be had.
 #[derive(Debug)]
@@ -45,7 +45,17 @@ impl Vm {
     }
     /// # Safety
     /// There is no value to call this on.
-    pub unsafe fn add_memory(&self, _: u32, _: u64, _: *mut u8, _: u64) -> Result<(), Errno> {
+    pub unsafe fn add_memory(
+        &self,
+        _: u32,
+        _: Access,
+        _: u64,
+        _: *mut u8,
+        _: u64,
+    ) -> Result<(), Errno> {
+        match *self {}
+    }
+    pub fn has_read_only_memory(&self) -> bool {
         match *self {}
     }
     pub fn create_vcpu(&self, _: u32) -> Result<Vcpu, Errno> {

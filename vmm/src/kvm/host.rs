@@ -5,14 +5,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use hv_core::layout;
 use hv_core::sbi::Call;
 use kvm_bindings::{
-    KVM_CAP_IRQCHIP, KVM_CAP_VM_GPA_BITS, KVM_DEV_RISCV_AIA_ADDR_APLIC,
+    KVM_CAP_IRQCHIP, KVM_CAP_READONLY_MEM, KVM_CAP_VM_GPA_BITS, KVM_DEV_RISCV_AIA_ADDR_APLIC,
     KVM_DEV_RISCV_AIA_CONFIG_HART_BITS, KVM_DEV_RISCV_AIA_CONFIG_IDS,
     KVM_DEV_RISCV_AIA_CONFIG_MODE, KVM_DEV_RISCV_AIA_CONFIG_SRCS, KVM_DEV_RISCV_AIA_CTRL_INIT,
     KVM_DEV_RISCV_AIA_GRP_ADDR, KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_GRP_CTRL,
     KVM_DEV_RISCV_AIA_MODE_EMUL, KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI, KVM_INTERRUPT_SET,
-    KVM_INTERRUPT_UNSET, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_create_device,
-    kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt, kvm_signal_mask,
-    kvm_userspace_memory_region,
+    KVM_INTERRUPT_UNSET, KVM_MEM_READONLY, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt,
+    kvm_signal_mask, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{DeviceFd, IoEventAddress, VcpuExit, VcpuFd, VmFd};
 use nix::sys::pthread::{pthread_kill, pthread_self};
@@ -21,7 +21,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::isa::{self, ReadRegister};
 use super::register::{Core, Register};
-use super::{AiaFeatures, Errno, Exit, OpenError};
+use super::{Access, AiaFeatures, Errno, Exit, OpenError};
 
 nix::ioctl_write_ptr!(
     /// `KVM_INTERRUPT` (linux/kvm.h): sets or clears the external interrupt pending bit of a vCPU's `hvip`. It needs no
@@ -108,6 +108,11 @@ impl Vm {
         self.fd.check_extension_raw(u64::from(KVM_CAP_IRQCHIP)) > 0
     }
 
+    /// Whether the guest can be given memory with [`Access::ReadOnly`].
+    pub fn has_read_only_memory(&self) -> bool {
+        self.fd.check_extension_raw(u64::from(KVM_CAP_READONLY_MEM)) > 0
+    }
+
     /// Makes `size` bytes of this process's memory at `host` the guest's memory at guest-physical `guest`.
     ///
     /// # Safety
@@ -119,13 +124,17 @@ impl Vm {
     pub unsafe fn add_memory(
         &self,
         slot: u32,
+        access: Access,
         guest: u64,
         host: *mut u8,
         size: u64,
     ) -> Result<(), Errno> {
         let region = kvm_userspace_memory_region {
             slot,
-            flags: 0,
+            flags: match access {
+                Access::ReadWrite => 0,
+                Access::ReadOnly => KVM_MEM_READONLY,
+            },
             guest_phys_addr: guest,
             memory_size: size,
             userspace_addr: host as u64,

@@ -57,6 +57,15 @@ pub enum OpenError {
     ApiVersion(i32),
 }
 
+/// What a guest may do with a piece of its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everything.
+    ReadWrite,
+    /// Load and execute. A store leaves the guest as one to a device does.
+    ReadOnly,
+}
+
 /// What KVM's AIA can do on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AiaFeatures {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
-use super::port::{Ports, Size};
+use super::port::Ports;
 use super::worker::Worker;
 use crate::virtio::{Activation, VirtioDevice};
 
@@ -63,17 +63,12 @@ impl VirtioDevice for Console {
 
     /// `struct virtio_console_config` (section 5.3.4).
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let Size { columns, rows } = self
-            .ports
-            .all
-            .first()
-            .map(|port| port.size())
-            .unwrap_or_default();
+        let size = self.ports.all.first().map(|port| port.size());
         let max_nr_ports = u32::try_from(self.ports.all.len()).unwrap_or(u32::MAX);
-        let config = columns
-            .to_le_bytes()
+        let config = size
+            .unwrap_or_default()
+            .to_bytes()
             .into_iter()
-            .chain(rows.to_le_bytes())
             .chain(max_nr_ports.to_le_bytes());
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         for (to, from) in data.iter_mut().zip(config.skip(offset)) {

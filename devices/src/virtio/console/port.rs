@@ -112,6 +112,14 @@ pub(super) struct Size {
     pub rows: u16,
 }
 
+impl Size {
+    /// Columns and rows as they are in the configuration space (VIRTIO 1.3, section 5.3.4).
+    pub fn to_bytes(self) -> [u8; 4] {
+        let ([a, b], [c, d]) = (self.columns.to_le_bytes(), self.rows.to_le_bytes());
+        [a, b, c, d]
+    }
+}
+
 impl Port {
     pub(super) fn new(config: PortConfig, wake: Arc<EventFd>) -> Self {
         Self {

@@ -211,7 +211,7 @@ impl<'m> Server<'m> {
                 control.resized(number, size);
             }
             if number == 0 && self.sized {
-                self.interrupt.notify_config();
+                self.interrupt.notify_config(0, &size.to_bytes());
             }
         }
     }

@@ -4,20 +4,21 @@
 use virtio_bindings::virtio_mmio as register;
 
 use super::Registers;
+use crate::virtio::state::QueueSetup;
 
 impl Registers {
-    pub(super) fn read_legacy(&self, register: u32) -> u32 {
-        match register {
-            // There are 32 feature bits: one word.
-            register::VIRTIO_MMIO_DEVICE_FEATURES if self.device_features_select == 0 => {
-                u32::try_from(self.state.offered_features()).unwrap_or(0)
-            }
-            register::VIRTIO_MMIO_QUEUE_PFN => self
-                .state
-                .queue(self.queue_select)
-                .map_or(0, |queue| queue.page),
+    pub(super) fn publish_legacy(&self, queue: Option<&QueueSetup>) {
+        // There are 32 feature bits: one word.
+        let features = match self.device_features_select {
+            0 => u32::try_from(self.state.offered_features()).unwrap_or(0),
             _ => 0,
-        }
+        };
+        self.page
+            .store(register::VIRTIO_MMIO_DEVICE_FEATURES, features);
+        self.page.store(
+            register::VIRTIO_MMIO_QUEUE_PFN,
+            queue.map_or(0, |queue| queue.page),
+        );
     }
 
     pub(super) fn write_legacy(&mut self, register: u32, value: u32) {

@@ -3,24 +3,28 @@
 use virtio_bindings::virtio_mmio as register;
 
 use super::Registers;
+use crate::virtio::state::QueueSetup;
 
 impl Registers {
-    pub(super) fn read_modern(&self, register: u32) -> u32 {
-        match register {
-            register::VIRTIO_MMIO_DEVICE_FEATURES => match shift(self.device_features_select) {
-                Some(shift) => low(self.state.offered_features() >> shift),
-                None => 0,
-            },
-            register::VIRTIO_MMIO_QUEUE_READY => self
-                .state
-                .queue(self.queue_select)
-                .map_or(0, |queue| queue.ready.into()),
-            // No device has shared memory: length and address of a region that does not exist are all ones.
-            register::VIRTIO_MMIO_SHM_LEN_LOW
-            | register::VIRTIO_MMIO_SHM_LEN_HIGH
-            | register::VIRTIO_MMIO_SHM_BASE_LOW
-            | register::VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
-            _ => 0,
+    pub(super) fn publish_modern(&self, queue: Option<&QueueSetup>) {
+        let features = match shift(self.device_features_select) {
+            Some(shift) => low(self.state.offered_features() >> shift),
+            None => 0,
+        };
+        self.page
+            .store(register::VIRTIO_MMIO_DEVICE_FEATURES, features);
+        self.page.store(
+            register::VIRTIO_MMIO_QUEUE_READY,
+            queue.map_or(0, |queue| queue.ready.into()),
+        );
+        // No device has shared memory: length and address of a region that does not exist are all ones.
+        for register in [
+            register::VIRTIO_MMIO_SHM_LEN_LOW,
+            register::VIRTIO_MMIO_SHM_LEN_HIGH,
+            register::VIRTIO_MMIO_SHM_BASE_LOW,
+            register::VIRTIO_MMIO_SHM_BASE_HIGH,
+        ] {
+            self.page.store(register, u32::MAX);
         }
     }
 

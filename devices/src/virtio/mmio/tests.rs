@@ -12,7 +12,7 @@ use virtio_queue::QueueT;
 
 use super::*;
 use crate::virtio::Activation;
-use crate::virtio::testing::{AVAILABLE, RAM, RAM_SIZE, TABLE, TestLine, USED, memory};
+use crate::virtio::testing::{AVAILABLE, RAM, RAM_SIZE, TABLE, TestLine, USED, memory, page};
 
 /// What the device has been through. `active` is there from activation to reset.
 #[derive(Default)]
@@ -81,7 +81,7 @@ impl Bench {
         let (line, log) = (Arc::<TestLine>::default(), Arc::<Mutex<Log>>::default());
         let device = Box::new(Device(log.clone()));
         let transport =
-            MmioTransport::new(version, device, Arc::new(memory()), line.clone()).unwrap();
+            MmioTransport::new(version, device, Arc::new(memory()), line.clone(), page()).unwrap();
         Self {
             transport,
             line,
@@ -172,19 +172,17 @@ fn identification() {
 
 #[test]
 fn empty_slot() {
-    let read = |offset: u32| {
-        let mut data = [0; 4];
-        EmptySlot::default().read(offset.into(), &mut data);
-        u32::from_le_bytes(data)
-    };
-    assert_eq!(read(VIRTIO_MMIO_MAGIC_VALUE), 0x7472_6976);
-    assert_eq!(read(VIRTIO_MMIO_VERSION), 2);
-    assert_eq!(read(VIRTIO_MMIO_DEVICE_ID), 0);
-    let mut version = [0; 4];
-    EmptySlot(Version::Legacy).read(VIRTIO_MMIO_VERSION.into(), &mut version);
-    assert_eq!(version, [1, 0, 0, 0]);
-    EmptySlot::default().write(VIRTIO_MMIO_STATUS.into(), &[1, 0, 0, 0]);
-    assert_eq!(read(VIRTIO_MMIO_STATUS), 0);
+    for version in [Version::Modern, Version::Legacy] {
+        let slot = EmptySlot::new(version, page());
+        slot.write(VIRTIO_MMIO_STATUS.into(), &[1, 0, 0, 0]);
+        for offset in (0..0x1000).step_by(4) {
+            let mut data = [0; 4];
+            slot.read(offset, &mut data);
+            let mut same = [0; 4];
+            hv_core::virtio_mmio::read_empty_slot(version.number(), offset, &mut same);
+            assert_eq!(data, same, "{offset:#x}");
+        }
+    }
 }
 
 #[test]
@@ -194,10 +192,8 @@ fn features_come_in_words() {
     bench.write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 2);
     assert_eq!(bench.read(VIRTIO_MMIO_DEVICE_FEATURES), 0);
     bench.start();
-    assert_eq!(
-        lock(&bench.log).active.as_ref().unwrap().features,
-        bench.offered()
-    );
+    let offered = bench.offered();
+    assert_eq!(lock(&bench.log).active.as_ref().unwrap().features, offered);
 }
 
 #[test]
@@ -408,9 +404,10 @@ fn interrupt_status_and_line() {
         "each notification is an edge for an irqfd"
     );
     let generation = bench.read(VIRTIO_MMIO_CONFIG_GENERATION);
-    interrupt.notify_config();
+    interrupt.notify_config(1, &[7]);
     assert_ne!(bench.read(VIRTIO_MMIO_CONFIG_GENERATION), generation);
     assert_eq!(bench.read(VIRTIO_MMIO_INTERRUPT_STATUS), 3);
+    assert_eq!(bench.read(VIRTIO_MMIO_CONFIG), 7 << 8);
     bench.write(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING);
     assert!(bench.line.level(), "the other cause is still there");
     bench.write(VIRTIO_MMIO_INTERRUPT_ACK, u32::MAX);
@@ -437,7 +434,7 @@ fn a_notification_kicks_its_queue() {
 }
 
 #[test]
-fn configuration_space_takes_any_width_and_registers_only_words() {
+fn configuration_space_takes_any_width_and_registers_are_written_by_words() {
     let bench = Bench::new();
     let config = u64::from(VIRTIO_MMIO_CONFIG);
     bench.transport.write(config, &[1]);
@@ -449,13 +446,63 @@ fn configuration_space_takes_any_width_and_registers_only_words() {
     bench.transport.read(u64::MAX, &mut data);
     assert_eq!(lock(&bench.log).config, [1, 2, 3, 4, 5, 6]);
 
-    for (offset, width) in [(0, 1), (0, 2), (0, 8), (1, 4), (2, 4), (0, 0)] {
-        let mut data = vec![0; width];
-        bench.transport.read(offset, &mut data);
-        assert!(data.iter().all(|byte| *byte == 0));
-    }
     for data in [&[1][..], &[1, 0], &[1, 0, 0, 0, 0, 0, 0, 0]] {
         bench.transport.write(VIRTIO_MMIO_STATUS.into(), data);
         assert_eq!(bench.status(), 0);
     }
+}
+
+#[test]
+fn a_slot_reads_the_same_in_its_page() {
+    let pages = RegisterPages::new(2).unwrap();
+    let (line, log) = (Arc::<TestLine>::default(), Arc::<Mutex<Log>>::default());
+    let device = Box::new(Device(log.clone()));
+    let page = pages.get(1).unwrap();
+    let transport = MmioTransport::new(
+        Version::Modern,
+        device,
+        Arc::new(memory()),
+        line.clone(),
+        page,
+    )
+    .unwrap();
+    let bench = Bench {
+        transport,
+        line,
+        log,
+    };
+    assert!(pages.get(2).is_none());
+    let (start, size) = pages.host_range();
+    assert_eq!(size, 0x2000);
+    let shown = |register: u32| {
+        let address = start.wrapping_add(0x1000 + register as usize).cast::<u32>();
+        // SAFETY: in the second page, and aligned.
+        u32::from_le(unsafe { address.read_volatile() })
+    };
+    let same = || {
+        for register in (0..0x1000).step_by(4) {
+            assert_eq!(shown(register), bench.read(register), "{register:#x}");
+        }
+    };
+    same();
+    bench.start();
+    same();
+    assert_eq!(shown(VIRTIO_MMIO_STATUS), bench.status());
+    let interrupt = bench.interrupt();
+    interrupt.notify_used();
+    assert_eq!(shown(VIRTIO_MMIO_INTERRUPT_STATUS), 1);
+    bench.write(VIRTIO_MMIO_INTERRUPT_ACK, 1);
+    assert_eq!(shown(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+    interrupt.needs_reset(&"test");
+    assert_eq!(shown(VIRTIO_MMIO_STATUS), bench.status());
+    assert_eq!(shown(VIRTIO_MMIO_STATUS) & NEEDS_RESET, NEEDS_RESET);
+    bench.write(VIRTIO_MMIO_STATUS, 0);
+    assert_eq!(shown(VIRTIO_MMIO_STATUS), 0);
+    assert_eq!(shown(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+    same();
+
+    let mut beyond = [0; 4];
+    bench.transport.read(0xffe, &mut beyond);
+    bench.transport.read(u64::MAX, &mut beyond);
+    assert_eq!(beyond, [0; 4], "nothing is read beyond the page");
 }

@@ -66,6 +66,17 @@ impl Link {
         self.up.load(Ordering::Acquire)
     }
 
+    /// The configuration space's `status` field, which is at [`STATUS`] (VIRTIO 1.3, section 5.1.4).
+    pub(super) fn status(&self) -> [u8; 2] {
+        let status = if self.is_up() {
+            VIRTIO_NET_S_LINK_UP
+        } else {
+            0
+        };
+        let [low, high, ..] = status.to_le_bytes();
+        [low, high]
+    }
+
     pub(super) fn take_changed(&self) -> bool {
         self.changed.swap(false, Ordering::AcqRel)
     }
@@ -79,6 +90,9 @@ impl Link {
         let _ = self.wake.write(1);
     }
 }
+
+/// Where `status` is in the configuration space: behind the address.
+pub(super) const STATUS: usize = 6;
 
 /// Who serves the queues. Ends when dropped.
 enum Running {
@@ -164,10 +178,7 @@ impl VirtioDevice for Net {
 
     /// `struct virtio_net_config` (section 5.1.4), up to the status.
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let up = self.link.is_up();
-        let status = if up { VIRTIO_NET_S_LINK_UP } else { 0 };
-        let [low, high, ..] = status.to_le_bytes();
-        let config = self.mac.0.into_iter().chain([low, high]);
+        let config = self.mac.0.into_iter().chain(self.link.status());
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         for (to, from) in data.iter_mut().zip(config.skip(offset)) {
             *to = from;

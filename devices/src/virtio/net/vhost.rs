@@ -21,7 +21,7 @@ use virtio_queue::QueueT;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::Link;
+use super::device::{Link, STATUS};
 use super::tap::Tap;
 use crate::borrowed;
 use crate::virtio::{Activation, ActiveQueue, Interrupt};
@@ -215,7 +215,7 @@ impl Server {
     fn run(&mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) {
             if self.link.take_changed() {
-                self.interrupt.notify_config();
+                self.interrupt.notify_config(STATUS, &self.link.status());
                 if let Err(error) = self.connect() {
                     self.interrupt.needs_reset(&error);
                     return;

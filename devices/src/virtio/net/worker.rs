@@ -13,7 +13,7 @@ use virtio_bindings::virtio_net::{
 use vmm_sys_util::eventfd::EventFd;
 
 use super::MAX_PACKET;
-use super::device::Link;
+use super::device::{Link, STATUS};
 use super::receive::{Received, Receiver};
 use super::tap::Tap;
 use super::transmit::{Transmitted, Transmitter};
@@ -124,7 +124,7 @@ impl Server<'_> {
     fn run(&mut self, stop: &AtomicBool) -> Result<(), Stopped> {
         while !stop.load(Ordering::Acquire) {
             if self.link.take_changed() {
-                self.interrupt.notify_config();
+                self.interrupt.notify_config(STATUS, &self.link.status());
             }
             let connected = self.link.is_up() && !self.gone;
             // First a look, then the wait: what was made available before the driver was ready comes without a kick.

@@ -15,7 +15,8 @@ use super::*;
 use crate::bus::MmioDevice;
 use crate::virtio::mmio::{MmioTransport, Version};
 use crate::virtio::testing::{
-    AVAILABLE, DATA, RAM, RAM_SIZE, Ring, TABLE, TestLine, USED, chain, memory, readable, writable,
+    AVAILABLE, DATA, RAM, RAM_SIZE, Ring, TABLE, TestLine, USED, chain, memory, page, readable,
+    writable,
 };
 
 struct Bench {
@@ -42,6 +43,7 @@ impl Bench {
             Box::new(block),
             memory.clone(),
             line.clone(),
+            page(),
         )
         .unwrap();
         Self {
