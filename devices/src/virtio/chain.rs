@@ -43,6 +43,17 @@ impl<'m> Buffers<'m> {
         self.length = 0;
     }
 
+    /// No buffers, of any memory, in the same space.
+    fn recycle<'n>(mut self) -> Buffers<'n> {
+        self.slices.clear();
+        Buffers {
+            // An empty list of another lifetime, made of the same allocation.
+            slices: self.slices.into_iter().filter_map(|_| None).collect(),
+            taken: 0,
+            length: 0,
+        }
+    }
+
     fn push(
         &mut self,
         memory: &'m GuestMemoryMmap,
@@ -143,6 +154,14 @@ pub struct Chain<'m> {
 }
 
 impl<'m> Chain<'m> {
+    /// An empty chain, for buffers in any memory, in the same space.
+    pub fn recycle<'n>(self) -> Chain<'n> {
+        Chain {
+            readable: self.readable.recycle(),
+            writable: self.writable.recycle(),
+        }
+    }
+
     /// Takes over the descriptors of a chain.
     pub fn load(
         &mut self,

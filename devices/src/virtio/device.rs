@@ -33,6 +33,13 @@ pub trait VirtioDevice: Send {
         let _ = (offset, data);
     }
 
+    /// Who hears of the notifications of this queue on the vCPU's thread that makes them, if that is worth leaving the guest
+    /// for. It stays the same across resets. Without one an ioeventfd may take the notifications, and nobody leaves.
+    fn doorbell(&self, queue: u32) -> Option<Arc<dyn Doorbell>> {
+        let _ = queue;
+        None
+    }
+
     /// The driver is ready (DRIVER_OK): starts to serve the queues. Called at most once between two resets, on a vCPU's
     /// thread.
     ///
@@ -43,6 +50,13 @@ pub trait VirtioDevice: Send {
     /// Stops. When this returns, the device touches neither queues nor guest memory any more. Called on a vCPU's
     /// thread, also for a device that is not active.
     fn reset(&mut self);
+}
+
+/// Serves a queue on the spot, if that is quick.
+pub trait Doorbell: Send + Sync {
+    /// The driver has notified the queue. Returns `false` if the queue's kick is to be signalled, for whoever waits for it.
+    /// Takes some microseconds at most.
+    fn ring(&self) -> bool;
 }
 
 /// What a device gets when its driver is ready.

@@ -16,7 +16,7 @@ use virtio_bindings::virtio_mmio as register;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::VirtioDevice;
+use super::device::{Doorbell, VirtioDevice};
 use super::interrupt::Interrupt;
 use super::state::{DeviceState, QueueSetup};
 use crate::bus::MmioDevice;
@@ -62,12 +62,19 @@ impl Version {
 /// Registers answer without waiting for the device's worker, with one exception that the specification asks for: a
 /// reset returns when the request that the worker has begun is done.
 pub struct MmioTransport {
-    // The first three are in `registers` as well. They are what drivers touch all the time, hence outside its lock.
+    // These are in `registers` as well, or belong to its device. They are what drivers touch all the time, hence outside
+    // its lock.
     interrupt: Arc<Interrupt>,
-    kicks: Vec<Arc<EventFd>>,
+    queues: Vec<Notified>,
     page: RegisterPage,
     version: Version,
     registers: Mutex<Registers>,
+}
+
+/// Who hears of the notifications of a queue.
+struct Notified {
+    doorbell: Option<Arc<dyn Doorbell>>,
+    kick: Arc<EventFd>,
 }
 
 struct Registers {
@@ -108,7 +115,13 @@ impl MmioTransport {
         registers.publish();
         Ok(Self {
             interrupt: Arc::clone(registers.state.interrupt()),
-            kicks: registers.state.kicks().to_vec(),
+            queues: (0..)
+                .zip(registers.state.kicks())
+                .map(|(queue, kick)| Notified {
+                    doorbell: registers.state.device().doorbell(queue),
+                    kick: Arc::clone(kick),
+                })
+                .collect(),
             page,
             version,
             registers: Mutex::new(registers),
@@ -122,16 +135,15 @@ impl MmioTransport {
     /// what tells that it does: no ioeventfd takes its place.
     #[must_use]
     pub fn notify_event(&self, queue: u32) -> Option<&EventFd> {
-        match self.version {
-            Version::Modern => self.kick(queue),
-            Version::Legacy => None,
-        }
+        self.notified(queue)
+            .filter(|queue| queue.doorbell.is_none() && self.version == Version::Modern)
+            .map(|queue| queue.kick.as_ref())
     }
 
     /// How many queues the device has: the indexes below it are those of [`notify_event`](Self::notify_event).
     #[must_use]
     pub fn queue_count(&self) -> u32 {
-        u32::try_from(self.kicks.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.queues.len()).unwrap_or(u32::MAX)
     }
 
     /// Power-on state, as if the driver had reset the device: for a reboot of the machine.
@@ -142,19 +154,19 @@ impl MmioTransport {
         registers.publish();
     }
 
-    fn kick(&self, queue: u32) -> Option<&EventFd> {
-        self.kicks
-            .get(usize::try_from(queue).ok()?)
-            .map(AsRef::as_ref)
+    fn notified(&self, queue: u32) -> Option<&Notified> {
+        self.queues.get(usize::try_from(queue).ok()?)
     }
 
     fn notify(&self, queue: u32) {
-        if let Some(kick) = self.kick(queue) {
+        if let Some(Notified { doorbell, kick }) = self.notified(queue) {
             if self.version == Version::Legacy {
                 lock(&self.registers).state.notified();
             }
-            // It fails only if the counter overflows, and then the event is signalled already.
-            let _ = kick.write(1);
+            if !doorbell.as_ref().is_some_and(|doorbell| doorbell.ring()) {
+                // It fails only if the counter overflows, and then the event is signalled already.
+                let _ = kick.write(1);
+            }
         }
     }
 }

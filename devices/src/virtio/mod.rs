@@ -6,7 +6,7 @@
 //! | [`interrupt`] | the notifications from device to driver |
 //! | `state` | device status, feature negotiation, queue set-up: what every register layout shares |
 //! | `queue`, `chain` | the device's side of a virtqueue, and a request's buffers |
-//! | `worker` | the thread of a device with one queue |
+//! | `worker` | who serves a device with one queue: a thread, and vCPUs for single quick requests |
 //! | [`mmio`] | the virtio-mmio register layouts, version 2 and legacy |
 //! | [`block`] | the block device |
 //! | [`console`] | the console device |
@@ -27,5 +27,5 @@ mod state;
 pub(crate) mod testing;
 mod worker;
 
-pub use device::{Activation, ActiveQueue, VirtioDevice};
+pub use device::{Activation, ActiveQueue, Doorbell, VirtioDevice};
 pub use interrupt::Interrupt;

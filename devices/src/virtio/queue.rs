@@ -23,9 +23,8 @@ pub(super) enum Broken {
     Unwritable,
 }
 
-/// A queue that is being served.
-pub(super) struct DeviceQueue<'m> {
-    memory: &'m GuestMemoryMmap,
+/// A queue that nobody is serving at the moment.
+pub(super) struct Parked {
     queue: Queue,
     /// Where the used ring was when the driver was last considered for an interrupt.
     considered: u16,
@@ -33,20 +32,56 @@ pub(super) struct DeviceQueue<'m> {
     promised: bool,
 }
 
-impl<'m> DeviceQueue<'m> {
-    /// A queue whose addresses lie in `memory`.
-    pub fn new(memory: &'m GuestMemoryMmap, queue: Queue) -> Self {
+impl Parked {
+    /// A queue that has not been served yet.
+    pub fn new(queue: Queue) -> Self {
         Self {
-            memory,
             considered: queue.next_used(),
             promised: false,
             queue,
         }
     }
+}
+
+/// A queue that is being served.
+pub(super) struct DeviceQueue<'m> {
+    memory: &'m GuestMemoryMmap,
+    parked: Parked,
+}
+
+impl<'m> DeviceQueue<'m> {
+    /// A queue that has not been served yet, whose addresses lie in `memory`.
+    pub fn new(memory: &'m GuestMemoryMmap, queue: Queue) -> Self {
+        Self::resume(memory, Parked::new(queue))
+    }
+
+    /// Goes on where [`park`](Self::park) left off. The queue's addresses lie in `memory`.
+    pub fn resume(memory: &'m GuestMemoryMmap, parked: Parked) -> Self {
+        Self { memory, parked }
+    }
+
+    /// Lets go of the memory.
+    pub fn park(self) -> Parked {
+        self.parked
+    }
+
+    /// How many chains are available.
+    pub fn waiting(&self) -> Result<u16, Broken> {
+        let queue = &self.parked.queue;
+        let available = queue
+            .avail_idx(self.memory, Ordering::Acquire)
+            .map_err(Broken::Queue)?;
+        Ok(available.0.wrapping_sub(queue.next_avail()))
+    }
+
+    /// Undoes the last [`next`](Self::next): its chain is available again.
+    pub fn put_back(&mut self) {
+        self.parked.queue.go_to_previous_position();
+    }
 
     /// Entries in its rings.
     pub fn size(&self) -> u16 {
-        self.queue.size()
+        self.parked.queue.size()
     }
 
     /// Takes the next available chain, if there is one: its buffers go to `chain`, and its head is what goes to the used
@@ -55,8 +90,13 @@ impl<'m> DeviceQueue<'m> {
     /// A ring that was said to hold something and now holds nothing that can be got is broken: who serves it would look
     /// for ever.
     pub fn next(&mut self, chain: &mut Chain<'m>) -> Result<Option<u16>, Broken> {
-        let promised = std::mem::take(&mut self.promised);
-        let next = self.queue.iter(self.memory).map_err(Broken::Queue)?.next();
+        let promised = std::mem::take(&mut self.parked.promised);
+        let next = self
+            .parked
+            .queue
+            .iter(self.memory)
+            .map_err(Broken::Queue)?
+            .next();
         let Some(descriptors) = next else {
             return if promised {
                 Err(Broken::Unreadable)
@@ -65,7 +105,7 @@ impl<'m> DeviceQueue<'m> {
             };
         };
         let head = descriptors.head_index();
-        if head >= self.queue.size() {
+        if head >= self.parked.queue.size() {
             return Err(Broken::Head(head));
         }
         chain.load(self.memory, descriptors)?;
@@ -75,8 +115,11 @@ impl<'m> DeviceQueue<'m> {
     /// Hands chains back to the driver, each with how many bytes were written to it. The driver sees all of them at
     /// once or none, as a packet in several buffers demands (section 5.1.6.4).
     pub fn add_used(&mut self, chains: &[(u16, u32)]) -> Result<(), Broken> {
-        let (ring, size) = (self.queue.used_ring(), u64::from(self.queue.size()));
-        let mut index = self.queue.next_used();
+        let (ring, size) = (
+            self.parked.queue.used_ring(),
+            u64::from(self.parked.queue.size()),
+        );
+        let mut index = self.parked.queue.next_used();
         for &(head, length) in chains {
             // Flags and index, 2 bytes each, then entries of 8 bytes. The size of a queue is not zero.
             let entry = u64::from(index)
@@ -89,7 +132,7 @@ impl<'m> DeviceQueue<'m> {
                 .map_err(|_| Broken::Unwritable)?;
             index = index.wrapping_add(1);
         }
-        self.queue.set_next_used(index);
+        self.parked.queue.set_next_used(index);
         let address = ring.checked_add(2).ok_or(Broken::Unwritable)?;
         // The driver that sees the new index sees the entries too.
         self.memory
@@ -99,42 +142,45 @@ impl<'m> DeviceQueue<'m> {
 
     /// Tells the driver not to notify: the device looks by itself.
     pub fn disable_notification(&mut self) -> Result<(), Broken> {
-        self.queue
+        self.parked
+            .queue
             .disable_notification(self.memory)
             .map_err(Broken::Queue)
     }
 
     /// Asks the driver to notify the next chain. Returns whether there is one already, of which it will not tell.
     pub fn enable_notification(&mut self) -> Result<bool, Broken> {
-        self.promised = self
+        self.parked.promised = self
+            .parked
             .queue
             .enable_notification(self.memory)
             .map_err(Broken::Queue)?;
-        Ok(self.promised)
+        Ok(self.parked.promised)
     }
 
     /// Whether chains were used since [`wants_interrupt`](Self::wants_interrupt) was last asked.
     pub fn has_used(&self) -> bool {
-        self.queue.next_used() != self.considered
+        self.parked.queue.next_used() != self.parked.considered
     }
 
     /// Whether the driver wants to hear of the chains that were used since the last call (sections 2.7.7 and 2.7.10).
     pub fn wants_interrupt(&mut self) -> Result<bool, Broken> {
-        let now = self.queue.next_used();
-        let before = std::mem::replace(&mut self.considered, now);
+        let now = self.parked.queue.next_used();
+        let before = std::mem::replace(&mut self.parked.considered, now);
         // The driver says what it wants and then looks at the used ring; here the ring is written and then that read.
         // Without a full barrier each could miss the other.
         fence(Ordering::SeqCst);
-        let event_idx = self.queue.event_idx_enabled();
+        let event_idx = self.parked.queue.event_idx_enabled();
         // Flags and index, 2 bytes each, then entries of 2 bytes, then used_event.
         let offset = if event_idx {
-            u64::from(self.queue.size())
+            u64::from(self.parked.queue.size())
                 .saturating_mul(2)
                 .saturating_add(4)
         } else {
             0
         };
         let address = self
+            .parked
             .queue
             .avail_ring()
             .checked_add(offset)

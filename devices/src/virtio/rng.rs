@@ -70,7 +70,7 @@ impl VirtioDevice for Rng {
                 reported: false,
             };
             let name = "virtio-rng".to_owned();
-            self.worker = Some(Worker::spawn(name, memory, queue, interrupt, source)?);
+            self.worker = Some(Worker::spawn(name, memory, queue, interrupt, source, None)?);
         }
         Ok(())
     }

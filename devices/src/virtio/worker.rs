@@ -1,51 +1,69 @@
-//! The thread that serves the one queue of a device: one request after the other.
+//! Who serves the one queue of a device: a thread, one request after the other; and in its place, for a request that comes
+//! alone and is quick, the vCPU's thread that notifies.
+//!
+//! To wake a thread, to let the guest idle meanwhile and to wake it again takes several times as long as a small request
+//! itself. But requests that come faster than one after the other are better gathered for the thread, and what may wait
+//! for the host's storage must not hold up a vCPU.
 
+use std::cell::Cell;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, Malformed};
-use super::queue::{Broken, DeviceQueue};
-use super::{ActiveQueue, Interrupt};
+use super::queue::{Broken, DeviceQueue, Parked};
+use super::{ActiveQueue, Doorbell, Interrupt};
+use crate::lock;
+
+/// How many requests are served on vCPUs' threads before the worker gets one, to see whether more come with it; and how many
+/// the worker gets by itself after one that was not quick.
+const STRETCH: u8 = 32;
 
 /// A running worker. Ends when dropped.
 pub(super) struct Worker {
     stop: Arc<AtomicBool>,
     kick: Arc<EventFd>,
+    bell: Option<Arc<Bell>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    /// Starts the thread.
+    /// Starts the thread. What `handler` can do at once is done on the threads that ring `bell`.
     pub fn spawn(
         name: String,
         memory: Arc<GuestMemoryMmap>,
         queue: ActiveQueue,
         interrupt: Arc<Interrupt>,
         handler: impl Handler,
+        bell: Option<&Arc<Bell>>,
     ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let kick = Arc::clone(&queue.kick);
+        let kick = queue.kick;
+        let service = Arc::new(Service {
+            memory,
+            interrupt,
+            stop: Arc::clone(&stop),
+            turn: Mutex::new(Turn {
+                queue: Some(Parked::new(queue.queue)),
+                handler,
+                pace: Pace::default(),
+            }),
+        });
         let thread = std::thread::Builder::new().name(name).spawn({
-            let stop = Arc::clone(&stop);
-            move || {
-                let mut server = Server {
-                    queue: DeviceQueue::new(&memory, queue.queue),
-                    interrupt: &interrupt,
-                    handler,
-                    stop: &stop,
-                    chain: Chain::default(),
-                };
-                server.run(&queue.kick);
-            }
+            let (service, kick) = (Arc::clone(&service), Arc::clone(&kick));
+            move || service.run(&kick)
         })?;
+        if let Some(bell) = bell {
+            bell.hang(Some(service));
+        }
         Ok(Self {
             stop,
             kick,
+            bell: bell.cloned(),
             thread: Some(thread),
         })
     }
@@ -55,6 +73,9 @@ impl Drop for Worker {
     /// Waits for the request at hand; those behind it stay undone.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
+        if let Some(bell) = &self.bell {
+            bell.hang(None);
+        }
         // The kick doubles as the wake-up, so that the worker waits with one system call on one descriptor. It stays
         // readable if the worker has ended already, which costs the next one a look at its ring.
         let _ = self.kick.write(1);
@@ -71,23 +92,94 @@ pub(super) trait Handler: Send + 'static {
     /// # Errors
     /// If there is no request in it, which stops the device.
     fn handle(&mut self, chain: &mut Chain<'_>) -> Result<u32, Malformed>;
+
+    /// The same on a vCPU's thread, if it takes some microseconds and no waiting. `None` if not: then the request is handled
+    /// once more, from its start.
+    ///
+    /// # Errors
+    /// As [`handle`](Self::handle).
+    fn handle_now(&mut self, chain: &mut Chain<'_>) -> Result<Option<u32>, Malformed> {
+        let _ = chain;
+        Ok(None)
+    }
 }
 
-/// The queue and what is needed to serve it.
-struct Server<'m, H> {
-    queue: DeviceQueue<'m>,
-    interrupt: &'m Interrupt,
+/// The doorbell of a device, whose worker comes and goes.
+#[derive(Default)]
+pub(super) struct Bell(RwLock<Option<Arc<dyn Doorbell>>>);
+
+impl Bell {
+    /// Puts a worker's service behind it, or takes it away. Whoever is ringing has ended when this returns.
+    fn hang(&self, service: Option<Arc<dyn Doorbell>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = service;
+    }
+}
+
+impl Doorbell for Bell {
+    fn ring(&self) -> bool {
+        // Whoever is changing it does not want to be disturbed.
+        self.0
+            .try_read()
+            .is_ok_and(|service| service.as_ref().is_some_and(|service| service.ring()))
+    }
+}
+
+thread_local! {
+    /// Space for the buffers of the request that this thread is serving.
+    static CHAIN: Cell<Chain<'static>> = Cell::default();
+}
+
+/// The queue, and what is needed to serve it.
+struct Service<H> {
+    memory: Arc<GuestMemoryMmap>,
+    interrupt: Arc<Interrupt>,
+    stop: Arc<AtomicBool>,
+    turn: Mutex<Turn<H>>,
+}
+
+/// What belongs to whoever is serving.
+struct Turn<H> {
+    /// `None` if it is broken.
+    queue: Option<Parked>,
     handler: H,
-    stop: &'m AtomicBool,
-    chain: Chain<'m>,
+    pace: Pace,
 }
 
-impl<H: Handler> Server<'_, H> {
-    fn run(&mut self, kick: &EventFd) {
-        while !self.stopped() {
+/// Where the next request that comes alone is to be served.
+#[derive(Default)]
+struct Pace {
+    /// How many more on vCPUs' threads.
+    direct: u8,
+    /// How many more by the worker, before another is tried on a vCPU's thread.
+    indirect: u8,
+}
+
+impl Pace {
+    /// The worker has served this many requests since it woke.
+    fn worker_served(&mut self, count: u64) {
+        match count {
+            0 => {}
+            1 if self.indirect == 0 => self.direct = STRETCH,
+            1 => self.indirect = self.indirect.saturating_sub(1),
+            // They come together.
+            _ => self.direct = 0,
+        }
+    }
+
+    fn not_quick(&mut self) {
+        *self = Self {
+            direct: 0,
+            indirect: STRETCH,
+        };
+    }
+}
+
+impl<H: Handler> Service<H> {
+    /// What the thread does.
+    fn run(&self, kick: &EventFd) {
+        while !self.stop.load(Ordering::Acquire) {
             // First a look, then the wait: what was made available before the driver was ready comes without a kick.
-            if let Err(reason) = self.serve() {
-                self.interrupt.needs_reset(&reason);
+            if self.serve().is_none() {
                 return;
             }
             match kick.read() {
@@ -101,25 +193,113 @@ impl<H: Handler> Server<'_, H> {
         }
     }
 
+    /// Serves all requests in the ring. `None` if that is broken.
+    fn serve(&self) -> Option<()> {
+        self.take_turn(&mut lock(&self.turn), |server, pace| {
+            pace.worker_served(server.serve()?);
+            Ok(())
+        })
+    }
+
+    /// Lets `serve` have the queue. `None` if that is broken.
+    fn take_turn<T>(
+        &self,
+        turn: &mut Turn<H>,
+        serve: impl FnOnce(&mut Server<'_, H>, &mut Pace) -> Result<T, Broken>,
+    ) -> Option<T> {
+        let mut server = Server {
+            queue: DeviceQueue::resume(&self.memory, turn.queue.take()?),
+            interrupt: &self.interrupt,
+            handler: &mut turn.handler,
+            stop: &self.stop,
+            chain: CHAIN.take().recycle(),
+        };
+        let result = serve(&mut server, &mut turn.pace);
+        CHAIN.set(server.chain.recycle());
+        match result {
+            Ok(value) => {
+                turn.queue = Some(server.queue.park());
+                Some(value)
+            }
+            Err(reason) => {
+                self.interrupt.needs_reset(&reason);
+                None
+            }
+        }
+    }
+}
+
+impl<H: Handler> Doorbell for Service<H> {
+    fn ring(&self) -> bool {
+        // While the worker serves it sees by itself what comes, or is told to look once more.
+        let Ok(mut turn) = self.turn.try_lock() else {
+            return false;
+        };
+        if turn.pace.direct == 0 {
+            return false;
+        }
+        let served = self.take_turn(&mut turn, |server, pace| server.serve_one(pace));
+        // There is nothing to be done for a queue that is broken.
+        served.unwrap_or(true)
+    }
+}
+
+/// A queue that is being served.
+struct Server<'m, H> {
+    queue: DeviceQueue<'m>,
+    interrupt: &'m Interrupt,
+    handler: &'m mut H,
+    stop: &'m AtomicBool,
+    chain: Chain<'m>,
+}
+
+impl<H: Handler> Server<'_, H> {
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Serves all requests in the ring. Returns when it is empty and the driver has been asked to notify the next one.
-    fn serve(&mut self) -> Result<(), Broken> {
+    /// Serves the one request in the ring on a vCPU's thread, if it is alone and quick. Returns whether the ring is empty
+    /// then; the driver notifies the next request in any case.
+    fn serve_one(&mut self, pace: &mut Pace) -> Result<bool, Broken> {
+        if self.queue.waiting()? != 1 {
+            return Ok(false);
+        }
+        let Some(head) = self.queue.next(&mut self.chain)? else {
+            return Ok(false);
+        };
+        let Some(used) = self.handler.handle_now(&mut self.chain)? else {
+            self.queue.put_back();
+            pace.not_quick();
+            return Ok(false);
+        };
+        pace.direct = pace.direct.saturating_sub(1);
+        self.queue.add_used(&[(head, used)])?;
+        self.notify_used()?;
+        Ok(!self.queue.enable_notification()?)
+    }
+
+    /// Serves all requests in the ring. Returns how many there were, when it is empty and the driver has been asked to notify
+    /// the next one.
+    fn serve(&mut self) -> Result<u64, Broken> {
+        let mut total = 0_u64;
         loop {
             self.queue.disable_notification()?;
             let served = self.serve_batch()?;
-            if served > 0 && self.queue.wants_interrupt()? {
-                self.interrupt.notify_used();
+            total = total.saturating_add(served.into());
+            if served > 0 {
+                self.notify_used()?;
             }
-            if self.stopped() {
-                return Ok(());
-            }
-            if !self.queue.enable_notification()? {
-                return Ok(());
+            if self.stopped() || !self.queue.enable_notification()? {
+                return Ok(total);
             }
         }
+    }
+
+    fn notify_used(&mut self) -> Result<(), Broken> {
+        if self.queue.wants_interrupt()? {
+            self.interrupt.notify_used();
+        }
+        Ok(())
     }
 
     /// Serves up to a whole ring of requests and returns how many. The limit keeps a driver that polls, and refills the
@@ -137,3 +317,6 @@ impl<H: Handler> Server<'_, H> {
         Ok(served)
     }
 }
+
+#[cfg(test)]
+mod tests;

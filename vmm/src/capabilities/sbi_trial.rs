@@ -6,7 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::Error;
 use crate::kvm::isa::ReadRegister;
 use crate::kvm::register::{Core, Register, SbiExtension};
-use crate::kvm::{Exit, Kvm, Vcpu, Vm};
+use crate::kvm::{Access, Exit, Kvm, Vcpu, Vm};
 use crate::memory::GuestRam;
 
 /// One page.
@@ -63,7 +63,7 @@ impl SbiTrial {
         }
         let (host, _) = ram.host_range();
         // SAFETY: the mapping lives in `ram`, which is dropped after the vCPU and the machine.
-        unsafe { vm.add_memory(0, layout::RAM_BASE.0, host, RAM_SIZE) }
+        unsafe { vm.add_memory(0, Access::ReadWrite, layout::RAM_BASE.0, host, RAM_SIZE) }
             .map_err(Error::kvm("give the guest its memory"))?;
         let vcpu = vm.create_vcpu(0).map_err(Error::kvm("make a vCPU"))?;
         for extension in [SbiExtension::Dbcn, SbiExtension::Susp] {

@@ -17,8 +17,8 @@ use super::request::{
     Executor, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS,
     MAX_WRITE_ZEROES_SEGMENTS,
 };
-use crate::virtio::worker::Worker;
-use crate::virtio::{Activation, VirtioDevice};
+use crate::virtio::worker::{Bell, Worker};
+use crate::virtio::{Activation, Doorbell, VirtioDevice};
 
 /// Descriptors in the request queue, as in QEMU.
 const QUEUE_SIZE: u16 = 256;
@@ -79,12 +79,14 @@ impl FromStr for Serial {
     }
 }
 
-/// A virtio block device with one queue, served by a thread named `virtio-blk-N`.
+/// A virtio block device with one queue, served by a thread named `virtio-blk-N`, and by the vCPUs' threads where a single
+/// request need not wait for the host's storage.
 pub struct Block {
     disk: Arc<Disk>,
     serial: Serial,
     index: usize,
     config: [u8; CONFIG_SIZE],
+    bell: Arc<Bell>,
     worker: Option<Worker>,
 }
 
@@ -98,6 +100,7 @@ impl Block {
             serial,
             index,
             config,
+            bell: Arc::default(),
             worker: None,
         }
     }
@@ -160,6 +163,10 @@ impl VirtioDevice for Block {
         }
     }
 
+    fn doorbell(&self, _queue: u32) -> Option<Arc<dyn Doorbell>> {
+        Some(self.bell.clone())
+    }
+
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
         let Activation {
             memory,
@@ -178,7 +185,14 @@ impl VirtioDevice for Block {
             reported: AtomicBool::new(false),
         };
         let name = format!("virtio-blk-{}", self.index);
-        self.worker = Some(Worker::spawn(name, memory, queue, interrupt, executor)?);
+        self.worker = Some(Worker::spawn(
+            name,
+            memory,
+            queue,
+            interrupt,
+            executor,
+            Some(&self.bell),
+        )?);
         Ok(())
     }
 

@@ -5,10 +5,12 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use vm_memory::VolatileSlice;
 
 use super::SECTOR_SIZE;
@@ -77,7 +79,20 @@ pub struct Disk {
     file: File,
     read_only: bool,
     sectors: u64,
+    /// Whether reads, and writes, may be tried without waiting.
+    now: [AtomicBool; 2],
+    /// The file is nowhere but in the host's memory, so that nothing waits for storage.
+    in_memory: bool,
 }
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Read,
+    Write,
+}
+
+/// The file systems that keep files in memory (linux/magic.h). They refuse RWF_NOWAIT, and do not need it.
+const IN_MEMORY: [FsType; 2] = [TMPFS_MAGIC, FsType(0x8584_58f6)];
 
 /// How many buffers go into one system call. The kernel takes up to 1024 (`IOV_MAX`); this many fit on the stack, and a
 /// further call for each further 64 costs little beside moving their bytes.
@@ -131,7 +146,10 @@ impl Disk {
         if file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"QFI\xfb" {
             return Err(OpenError::Qcow2(path.to_path_buf()));
         }
+        let file_system = fstatfs(&file).map_err(|errno| io_error(errno.into()))?;
         Ok(Self {
+            in_memory: kind.is_file() && IN_MEMORY.contains(&file_system.filesystem_type()),
+            now: [AtomicBool::new(true), AtomicBool::new(!read_only)],
             file,
             read_only,
             sectors: size.div_ceil(SECTOR_SIZE),
@@ -183,6 +201,62 @@ impl Disk {
             return Err(io::ErrorKind::WriteZero.into());
         }
         Ok(())
+    }
+
+    /// Does what [`read`](Self::read) does if everything is in the host's page cache. Otherwise, and if anything is wrong,
+    /// returns `false`, and what is in `buffers` is undefined.
+    pub(super) fn read_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
+        self.transfer_now(buffers, offset, Direction::Read)
+    }
+
+    /// Does what [`write`](Self::write) does if the host's page cache takes everything at once. Otherwise, and if anything
+    /// is wrong, returns `false`, and some of it may be written.
+    pub(super) fn write_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
+        self.transfer_now(buffers, offset, Direction::Write)
+    }
+
+    fn transfer_now(
+        &self,
+        buffers: &[VolatileSlice<'_>],
+        offset: u64,
+        direction: Direction,
+    ) -> bool {
+        let [reads, writes] = &self.now;
+        let allowed = match direction {
+            Direction::Read => reads,
+            Direction::Write => writes,
+        };
+        let Ok(offset) = libc::off_t::try_from(offset) else {
+            return false;
+        };
+        if !allowed.load(Ordering::Relaxed) || buffers.len() > VECTOR_SIZE {
+            return false;
+        }
+        let vector = vector(buffers.iter().copied());
+        let length: usize = vector.iter().map(|part| part.iov_len).sum();
+        let flags = if self.in_memory { 0 } else { libc::RWF_NOWAIT };
+        // At most VECTOR_SIZE.
+        let count = libc::c_int::try_from(vector.len()).unwrap_or(libc::c_int::MAX);
+        let (fd, parts) = (self.file.as_raw_fd(), vector.as_ptr());
+        let done = match direction {
+            // SAFETY: as in `read`, with `count` vectors.
+            Direction::Read => unsafe { libc::preadv2(fd, parts, count, offset, flags) },
+            // SAFETY: as in `write`, with `count` vectors.
+            Direction::Write => unsafe { libc::pwritev2(fd, parts, count, offset, flags) },
+        };
+        match usize::try_from(done) {
+            Ok(done) => done == length,
+            Err(_) => {
+                // Not with this file system, or not on this kernel: never again.
+                if matches!(
+                    Errno::last(),
+                    Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS
+                ) {
+                    allowed.store(false, Ordering::Relaxed);
+                }
+                false
+            }
+        }
     }
 
     /// Returns when all that was written is on stable storage.
@@ -299,6 +373,23 @@ impl Position {
     }
 }
 
+/// The first I/O vectors over these buffers, of whose memory they say nothing to the compiler.
+fn vector<'a>(
+    buffers: impl Iterator<Item = VolatileSlice<'a>>,
+) -> ArrayVec<libc::iovec, VECTOR_SIZE> {
+    // Not an array: to clear all of it would cost as much as everything else here.
+    let mut vector = ArrayVec::new();
+    let buffers = buffers.filter(|slice| !slice.is_empty());
+    vector.extend(buffers.take(VECTOR_SIZE).map(|slice| {
+        let memory = slice.ptr_guard_mut();
+        libc::iovec {
+            iov_base: memory.as_ptr().cast(),
+            iov_len: memory.len(),
+        }
+    }));
+    vector
+}
+
 /// Calls `operation` with I/O vectors over `buffers` until all is transferred or, as at the end of a file, nothing more
 /// is. What is interrupted or partial goes on where it stopped.
 fn transfer(
@@ -309,16 +400,7 @@ fn transfer(
 ) -> io::Result<()> {
     let mut offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     loop {
-        // Not an array: to clear all of it would cost as much as everything else here.
-        let mut vector = ArrayVec::<libc::iovec, VECTOR_SIZE>::new();
-        let rest = position.rest(buffers).filter(|slice| !slice.is_empty());
-        vector.extend(rest.take(VECTOR_SIZE).map(|slice| {
-            let memory = slice.ptr_guard_mut();
-            libc::iovec {
-                iov_base: memory.as_ptr().cast(),
-                iov_len: memory.len(),
-            }
-        }));
+        let vector = vector(position.rest(buffers));
         if vector.is_empty() {
             return Ok(());
         }

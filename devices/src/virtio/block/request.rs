@@ -11,6 +11,8 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
+use vm_memory::VolatileSlice;
+
 use super::disk::Disk;
 use super::{SECTOR_SIZE, Serial};
 use crate::virtio::chain::{Buffers, Chain, Malformed};
@@ -26,6 +28,9 @@ pub(super) const MAX_DISCARD_SEGMENTS: u32 = 16;
 pub(super) const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 16;
 /// Segments in a write-zeroes request.
 pub(super) const MAX_WRITE_ZEROES_SEGMENTS: u32 = 1;
+
+/// The most bytes that are read or written on a vCPU's thread, where they take some microseconds.
+const MAX_NOW: u64 = 32 << 10;
 
 /// Bytes of `struct virtio_blk_req` in front of the data: type, reserved, sector.
 const HEADER_SIZE: usize = 16;
@@ -48,6 +53,45 @@ impl Failure {
     }
 }
 
+/// What the header of a request says, and where its status goes.
+struct Request<'m> {
+    kind: u32,
+    sector: u64,
+    status: VolatileSlice<'m>,
+}
+
+impl<'m> Request<'m> {
+    /// Takes header and status out of `chain`, which leaves the data.
+    fn take(chain: &mut Chain<'m>) -> Result<Self, Malformed> {
+        let status = chain.writable.take_last().ok_or(Malformed::NoStatus)?;
+        let header: [u8; HEADER_SIZE] =
+            chain.readable.take_front().ok_or(Malformed::ShortHeader)?;
+        Ok(Self {
+            kind: u32_at(&header, 0),
+            sector: u64_at(&header, 8),
+            status,
+        })
+    }
+
+    /// Stores the status of a request that has written so many bytes to the front of `writable`. Returns how many are written
+    /// with it.
+    fn end(self, writable: &Buffers<'_>, result: Result<u64, Failure>) -> u32 {
+        let (status, written) = match result {
+            Ok(written) => (VIRTIO_BLK_S_OK, written),
+            Err(failure) => (failure.status(), 0),
+        };
+        self.status.copy_from(&[status.to_le_bytes()[0]]);
+        // The status counts only where nothing unwritten lies before it.
+        let used = if written == writable.length() {
+            written.saturating_add(1)
+        } else {
+            written
+        };
+        // Fits, as a chain holds less than 2^32 bytes.
+        u32::try_from(used).unwrap_or(u32::MAX)
+    }
+}
+
 /// Carries out requests on a disk.
 pub(super) struct Executor {
     pub disk: Arc<Disk>,
@@ -63,40 +107,54 @@ impl Handler for Executor {
     fn handle(&mut self, chain: &mut Chain<'_>) -> Result<u32, Malformed> {
         self.execute(chain)
     }
+
+    fn handle_now(&mut self, chain: &mut Chain<'_>) -> Result<Option<u32>, Malformed> {
+        self.execute_now(chain)
+    }
 }
 
 impl Executor {
     /// Carries out the request in `chain` and stores its status. Returns how many bytes from the start of the writable
     /// buffers on are written, for the used ring.
     pub fn execute(&self, chain: &mut Chain<'_>) -> Result<u32, Malformed> {
+        let request = Request::take(chain)?;
         let Chain { readable, writable } = chain;
-        let status_byte = writable.take_last().ok_or(Malformed::NoStatus)?;
-        let header: [u8; HEADER_SIZE] = readable.take_front().ok_or(Malformed::ShortHeader)?;
-        let kind = u32_at(&header, 0);
-        let sector = u64_at(&header, 8);
-
-        let result = match kind {
-            VIRTIO_BLK_T_IN => self.read(writable, sector),
-            VIRTIO_BLK_T_OUT => self.write(readable, sector).map(|()| 0),
+        let result = match request.kind {
+            VIRTIO_BLK_T_IN => self.read(writable, request.sector),
+            VIRTIO_BLK_T_OUT => self.write(readable, request.sector).map(|()| 0),
             VIRTIO_BLK_T_FLUSH => self.check("flush", self.disk.flush()).map(|()| 0),
             VIRTIO_BLK_T_GET_ID => Ok(writable.copy_from(&self.serial.0)),
             VIRTIO_BLK_T_DISCARD => self.discard(readable).map(|()| 0),
             VIRTIO_BLK_T_WRITE_ZEROES => self.write_zeroes(readable).map(|()| 0),
             _ => Err(Failure::Unsupported),
         };
-        let (status, written) = match result {
-            Ok(written) => (VIRTIO_BLK_S_OK, written),
-            Err(failure) => (failure.status(), 0),
+        Ok(request.end(writable, result))
+    }
+
+    /// Carries out the request in `chain` if it is a small read or write that need not wait for the host's storage, and
+    /// succeeds. Otherwise it has to be executed, as if it had not been begun.
+    pub fn execute_now(&self, chain: &mut Chain<'_>) -> Result<Option<u32>, Malformed> {
+        let request = Request::take(chain)?;
+        let Chain { readable, writable } = chain;
+        let data = match request.kind {
+            VIRTIO_BLK_T_IN => &*writable,
+            VIRTIO_BLK_T_OUT if !self.write_through && !self.disk.is_read_only() => &*readable,
+            _ => return Ok(None),
         };
-        status_byte.copy_from(&[status.to_le_bytes()[0]]);
-        // The status counts only where nothing unwritten lies before it.
-        let used = if written == writable.length() {
-            written.saturating_add(1)
-        } else {
-            written
+        let Ok(offset) = self.offset(request.sector, data.length()) else {
+            return Ok(None);
         };
-        // Fits, as a chain holds less than 2^32 bytes.
-        Ok(u32::try_from(used).unwrap_or(u32::MAX))
+        if data.length() > MAX_NOW {
+            return Ok(None);
+        }
+        let written = match request.kind {
+            VIRTIO_BLK_T_IN => self
+                .disk
+                .read_now(data.as_slice(), offset)
+                .then(|| data.length()),
+            _ => self.disk.write_now(data.as_slice(), offset).then_some(0),
+        };
+        Ok(written.map(|written| request.end(writable, Ok(written))))
     }
 
     fn read(&self, buffers: &Buffers<'_>, sector: u64) -> Result<u64, Failure> {

@@ -20,6 +20,8 @@ struct Bench {
     file: NamedTempFile,
     memory: GuestMemoryMmap,
     executor: Executor,
+    /// Requests are tried on the spot first. Whether that works is up to the file system.
+    now: bool,
 }
 
 impl Bench {
@@ -36,7 +38,16 @@ impl Bench {
             file,
             memory: memory(),
             executor,
+            now: false,
         }
+    }
+
+    /// One for each way that a request can go.
+    fn both(read_only: bool) -> impl Iterator<Item = Self> {
+        [false, true].into_iter().map(move |now| Self {
+            now,
+            ..Self::new(read_only)
+        })
     }
 
     fn content() -> Vec<u8> {
@@ -78,6 +89,13 @@ impl Bench {
 
     fn run(&self, buffers: &[(u64, u32, u16)]) -> Result<u32, Malformed> {
         let mut chain_of = Chain::default();
+        if self.now {
+            chain_of.load(&self.memory, chain(0, buffers).into_iter())?;
+            if let Some(used) = self.executor.execute_now(&mut chain_of)? {
+                return Ok(used);
+            }
+            assert_eq!(self.get(STATUS, 1), [UNTOUCHED], "it is not done");
+        }
         chain_of.load(&self.memory, chain(0, buffers).into_iter())?;
         self.executor.execute(&mut chain_of)
     }
@@ -107,23 +125,26 @@ impl Bench {
 
 #[test]
 fn reads() {
-    let bench = Bench::new(false);
-    let data = [writable(BUFFER, 512), writable(BUFFER + 4096, 1024)];
-    assert_eq!(
-        bench.request(VIRTIO_BLK_T_IN, 3, &data),
-        (VIRTIO_BLK_S_OK, 1537)
-    );
-    assert_eq!(bench.get(BUFFER, 512), Bench::content()[3 * 512..4 * 512]);
-    assert_eq!(
-        bench.get(BUFFER + 4096, 1024),
-        Bench::content()[4 * 512..6 * 512]
-    );
+    for bench in Bench::both(false) {
+        let data = [writable(BUFFER, 512), writable(BUFFER + 4096, 1024)];
+        assert_eq!(
+            bench.request(VIRTIO_BLK_T_IN, 3, &data),
+            (VIRTIO_BLK_S_OK, 1537)
+        );
+        assert_eq!(bench.get(BUFFER, 512), Bench::content()[3 * 512..4 * 512]);
+        assert_eq!(
+            bench.get(BUFFER + 4096, 1024),
+            Bench::content()[4 * 512..6 * 512]
+        );
+    }
 }
 
 #[test]
 fn writes() {
-    for write_through in [false, true] {
-        let mut bench = Bench::new(false);
+    for (write_through, mut bench) in [false, true]
+        .into_iter()
+        .flat_map(|write_through| Bench::both(false).map(move |bench| (write_through, bench)))
+    {
         bench.executor.write_through = write_through;
         bench.fill(BUFFER, &[0xab; 1024]);
         assert_eq!(
@@ -141,130 +162,136 @@ fn writes() {
 
 #[test]
 fn the_cut_into_descriptors_makes_no_difference() {
-    let bench = Bench::new(false);
-    // Header in three pieces, the last of them with the beginning of the data.
-    bench.fill(BUFFER, &[0xcd; 512]);
-    bench.header(VIRTIO_BLK_T_OUT, 1);
-    bench.fill(HEADER + 16, &[0xcd; 12]);
-    let pieces = [
-        readable(HEADER, 1),
-        readable(HEADER + 1, 7),
-        readable(HEADER + 8, 8 + 12),
-        readable(BUFFER, 500),
-        writable(STATUS, 1),
-    ];
-    assert_eq!(bench.run(&pieces), Ok(1));
-    assert_eq!(bench.get(STATUS, 1), [0]);
-    assert_eq!(bench.image()[512..1024], [0xcd; 512]);
+    for bench in Bench::both(false) {
+        // Header in three pieces, the last of them with the beginning of the data.
+        bench.fill(BUFFER, &[0xcd; 512]);
+        bench.header(VIRTIO_BLK_T_OUT, 1);
+        bench.fill(HEADER + 16, &[0xcd; 12]);
+        let pieces = [
+            readable(HEADER, 1),
+            readable(HEADER + 1, 7),
+            readable(HEADER + 8, 8 + 12),
+            readable(BUFFER, 500),
+            writable(STATUS, 1),
+        ];
+        assert_eq!(bench.run(&pieces), Ok(1));
+        assert_eq!(bench.get(STATUS, 1), [0]);
+        assert_eq!(bench.image()[512..1024], [0xcd; 512]);
 
-    // The status as the last byte of the data's buffer, and the data in odd pieces.
-    bench.header(VIRTIO_BLK_T_IN, 2);
-    let pieces = [
-        readable(HEADER, 16),
-        writable(BUFFER, 1),
-        writable(BUFFER + 1, 3),
-        writable(BUFFER + 4, 509),
-    ];
-    assert_eq!(bench.run(&pieces), Ok(513));
-    assert_eq!(bench.get(BUFFER, 512), Bench::content()[1024..1536]);
-    assert_eq!(bench.get(BUFFER + 512, 1), [0]);
+        // The status as the last byte of the data's buffer, and the data in odd pieces.
+        bench.header(VIRTIO_BLK_T_IN, 2);
+        let pieces = [
+            readable(HEADER, 16),
+            writable(BUFFER, 1),
+            writable(BUFFER + 1, 3),
+            writable(BUFFER + 4, 509),
+        ];
+        assert_eq!(bench.run(&pieces), Ok(513));
+        assert_eq!(bench.get(BUFFER, 512), Bench::content()[1024..1536]);
+        assert_eq!(bench.get(BUFFER + 512, 1), [0]);
+    }
 }
 
 #[test]
 fn what_is_not_on_the_disk_is_an_io_error() {
-    let bench = Bench::new(false);
-    for kind in [VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT] {
-        let buffer = if kind == VIRTIO_BLK_T_IN {
-            writable
-        } else {
-            readable
-        };
-        let no_data_written = if kind == VIRTIO_BLK_T_IN { 0 } else { 1 };
-        for (sector, length) in [
-            (SECTORS, 512),
-            (SECTORS - 1, 1024),
-            (u64::MAX, 512),
-            (u64::MAX / 512, 512),
-            (0, 511),
-            (0, 513),
-            (0, (SECTORS as u32 + 1) * 512),
-        ] {
-            let result = bench.request(kind, sector, &[buffer(BUFFER, length)]);
-            assert_eq!(
-                result,
-                (VIRTIO_BLK_S_IOERR, no_data_written),
-                "{kind} {sector} {length}"
-            );
+    for bench in Bench::both(false) {
+        for kind in [VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT] {
+            let buffer = if kind == VIRTIO_BLK_T_IN {
+                writable
+            } else {
+                readable
+            };
+            let no_data_written = if kind == VIRTIO_BLK_T_IN { 0 } else { 1 };
+            for (sector, length) in [
+                (SECTORS, 512),
+                (SECTORS - 1, 1024),
+                (u64::MAX, 512),
+                (u64::MAX / 512, 512),
+                (0, 511),
+                (0, 513),
+                (0, (SECTORS as u32 + 1) * 512),
+            ] {
+                let result = bench.request(kind, sector, &[buffer(BUFFER, length)]);
+                assert_eq!(
+                    result,
+                    (VIRTIO_BLK_S_IOERR, no_data_written),
+                    "{kind} {sector} {length}"
+                );
+            }
         }
+        assert_eq!(bench.image(), Bench::content());
     }
-    assert_eq!(bench.image(), Bench::content());
 }
 
 #[test]
 fn a_request_without_data_succeeds() {
-    let bench = Bench::new(false);
-    assert_eq!(bench.request(VIRTIO_BLK_T_IN, 0, &[]), (VIRTIO_BLK_S_OK, 1));
-    assert_eq!(
-        bench.request(VIRTIO_BLK_T_OUT, SECTORS, &[]),
-        (VIRTIO_BLK_S_OK, 1)
-    );
-}
-
-#[test]
-fn serial() {
-    let bench = Bench::new(false);
-    bench.fill(BUFFER, &[0xff; 32]);
-    assert_eq!(
-        bench.request(VIRTIO_BLK_T_GET_ID, 0, &[writable(BUFFER, 20)]),
-        (VIRTIO_BLK_S_OK, 21)
-    );
-    assert_eq!(
-        bench.get(BUFFER, 21),
-        *b"a-serial\0\0\0\0\0\0\0\0\0\0\0\0\xff"
-    );
-    assert_eq!(
-        bench.request(VIRTIO_BLK_T_GET_ID, 0, &[writable(BUFFER, 32)]),
-        (VIRTIO_BLK_S_OK, 20)
-    );
-    assert_eq!(
-        bench.request(VIRTIO_BLK_T_GET_ID, 0, &[writable(BUFFER, 3)]),
-        (VIRTIO_BLK_S_OK, 4)
-    );
-    assert_eq!(bench.get(BUFFER, 4), *b"a-se");
-}
-
-#[test]
-fn unknown_types_are_unsupported() {
-    let bench = Bench::new(false);
-    for kind in [2, 3, 5, 10, 14, 15, 0x8000_0000, u32::MAX] {
+    for bench in Bench::both(false) {
+        assert_eq!(bench.request(VIRTIO_BLK_T_IN, 0, &[]), (VIRTIO_BLK_S_OK, 1));
         assert_eq!(
-            bench.request(kind, 0, &[]),
-            (VIRTIO_BLK_S_UNSUPP, 1),
-            "{kind}"
+            bench.request(VIRTIO_BLK_T_OUT, SECTORS, &[]),
+            (VIRTIO_BLK_S_OK, 1)
         );
     }
 }
 
 #[test]
-fn a_read_only_disk_refuses_every_change() {
-    let bench = Bench::new(true);
-    let segment = bench.segments(&[(0, 1, 0)]);
-    for kind in [VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES] {
-        assert_eq!(bench.request(kind, 0, &[segment]), (VIRTIO_BLK_S_IOERR, 1));
+fn serial() {
+    for bench in Bench::both(false) {
+        bench.fill(BUFFER, &[0xff; 32]);
+        assert_eq!(
+            bench.request(VIRTIO_BLK_T_GET_ID, 0, &[writable(BUFFER, 20)]),
+            (VIRTIO_BLK_S_OK, 21)
+        );
+        assert_eq!(
+            bench.get(BUFFER, 21),
+            *b"a-serial\0\0\0\0\0\0\0\0\0\0\0\0\xff"
+        );
+        assert_eq!(
+            bench.request(VIRTIO_BLK_T_GET_ID, 0, &[writable(BUFFER, 32)]),
+            (VIRTIO_BLK_S_OK, 20)
+        );
+        assert_eq!(
+            bench.request(VIRTIO_BLK_T_GET_ID, 0, &[writable(BUFFER, 3)]),
+            (VIRTIO_BLK_S_OK, 4)
+        );
+        assert_eq!(bench.get(BUFFER, 4), *b"a-se");
     }
-    assert_eq!(
-        bench.request(VIRTIO_BLK_T_OUT, 0, &[readable(BUFFER, 512)]),
-        (VIRTIO_BLK_S_IOERR, 1)
-    );
-    assert_eq!(
-        bench.request(VIRTIO_BLK_T_FLUSH, 0, &[]),
-        (VIRTIO_BLK_S_OK, 1)
-    );
-    assert_eq!(
-        bench.request(VIRTIO_BLK_T_IN, 0, &[writable(BUFFER, 512)]),
-        (VIRTIO_BLK_S_OK, 513)
-    );
-    assert_eq!(bench.image(), Bench::content());
+}
+
+#[test]
+fn unknown_types_are_unsupported() {
+    for bench in Bench::both(false) {
+        for kind in [2, 3, 5, 10, 14, 15, 0x8000_0000, u32::MAX] {
+            assert_eq!(
+                bench.request(kind, 0, &[]),
+                (VIRTIO_BLK_S_UNSUPP, 1),
+                "{kind}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_read_only_disk_refuses_every_change() {
+    for bench in Bench::both(true) {
+        let segment = bench.segments(&[(0, 1, 0)]);
+        for kind in [VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES] {
+            assert_eq!(bench.request(kind, 0, &[segment]), (VIRTIO_BLK_S_IOERR, 1));
+        }
+        assert_eq!(
+            bench.request(VIRTIO_BLK_T_OUT, 0, &[readable(BUFFER, 512)]),
+            (VIRTIO_BLK_S_IOERR, 1)
+        );
+        assert_eq!(
+            bench.request(VIRTIO_BLK_T_FLUSH, 0, &[]),
+            (VIRTIO_BLK_S_OK, 1)
+        );
+        assert_eq!(
+            bench.request(VIRTIO_BLK_T_IN, 0, &[writable(BUFFER, 512)]),
+            (VIRTIO_BLK_S_OK, 513)
+        );
+        assert_eq!(bench.image(), Bench::content());
+    }
 }
 
 #[test]
@@ -338,50 +365,51 @@ fn discard_and_write_zeroes_keep_to_their_limits() {
 
 #[test]
 fn what_is_no_request() {
-    let bench = Bench::new(false);
-    bench.header(VIRTIO_BLK_T_IN, 0);
-    let end_of_ram = RAM + RAM_SIZE as u64;
-    let (header, status) = (readable(HEADER, 16), writable(STATUS, 1));
-    assert_eq!(bench.run(&[header]), Err(Malformed::NoStatus));
-    assert_eq!(
-        bench.run(&[header, writable(STATUS, 0)]),
-        Err(Malformed::NoStatus)
-    );
-    assert_eq!(bench.run(&[status]), Err(Malformed::ShortHeader));
-    assert_eq!(
-        bench.run(&[readable(HEADER, 15), status]),
-        Err(Malformed::ShortHeader)
-    );
-    assert_eq!(bench.run(&[status, header]), Err(Malformed::Order));
-    assert_eq!(
-        bench.run(&[header, readable(BUFFER, 16), status, header]),
-        Err(Malformed::Order)
-    );
-    for (address, length) in [
-        (0, 1),
-        (end_of_ram, 1),
-        (end_of_ram - 511, 512),
-        (u64::MAX - 3, 512),
-        (RAM, u32::MAX),
-    ] {
-        assert!(matches!(
-            bench.run(&[header, writable(address, length), status]),
-            Err(Malformed::Address(_))
-        ));
+    for bench in Bench::both(false) {
+        bench.header(VIRTIO_BLK_T_IN, 0);
+        let end_of_ram = RAM + RAM_SIZE as u64;
+        let (header, status) = (readable(HEADER, 16), writable(STATUS, 1));
+        assert_eq!(bench.run(&[header]), Err(Malformed::NoStatus));
+        assert_eq!(
+            bench.run(&[header, writable(STATUS, 0)]),
+            Err(Malformed::NoStatus)
+        );
+        assert_eq!(bench.run(&[status]), Err(Malformed::ShortHeader));
+        assert_eq!(
+            bench.run(&[readable(HEADER, 15), status]),
+            Err(Malformed::ShortHeader)
+        );
+        assert_eq!(bench.run(&[status, header]), Err(Malformed::Order));
+        assert_eq!(
+            bench.run(&[header, readable(BUFFER, 16), status, header]),
+            Err(Malformed::Order)
+        );
+        for (address, length) in [
+            (0, 1),
+            (end_of_ram, 1),
+            (end_of_ram - 511, 512),
+            (u64::MAX - 3, 512),
+            (RAM, u32::MAX),
+        ] {
+            assert!(matches!(
+                bench.run(&[header, writable(address, length), status]),
+                Err(Malformed::Address(_))
+            ));
+        }
+        assert_eq!(
+            bench.run(&vec![status; MAX_DESCRIPTORS + 1]),
+            Err(Malformed::TooLong)
+        );
+        let mut chain_of = Chain::default();
+        assert_eq!(
+            chain_of.load(&bench.memory, std::iter::empty()),
+            Err(Malformed::Chain)
+        );
+        let cut = chain(0, &[header, status, status]).into_iter().take(2);
+        assert_eq!(chain_of.load(&bench.memory, cut), Err(Malformed::Chain));
+        assert_eq!(bench.get(STATUS, 1), [UNTOUCHED]);
+        assert_eq!(bench.image(), Bench::content());
     }
-    assert_eq!(
-        bench.run(&vec![status; MAX_DESCRIPTORS + 1]),
-        Err(Malformed::TooLong)
-    );
-    let mut chain_of = Chain::default();
-    assert_eq!(
-        chain_of.load(&bench.memory, std::iter::empty()),
-        Err(Malformed::Chain)
-    );
-    let cut = chain(0, &[header, status, status]).into_iter().take(2);
-    assert_eq!(chain_of.load(&bench.memory, cut), Err(Malformed::Chain));
-    assert_eq!(bench.get(STATUS, 1), [UNTOUCHED]);
-    assert_eq!(bench.image(), Bench::content());
 }
 
 #[test]

@@ -1,0 +1,237 @@
+//! Who serves what, and that nothing is served twice or forgotten.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use proptest::prelude::*;
+use virtio_queue::{Queue, QueueState};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::virtio::testing::{
+    AVAILABLE, DATA, Ring, TABLE, TestLine, USED, chain, memory, page, readable, writable,
+};
+
+const SIZE: u16 = 16;
+/// Each takes two descriptors.
+const REQUESTS: u16 = SIZE / 2;
+
+/// The byte in a request, and what it means.
+const QUICK: u8 = 0;
+const SLOW: u8 = 1;
+/// Not even a request.
+const NONSENSE: u8 = 2;
+
+/// Who served a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Worker,
+    Vcpu,
+}
+
+/// Says who served what.
+struct Witness(Sender<By>);
+
+fn byte(chain: &mut Chain<'_>) -> Result<u8, Malformed> {
+    match chain.readable.take_front() {
+        Some([NONSENSE]) | None => Err(Malformed::NoStatus),
+        Some([byte]) => Ok(byte),
+    }
+}
+
+impl Witness {
+    fn answer(&self, by: By, chain: &Chain<'_>) -> u32 {
+        self.0.send(by).unwrap();
+        chain.writable.copy_from(&[0xa5]).try_into().unwrap()
+    }
+}
+
+impl Handler for Witness {
+    fn handle(&mut self, chain: &mut Chain<'_>) -> Result<u32, Malformed> {
+        byte(chain)?;
+        Ok(self.answer(By::Worker, chain))
+    }
+
+    fn handle_now(&mut self, chain: &mut Chain<'_>) -> Result<Option<u32>, Malformed> {
+        let quick = byte(chain)? == QUICK;
+        Ok(quick.then(|| self.answer(By::Vcpu, chain)))
+    }
+}
+
+/// A service without its thread: the test takes the worker's turns.
+struct Bench<'a> {
+    ring: Ring<'a>,
+    service: Service<Witness>,
+    line: Arc<TestLine>,
+    served: Receiver<By>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(memory: &'a Arc<GuestMemoryMmap>, event_idx: bool) -> Self {
+        let state = QueueState {
+            max_size: SIZE,
+            next_avail: 0,
+            next_used: 0,
+            event_idx_enabled: event_idx,
+            size: SIZE,
+            ready: true,
+            desc_table: TABLE,
+            avail_ring: AVAILABLE,
+            used_ring: USED,
+        };
+        let line = Arc::<TestLine>::default();
+        let (sender, served) = channel();
+        let bench = Self {
+            ring: Ring::new(memory, SIZE),
+            service: Service {
+                memory: memory.clone(),
+                interrupt: Arc::new(Interrupt::new(line.clone(), 42, page())),
+                stop: Arc::default(),
+                turn: Mutex::new(Turn {
+                    queue: Some(Parked::new(Queue::try_from(state).unwrap())),
+                    handler: Witness(sender),
+                    pace: Pace::default(),
+                }),
+            },
+            line,
+            served,
+        };
+        bench.service.serve().unwrap();
+        bench
+    }
+
+    fn offer(&mut self, byte: u8) {
+        let slot = self.ring.available % REQUESTS;
+        let address = DATA + 16 * u64::from(slot);
+        let memory = self.ring.memory;
+        memory.write_obj(byte, GuestAddress(address)).unwrap();
+        let buffers = [readable(address, 1), writable(address + 8, 1)];
+        self.ring.describe(2 * slot, &chain(2 * slot, &buffers));
+        self.ring.offer(2 * slot);
+    }
+
+    /// The driver notifies, as it does where the device has asked for it.
+    fn notify(&self) {
+        if !self.service.ring() {
+            self.service.serve();
+        }
+    }
+
+    fn served(&self) -> Vec<By> {
+        self.served.try_iter().collect()
+    }
+
+    fn request(&mut self, byte: u8) -> Vec<By> {
+        self.offer(byte);
+        self.notify();
+        assert_eq!(self.ring.used_index(), self.ring.available, "all is done");
+        self.served()
+    }
+}
+
+#[test]
+fn single_quick_requests_are_served_where_they_come_from() {
+    let memory = Arc::new(memory());
+    let mut bench = Bench::new(&memory, false);
+    for _ in 0..3 {
+        assert_eq!(bench.request(QUICK), [By::Worker], "what comes with it?");
+        for _ in 0..STRETCH {
+            let interrupts = bench.line.assertions();
+            assert_eq!(bench.request(QUICK), [By::Vcpu]);
+            assert_eq!(bench.line.assertions(), interrupts + 1);
+        }
+    }
+}
+
+#[test]
+fn requests_that_come_together_are_the_workers() {
+    let memory = Arc::new(memory());
+    let mut bench = Bench::new(&memory, false);
+    bench.request(QUICK);
+    for _ in 0..3 {
+        bench.offer(QUICK);
+        bench.offer(QUICK);
+        bench.notify();
+        assert_eq!(bench.served(), [By::Worker; 2]);
+    }
+    assert_eq!(bench.request(QUICK), [By::Worker], "as before it");
+    assert_eq!(bench.request(QUICK), [By::Vcpu]);
+}
+
+#[test]
+fn what_is_not_quick_is_the_workers() {
+    let memory = Arc::new(memory());
+    let mut bench = Bench::new(&memory, false);
+    bench.request(QUICK);
+    for _ in 0..2 {
+        assert_eq!(bench.request(SLOW), [By::Worker], "and served once");
+        for _ in 0..STRETCH {
+            assert_eq!(bench.request(QUICK), [By::Worker], "not tried again soon");
+        }
+        assert_eq!(bench.request(QUICK), [By::Vcpu]);
+    }
+}
+
+#[test]
+fn nonsense_breaks_the_queue_wherever_it_is_found() {
+    for before in [0, 1] {
+        let memory = Arc::new(memory());
+        let mut bench = Bench::new(&memory, false);
+        for _ in 0..before {
+            bench.request(QUICK);
+        }
+        bench.offer(NONSENSE);
+        bench.notify();
+        assert!(bench.service.interrupt.is_reset_needed());
+        bench.offer(QUICK);
+        bench.notify();
+        assert_eq!(bench.service.serve(), None);
+        assert!(bench.served().is_empty(), "nothing more is served");
+    }
+}
+
+#[test]
+fn while_the_worker_serves_it_is_told_to_look_again() {
+    let memory = Arc::new(memory());
+    let mut bench = Bench::new(&memory, false);
+    bench.request(QUICK);
+    bench.offer(QUICK);
+    let turn = lock(&bench.service.turn);
+    assert!(!bench.service.ring());
+    drop(turn);
+    assert!(bench.served().is_empty());
+}
+
+#[test]
+fn a_bell_without_a_worker_is_not_answered() {
+    assert!(!Bell::default().ring());
+}
+
+proptest! {
+    /// Batches of any size, with a driver that notifies only when it is asked to (VIRTIO 1.3, section 2.7.10).
+    #[test]
+    fn every_request_is_served_once(
+        batches in proptest::collection::vec(proptest::collection::vec(0..=1_u8, 1..=REQUESTS.into()), 1..200),
+        event_idx: bool,
+    ) {
+        let memory = Arc::new(memory());
+        let mut bench = Bench::new(&memory, event_idx);
+        for batch in batches {
+            let before = bench.ring.available;
+            for &byte in &batch {
+                bench.offer(byte);
+            }
+            let now = bench.ring.available;
+            let asked = if event_idx {
+                // avail_event, behind the used ring.
+                let event: u16 = memory.read_obj(GuestAddress(USED + 4 + 8 * u64::from(SIZE))).unwrap();
+                now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before)
+            } else {
+                memory.read_obj::<u16>(GuestAddress(USED)).unwrap() == 0
+            };
+            prop_assert!(asked, "an idle device asks to be notified");
+            bench.notify();
+            prop_assert_eq!(bench.ring.used_index(), now);
+            prop_assert_eq!(bench.served().len(), batch.len());
+        }
+    }
+}
