@@ -62,9 +62,17 @@ impl<'m> Buffers<'m> {
         let address = descriptor.addr();
         let length =
             usize::try_from(descriptor.len()).map_err(|_| Malformed::Address(address.0))?;
-        for slice in memory.get_slices(address, length) {
-            self.slices
-                .push(slice.map_err(|_| Malformed::Address(address.0))?);
+        if length == 0 {
+            return Ok(());
+        }
+        // All RAM is one region as a rule, and then this is all there is to do.
+        if let Ok(slice) = memory.get_slice(address, length) {
+            self.slices.push(slice);
+        } else {
+            for slice in memory.get_slices(address, length) {
+                self.slices
+                    .push(slice.map_err(|_| Malformed::Address(address.0))?);
+            }
         }
         self.length = self.length.saturating_add(descriptor.len().into());
         Ok(())

@@ -350,11 +350,9 @@ struct Position {
 impl Position {
     /// What is left of `buffers`. The first slice may be empty.
     fn rest<'a>(self, buffers: &[VolatileSlice<'a>]) -> impl Iterator<Item = VolatileSlice<'a>> {
-        let mut skip = self.bytes;
-        buffers
-            .iter()
-            .skip(self.slices)
-            .filter_map(move |slice| slice.offset(std::mem::take(&mut skip)).ok())
+        let mut rest = buffers.get(self.slices..).unwrap_or_default().iter();
+        let first = rest.next().and_then(|slice| slice.offset(self.bytes).ok());
+        first.into_iter().chain(rest.copied())
     }
 
     fn advance(&mut self, buffers: &[VolatileSlice<'_>], mut count: usize) {
