@@ -232,7 +232,8 @@ impl Disk {
         if !allowed.load(Ordering::Relaxed) || buffers.len() > VECTOR_SIZE {
             return false;
         }
-        let vector = vector(buffers.iter().copied());
+        let mut vector = IoVectors::new();
+        collect(buffers.iter().copied(), &mut vector);
         let length: usize = vector.iter().map(|part| part.iov_len).sum();
         let flags = if self.in_memory { 0 } else { libc::RWF_NOWAIT };
         // At most VECTOR_SIZE.
@@ -371,21 +372,19 @@ impl Position {
     }
 }
 
-/// The first I/O vectors over these buffers, of whose memory they say nothing to the compiler.
-fn vector<'a>(
-    buffers: impl Iterator<Item = VolatileSlice<'a>>,
-) -> ArrayVec<libc::iovec, VECTOR_SIZE> {
-    // Not an array: to clear all of it would cost as much as everything else here.
-    let mut vector = ArrayVec::new();
+/// I/O vectors, on the stack. Not an array: to clear all of it would cost as much as everything else here.
+type IoVectors = ArrayVec<libc::iovec, VECTOR_SIZE>;
+
+/// Adds I/O vectors over `buffers` to the empty `vectors`, as many as fit.
+fn collect<'a>(buffers: impl Iterator<Item = VolatileSlice<'a>>, vectors: &mut IoVectors) {
     let buffers = buffers.filter(|slice| !slice.is_empty());
-    vector.extend(buffers.take(VECTOR_SIZE).map(|slice| {
+    vectors.extend(buffers.take(VECTOR_SIZE).map(|slice| {
         let memory = slice.ptr_guard_mut();
         libc::iovec {
             iov_base: memory.as_ptr().cast(),
             iov_len: memory.len(),
         }
     }));
-    vector
 }
 
 /// Calls `operation` with I/O vectors over `buffers` until all is transferred or, as at the end of a file, nothing more
@@ -398,7 +397,8 @@ fn transfer(
 ) -> io::Result<()> {
     let mut offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     loop {
-        let vector = vector(position.rest(buffers));
+        let mut vector = IoVectors::new();
+        collect(position.rest(buffers), &mut vector);
         if vector.is_empty() {
             return Ok(());
         }
