@@ -238,6 +238,57 @@ fn data_is_not_mixed_up() {
     }
 }
 
+/// Small requests, one by one and from several harts at once, of a file that is in the host's memory, and of a block device
+/// that is in its page cache: those that vCPUs serve themselves.
+#[test]
+fn small_requests_are_not_mixed_up() {
+    const MAKE: &str = "mkdir -p /tmp/small && cd /tmp/small && truncate -s 4M file loop && losetup -f && \
+                        losetup $(losetup -f) loop";
+    for chip in CHIPS {
+        let host = host(chip);
+        let said = host.exec(["sh", "-c", MAKE]).check(STEP).unwrap();
+        let device = said.stdout_text();
+        let mut console = command(host, Kernel::Small.arguments())
+            .args(["--cpus", "4", "--disk", "/tmp/small/file"])
+            .args(["--disk", device.trim()])
+            .console()
+            .unwrap();
+        console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        for disk in ["vda", "vdb"] {
+            for block in [512, 4096, 16384] {
+                run(
+                    &mut console,
+                    &format!(
+                        "for n in 0 1 2 3; do (yes {block} part $n | dd of=/dev/{disk} bs={block} seek=$((n * 64)) \
+                         count=64 iflag=fullblock oflag=direct conv=notrunc 2>/dev/null) & done; wait"
+                    ),
+                );
+                let read = run(
+                    &mut console,
+                    &format!(
+                        "dd if=/dev/{disk} bs={block} count=256 iflag=direct 2>/dev/null | md5sum"
+                    ),
+                );
+                let expected = run(
+                    &mut console,
+                    &format!(
+                        "for n in 0 1 2 3; do yes {block} part $n | head -c $((64 * {block})); done | md5sum"
+                    ),
+                );
+                assert_eq!(read, expected, "{disk} on {chip:?} by {block}");
+            }
+        }
+        let guests = run(&mut console, "cat /dev/vda | md5sum; cat /dev/vdb | md5sum");
+        power_off(console);
+        let look = format!(
+            "cd /tmp/small && cat file | md5sum; cat {0} | md5sum; losetup -d {0}; rm *",
+            device.trim()
+        );
+        let hosts = host.exec(["sh", "-c", &look]).check(STEP).unwrap();
+        assert_eq!(guests.trim(), hosts.stdout_text().trim(), "on {chip:?}");
+    }
+}
+
 /// A disk can be one of the host's block devices.
 #[test]
 fn a_block_device_is_a_disk() {
