@@ -48,7 +48,7 @@ impl<'m> Buffers<'m> {
         self.slices.clear();
         Buffers {
             // An empty list of another lifetime, made of the same allocation.
-            slices: self.slices.into_iter().filter_map(|_| None).collect(),
+            slices: self.slices.into_iter().map_while(|_| None).collect(),
             taken: 0,
             length: 0,
         }
