@@ -1,7 +1,10 @@
 //! Descriptor chains as buffers in guest memory (VIRTIO 1.3, section 2.7.5).
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    VolatileSlice,
+};
 
 /// Descriptors in a chain, at most. A driver keeps to the queue's size, or to `seg_max` and two in an indirect table;
 /// QEMU draws the same line.
@@ -23,6 +26,27 @@ pub enum Malformed {
     ShortHeader,
     #[error("the request has no room for a status")]
     NoStatus,
+}
+
+/// The guest's memory, with the region in which the last buffer was: where the next one is as well, as a rule.
+struct Regions<'m> {
+    memory: &'m GuestMemoryMmap,
+    last: Option<&'m GuestRegionMmap>,
+}
+
+impl<'m> Regions<'m> {
+    /// A buffer that lies in one region.
+    fn get_slice(&mut self, address: GuestAddress, length: usize) -> Option<VolatileSlice<'m>> {
+        let last = self
+            .last
+            .and_then(|region| Some((region, region.to_region_addr(address)?)));
+        let (region, start) = match last {
+            Some(found) => found,
+            None => self.memory.to_region_addr(address)?,
+        };
+        self.last = Some(region);
+        region.get_slice(start, length).ok()
+    }
 }
 
 /// A list of buffers in guest memory that is taken apart from its two ends. How the driver cut it into descriptors makes
@@ -54,22 +78,18 @@ impl<'m> Buffers<'m> {
         }
     }
 
-    fn push(
-        &mut self,
-        memory: &'m GuestMemoryMmap,
-        descriptor: Descriptor,
-    ) -> Result<(), Malformed> {
+    fn push(&mut self, regions: &mut Regions<'m>, descriptor: Descriptor) -> Result<(), Malformed> {
         let address = descriptor.addr();
         let length =
             usize::try_from(descriptor.len()).map_err(|_| Malformed::Address(address.0))?;
         if length == 0 {
             return Ok(());
         }
-        // All RAM is one region as a rule, and then this is all there is to do.
-        if let Ok(slice) = memory.get_slice(address, length) {
+        if let Some(slice) = regions.get_slice(address, length) {
             self.slices.push(slice);
         } else {
-            for slice in memory.get_slices(address, length) {
+            // It may lie in several regions.
+            for slice in regions.memory.get_slices(address, length) {
                 self.slices
                     .push(slice.map_err(|_| Malformed::Address(address.0))?);
             }
@@ -178,6 +198,7 @@ impl<'m> Chain<'m> {
     ) -> Result<(), Malformed> {
         self.readable.clear();
         self.writable.clear();
+        let mut regions = Regions { memory, last: None };
         // The iterator ends without a word at whatever it cannot follow; but then there should have been a next one.
         let mut more = true;
         for (count, descriptor) in descriptors.enumerate() {
@@ -186,9 +207,9 @@ impl<'m> Chain<'m> {
             }
             more = descriptor.has_next();
             if descriptor.is_write_only() {
-                self.writable.push(memory, descriptor)?;
+                self.writable.push(&mut regions, descriptor)?;
             } else if self.writable.slices.is_empty() {
-                self.readable.push(memory, descriptor)?;
+                self.readable.push(&mut regions, descriptor)?;
             } else {
                 return Err(Malformed::Order);
             }

@@ -5,7 +5,7 @@
 //! | [`device`] | [`VirtioDevice`]: what a kind of device is, apart from how the guest reaches it |
 //! | [`interrupt`] | the notifications from device to driver |
 //! | `state` | device status, feature negotiation, queue set-up: what every register layout shares |
-//! | `queue`, `chain` | the device's side of a virtqueue, and a request's buffers |
+//! | `queue`, `descriptors`, `chain` | the device's side of a virtqueue, and a request's buffers |
 //! | `worker` | who serves a device with one queue: a thread, and vCPUs for single quick requests |
 //! | [`mmio`] | the virtio-mmio register layouts, version 2 and legacy |
 //! | [`block`] | the block device |
@@ -16,6 +16,7 @@
 pub mod block;
 mod chain;
 pub mod console;
+mod descriptors;
 pub mod device;
 pub mod interrupt;
 pub mod mmio;

@@ -7,6 +7,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::chain::{Chain, Malformed};
+use super::descriptors::Descriptors;
 
 /// Why a device stops serving a queue until it is reset.
 #[derive(Debug, thiserror::Error)]
@@ -104,10 +105,13 @@ impl<'m> DeviceQueue<'m> {
                 Ok(None)
             };
         };
-        let head = descriptors.head_index();
-        if head >= self.parked.queue.size() {
+        let (head, size) = (descriptors.head_index(), self.size());
+        if head >= size {
             return Err(Broken::Head(head));
         }
+        let table = GuestAddress(self.parked.queue.desc_table());
+        let descriptors =
+            Descriptors::new(self.memory, table, size, head).ok_or(Broken::Unreadable)?;
         chain.load(self.memory, descriptors)?;
         Ok(Some(head))
     }
