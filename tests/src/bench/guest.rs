@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::report::float;
 use super::size::Size;
 use super::vmm::{Machine, Vmm};
-use super::{Error, Result, Subject, payload, read, resident, write};
+use super::{Error, HOST_MEMORY_MIB, Result, Subject, payload, read, resident, write};
 use crate::host::{Direct, Host, HostConfig, Process};
 use crate::initramfs::Initramfs;
 use crate::provision::{
@@ -176,7 +176,7 @@ impl Bench {
             (
                 "host".to_owned(),
                 format!(
-                    "Linux {}, on QEMU {}.{}.{}",
+                    "Linux {}, on one hart with {HOST_MEMORY_MIB} MiB of QEMU {}.{}.{}, an instruction a nanosecond",
                     self.shell("uname -r")?.trim(),
                     qemu.0,
                     qemu.1,
