@@ -11,7 +11,7 @@ fn a_start_and_stop_is_measured() {
     let report = bench::run(&[Subject::Start], &chips, &[vmm], &|_| {}).unwrap();
     let figures = report.json();
     for chip in chips {
-        let figure = &figures[0];
+        let figure = &figures["figures"][0];
         assert_eq!(figure["name"], "start and stop");
         assert_eq!(figure["unit"], "nanoseconds");
         let time = figure["hosts"][chip.name()]["hvrun"].as_f64().unwrap();

@@ -24,6 +24,15 @@ pub(crate) fn sleep(nanoseconds: u64, count: u64) -> io::Result<u64> {
     })
 }
 
+/// Says that it does nothing now, and does so.
+pub(crate) fn rest(seconds: u64) -> io::Result<u64> {
+    println!("@idle");
+    timed(|| {
+        thread::sleep(Duration::from_secs(seconds));
+        Ok(())
+    })
+}
+
 /// How long it takes two threads to wake each other `count` times: on one hart if there is no other, else on two, where
 /// each sends the other an interrupt.
 pub(crate) fn ping(count: u64) -> io::Result<u64> {

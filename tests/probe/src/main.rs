@@ -1,8 +1,8 @@
 //! Takes figures, in the nested host and in its guests, with the same code in both.
 //!
 //! In the host it is run with one task as its arguments. In a guest it is `/init`: the kernel's command line names the
-//! tasks, `probe=disk-read:/dev/vda:4096:1000:1` for each, and after the last the guest powers off, or idles if that is
-//! `probe=idle`. Each task prints one line, `@` and its text, then what it measured, in nanoseconds.
+//! tasks, `probe=disk-read:/dev/vda:4096:1000:1` for each, and after the last the guest powers off. Each task prints one line,
+//! `@` and its text, then what it measured, in nanoseconds.
 
 mod clock;
 mod console;
@@ -53,6 +53,7 @@ fn perform(words: &[&str]) -> io::Result<Vec<u64>> {
         }
         ["disk-make", path, size] => vec![disk::make(path, number(size)?)?],
         ["console", path, bytes] => vec![console::write(path, number(bytes)?)?],
+        ["rest", seconds] => vec![harts::rest(number(seconds)?)?],
         ["sleep", nanoseconds, count] => vec![harts::sleep(number(nanoseconds)?, number(count)?)?],
         ["ping", count] => vec![harts::ping(number(count)?)?],
         ["tap", interface] => vec![network::tap(interface)?],

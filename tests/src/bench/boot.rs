@@ -1,20 +1,24 @@
 //! From the guest kernel's start to its first process, by the guest's clock.
 
 use super::Result;
-use super::guest::Bench;
+use super::guest::{Bench, Done, Results};
 use super::report::{Place, float};
+use super::size::Size;
 use super::vmm::Vmm;
 
-const NAME: &str = "kernel start to init";
-
 pub(super) fn measure(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result<()> {
-    let results = bench.standard_guest(vmm)?;
-    place.time(NAME, float(results.one("init")?));
-    Ok(())
+    record(&bench.standard_guest(vmm, Size::Usual)?, place)
 }
 
 pub(super) fn floor(bench: &Bench, place: &mut Place<'_>) -> Result<()> {
-    let results = bench.machine_without_host()?;
-    place.time(NAME, float(results.one("init")?));
+    time(&bench.machine_without_host()?, place)
+}
+
+pub(super) fn record(done: &Done, place: &mut Place<'_>) -> Result<()> {
+    time(&done.results, place)
+}
+
+fn time(results: &Results, place: &mut Place<'_>) -> Result<()> {
+    place.time("kernel start to init", float(results.one("init")?));
     Ok(())
 }

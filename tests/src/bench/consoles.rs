@@ -1,31 +1,51 @@
 //! Output of 64 KiB by each of a machine's consoles, into a file.
 
-use super::guest::{Bench, CONSOLE};
+use super::guest::{Bench, CONSOLE, Done, Results};
 use super::payload::SBI_BYTES;
 use super::report::{Place, float};
+use super::size::Size;
 use super::vmm::Vmm;
 use super::{Error, Result};
 
 const BYTES: u64 = 64 << 10;
-const UART: &str = "64 KiB to the UART";
 
-pub(super) fn task(path: &str) -> String {
+fn task(path: &str) -> String {
     format!("console:{path}:{BYTES}")
 }
 
+/// What the standard guest does.
+pub(super) fn tasks() -> Vec<String> {
+    vec![task("/dev/ttyS0")]
+}
+
 pub(super) fn measure(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result<()> {
-    if let Ok(time) = bench.standard_guest(vmm)?.one(&task("/dev/ttyS0")) {
-        place.time(UART, float(time));
-    }
-    sbi(bench, vmm, place)?;
-    let mut machine = bench.linux(&[task("/dev/hvc0")]);
+    let uart = bench
+        .standard_guest(vmm, Size::Usual)
+        .and_then(|done| record(&done, place));
+    let sbi = sbi(bench, vmm, place);
+    virtio(bench, vmm, Size::Usual, place).and(sbi).and(uart)
+}
+
+/// What the standard guest did.
+pub(super) fn record(done: &Done, place: &mut Place<'_>) -> Result<()> {
+    uart(&done.results, place)
+}
+
+fn uart(results: &Results, place: &mut Place<'_>) -> Result<()> {
+    let time = results.one(&task("/dev/ttyS0"))?;
+    place.time("64 KiB to the UART", float(time));
+    Ok(())
+}
+
+/// A guest with a virtio console, if the VMM can have one.
+pub(super) fn virtio(bench: &Bench, vmm: &Vmm, size: Size, place: &mut Place<'_>) -> Result<()> {
+    let task = task("/dev/hvc0");
+    let mut machine = bench.linux(std::slice::from_ref(&task));
+    size.apply(&mut machine);
     machine.console = Some(CONSOLE.into());
     if vmm.template.arguments(&machine).is_some() {
         let results = bench.guest(vmm, &machine)?;
-        place.time(
-            "64 KiB to virtio-console",
-            float(results.one(&task("/dev/hvc0"))?),
-        );
+        place.time("64 KiB to virtio-console", float(results.one(&task)?));
     }
     Ok(())
 }
@@ -47,7 +67,5 @@ fn sbi(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result<()> {
 }
 
 pub(super) fn floor(bench: &Bench, place: &mut Place<'_>) -> Result<()> {
-    let results = bench.machine_without_host()?;
-    place.time(UART, float(results.one(&task("/dev/ttyS0"))?));
-    Ok(())
+    uart(&bench.machine_without_host()?, place)
 }

@@ -1,8 +1,9 @@
 //! Reads and writes of a raw image in the host's memory, past the guest's page cache.
 
 use super::Result;
-use super::guest::{Bench, DISK, Results};
+use super::guest::{Bench, DISK, Done, Results};
 use super::report::{Place, float};
+use super::size::Size;
 use super::vmm::Vmm;
 
 /// A figure: its name, the task, block size in bytes, requests, depth; and whether it is for one request or for all.
@@ -38,12 +39,20 @@ impl Access {
     }
 }
 
-pub(super) fn tasks(path: &str) -> Vec<String> {
-    ACCESSES.iter().map(|access| access.task(path)).collect()
+/// The disk in a guest.
+const GUEST: &str = "/dev/vda";
+
+/// What a guest does.
+pub(super) fn tasks() -> Vec<String> {
+    ACCESSES.iter().map(|access| access.task(GUEST)).collect()
 }
 
 pub(super) fn measure(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result<()> {
-    record(&bench.standard_guest(vmm)?, "/dev/vda", place)
+    record(&bench.standard_guest(vmm, Size::Usual)?, place)
+}
+
+pub(super) fn record(done: &Done, place: &mut Place<'_>) -> Result<()> {
+    times(&done.results, GUEST, place)
 }
 
 /// The same requests for the file itself.
@@ -52,10 +61,10 @@ pub(super) fn floor(bench: &Bench, place: &mut Place<'_>) -> Result<()> {
     for access in &ACCESSES {
         results.merge(bench.in_host(&access.task(DISK))?);
     }
-    record(&results, DISK, place)
+    times(&results, DISK, place)
 }
 
-fn record(results: &Results, path: &str, place: &mut Place<'_>) -> Result<()> {
+fn times(results: &Results, path: &str, place: &mut Place<'_>) -> Result<()> {
     for access in &ACCESSES {
         let Access(name, _, _, count, _, each) = access;
         let time = float(results.one(&access.task(path))?);

@@ -1,43 +1,51 @@
-//! How a VMM's start grows with its machine.
+//! How all figures grow with the machine: a guest of each size does what the standard guest does.
+//!
+//! Virtio consoles and networks are one device and one hart's, whatever else the machine has, and are measured with the most harts
+//! alone. What a VMM's binary measures and how fast the SBI console is does not change with the machine.
 
-use super::Result;
-use super::guest::{Bench, DISK};
+use super::guest::Bench;
 use super::report::Place;
+use super::size::Size;
 use super::vmm::Vmm;
+use super::{Error, Result, boot, consoles, disk, harts, network, resident, start};
 
+/// The most harts.
+const MANY: Size = Size::Harts(8);
+
+/// Measures all sizes: one that the VMM cannot have keeps none of the others from being measured.
 pub(super) fn measure(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result<()> {
-    for cpus in [2, 4, 8] {
-        let mut machine = bench.machine(bench.one_character());
-        machine.cpus = cpus;
-        place.time(
-            &format!("start and stop, {cpus} harts"),
-            bench.shortest_run(vmm, &machine)?,
+    let mut errors = Vec::new();
+    for size in [Size::Usual].into_iter().chain(Size::OTHERS) {
+        let mut place = place.of(size);
+        let mut results = vec![start::sized(bench, vmm, size, &mut place)];
+        match bench.standard_guest(vmm, size) {
+            Ok(done) => results.extend(
+                [
+                    boot::record,
+                    disk::record,
+                    consoles::record,
+                    harts::record,
+                    resident::record,
+                ]
+                .map(|record| record(&done, &mut place)),
+            ),
+            Err(error) => results.push(Err(error)),
+        }
+        if size == MANY {
+            results.push(consoles::virtio(bench, vmm, size, &mut place));
+            for vhost in [false, true] {
+                results.push(network::tcp(bench, vmm, size, vhost, &mut place));
+            }
+        }
+        errors.extend(
+            results
+                .into_iter()
+                .filter_map(Result::err)
+                .map(|error| format!("{size}: {error}")),
         );
     }
-    for disks in [1, 8] {
-        let mut machine = bench.machine(bench.one_character());
-        // A disk is locked by who uses it, so each is a file of its own.
-        machine.disks = (0..disks)
-            .map(|number| format!("{DISK}.{number}"))
-            .collect();
-        bench.make_disks(&machine.disks)?;
-        let name = if disks == 1 {
-            "1 disk".into()
-        } else {
-            format!("{disks} disks")
-        };
-        place.time(
-            &format!("start and stop, {name}"),
-            bench.shortest_run(vmm, &machine)?,
-        );
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Unexpected(errors.join("; "))),
     }
-    for mib in [128, 512, 2048] {
-        let mut machine = bench.machine(bench.one_character());
-        machine.memory_mib = mib;
-        place.time(
-            &format!("start and stop, {mib} MiB"),
-            bench.shortest_run(vmm, &machine)?,
-        );
-    }
-    Ok(())
 }

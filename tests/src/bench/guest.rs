@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::report::float;
+use super::size::Size;
 use super::vmm::{Machine, Vmm};
-use super::{Error, Result, Subject, payload, read, write};
+use super::{Error, HOST_MEMORY_MIB, Result, Subject, payload, read, resident, write};
 use crate::host::{Direct, Host, HostConfig, Process};
 use crate::initramfs::Initramfs;
 use crate::provision::{
@@ -26,8 +27,11 @@ pub(super) const CONSOLE: &str = "/tmp/bench/console";
 /// The host's end of the guest's network.
 pub(super) const TAP: &str = "tap9";
 
-/// A run is repeated until it took this long.
+/// A run is repeated until it took this long, nanoseconds.
 const LONG_ENOUGH: f64 = 30e6;
+
+/// A run that takes longer is not repeated, nanoseconds.
+const TOO_LONG: f64 = 1e9;
 
 /// Minutes of real time that one guest may take.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -38,13 +42,17 @@ const MODULES: [&str; 4] = ["virtio_mmio", "virtio_blk", "virtio_console", "virt
 /// What is on a guest kernel's command line beside its tasks.
 const COMMAND_LINE: &str = "console=ttyS0 quiet";
 
-/// The figures that a guest, or the host itself, printed, by task.
+/// The figures that a guest, or the host itself, printed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Results(BTreeMap<String, Vec<u64>>);
+pub(super) struct Results {
+    by_task: BTreeMap<String, Vec<u64>>,
+    /// What it said of tasks that failed.
+    failures: Vec<String>,
+}
 
 impl Results {
-    fn parse(output: &str) -> Result<Self> {
-        let mut results = BTreeMap::new();
+    fn parse(output: &str) -> Self {
+        let mut results = Self::default();
         for line in output.lines() {
             // What a task printed may be in front of it.
             let Some((_, line)) = line.rsplit_once('@') else {
@@ -52,28 +60,45 @@ impl Results {
             };
             let (task, figures) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
             if task == "failed" {
-                return Err(Error::Unexpected(format!("in the guest: {figures}")));
+                results.failures.push(figures.to_owned());
+                continue;
             }
             let figures = figures
                 .split(' ')
                 .filter_map(|figure| figure.parse().ok())
                 .collect();
-            results.insert(task.to_owned(), figures);
+            results.by_task.insert(task.to_owned(), figures);
         }
-        Ok(Self(results))
+        results
     }
 
     /// The one figure of a task.
     pub(super) fn one(&self, task: &str) -> Result<u64> {
-        let figures = self.0.get(task);
+        let figures = self.by_task.get(task);
         figures
             .and_then(|figures| figures.first().copied())
-            .ok_or_else(|| Error::Unexpected(format!("nothing came of {task}")))
+            .ok_or_else(|| {
+                let failures = self.failures.iter().map(|failure| format!("; {failure}"));
+                let failures: String = failures.collect();
+                Error::Unexpected(format!("nothing came of {task}{failures}"))
+            })
     }
 
     pub(super) fn merge(&mut self, other: Self) {
-        self.0.extend(other.0);
+        self.by_task.extend(other.by_task);
+        self.failures.extend(other.failures);
     }
+}
+
+/// What came of a guest.
+#[derive(Debug, Clone)]
+pub(super) struct Done {
+    /// What it measured itself.
+    pub(super) results: Results,
+    /// What was seen in the host while it rested, by [`resident::script`].
+    pub(super) seen: String,
+    /// The guest's memory.
+    pub(super) memory_mib: u32,
 }
 
 /// The host, and what its guests are made of.
@@ -85,7 +110,10 @@ pub(super) struct Bench {
     qemu_modules: (&'static str, String),
     /// Tasks of the guest that subjects share.
     standard: Vec<String>,
-    done: RefCell<BTreeMap<String, Results>>,
+    /// What came of such guests, or why nothing did, by VMM.
+    done: RefCell<BTreeMap<(String, Size), std::result::Result<Done, String>>>,
+    /// What came of the same tasks without a VMM.
+    floor: RefCell<Option<Results>>,
     kernel: KernelFiles,
     files: tempfile::TempDir,
 }
@@ -106,7 +134,7 @@ impl Bench {
         write(&files.path().join("sbi-console"), &payload::sbi_console())?;
         write(&files.path().join("initrd"), &initrd(&kernel, &probe)?)?;
 
-        let host = Host::boot(config.module("tun").lifetime(None))?;
+        let host = Host::boot(config.module("tun").module("vhost_net").lifetime(None))?;
         let mut bench = Self {
             host,
             vmms: Vec::new(),
@@ -114,6 +142,7 @@ impl Bench {
             qemu_modules: ("QEMU_MODULE_DIR", String::new()),
             standard: standard_tasks(subjects),
             done: RefCell::default(),
+            floor: RefCell::default(),
             kernel,
             files,
         };
@@ -137,6 +166,39 @@ impl Bench {
             bench.vmms.push(vmm.clone());
         }
         Ok(bench)
+    }
+
+    /// What somebody needs to know who measures again.
+    pub(super) fn conditions(&self) -> Result<Vec<(String, String)>> {
+        let qemu = provision::qemu()?.version();
+        let mut conditions = vec![
+            ("date".to_owned(), self.shell("date -u +%Y-%m-%d")?),
+            (
+                "host".to_owned(),
+                format!(
+                    "Linux {}, on one hart with {HOST_MEMORY_MIB} MiB of QEMU {}.{}.{}, an instruction a nanosecond",
+                    self.shell("uname -r")?.trim(),
+                    qemu.0,
+                    qemu.1,
+                    qemu.2
+                ),
+            ),
+            (
+                "guests".to_owned(),
+                format!("Linux {}", self.kernel.release),
+            ),
+        ];
+        for (name, program) in &self.programs {
+            let mut words = program.clone();
+            words.push("--version".into());
+            let said = self.host.exec(words).output(LIMIT)?.stdout_text();
+            let version = said.lines().next().unwrap_or_default();
+            conditions.push((name.clone(), version.to_owned()));
+        }
+        for (_, value) in &mut conditions {
+            *value = value.trim().to_owned();
+        }
+        Ok(conditions)
     }
 
     /// The VMMs to measure.
@@ -210,10 +272,13 @@ impl Bench {
         machine
     }
 
-    /// Files for disks, a megabyte each.
+    /// Makes the files of disks that are not there yet.
     pub(super) fn make_disks(&self, paths: &[String]) -> Result<()> {
         for path in paths {
-            self.in_host(&format!("disk-make:{path}:{}", 1 << 20))?;
+            let there = self.shell(&format!("test -e {path} && echo yes; true"))?;
+            if there.is_empty() {
+                self.in_host(&format!("disk-make:{path}:{DISK_SIZE}"))?;
+            }
         }
         Ok(())
     }
@@ -242,7 +307,7 @@ impl Bench {
                 finished.stderr_text()
             )));
         }
-        Results::parse(&finished.stdout_text())
+        Ok(Results::parse(&finished.stdout_text()))
     }
 
     /// Does a task in the host itself.
@@ -255,16 +320,19 @@ impl Bench {
         let mut words = vec!["run".into(), count.to_string(), OUTPUT.to_owned()];
         words.extend(self.command(vmm, machine)?);
         let results = self.probe(words)?;
-        Ok(results.0.into_values().next().unwrap_or_default())
+        Ok(results.by_task.into_values().next().unwrap_or_default())
     }
 
     /// How long a VMM takes from start to end, on average over so many runs that the time is well measured. The first
-    /// run, which finds nothing in the host's caches, is left out.
+    /// run, which finds nothing in the host's caches, is left out, unless that does not count beside what it takes.
     pub(super) fn shortest_run(&self, vmm: &Vmm, machine: &Machine) -> Result<f64> {
-        let first = self.runs(vmm, machine, 2)?.last().copied().unwrap_or(0);
-        let count = (LONG_ENOUGH / float(first).max(1.0))
-            .ceil()
-            .clamp(2.0, 20.0);
+        let once = || -> Result<f64> { Ok(float(self.runs(vmm, machine, 1)?.iter().sum())) };
+        let cold = once()?;
+        if cold > TOO_LONG {
+            return Ok(cold);
+        }
+        let first = once()?;
+        let count = (LONG_ENOUGH / first.max(1.0)).ceil().clamp(2.0, 20.0);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -278,9 +346,9 @@ impl Bench {
     pub(super) fn guest(&self, vmm: &Vmm, machine: &Machine) -> Result<Results> {
         let run = self.runs(vmm, machine, 1);
         let output = self.host.read_file(OUTPUT)?;
-        let results = Results::parse(&String::from_utf8_lossy(&output))?;
+        let results = Results::parse(&String::from_utf8_lossy(&output));
         match run {
-            Err(error) if results.0.is_empty() => Err(error),
+            Err(error) if results.by_task.is_empty() => Err(error),
             _ => Ok(results),
         }
     }
@@ -292,30 +360,84 @@ impl Bench {
             .map_err(|_| Error::Unexpected(format!("stat answers {size}")))
     }
 
-    /// What the guest measured that does the tasks of all subjects which want the usual machine with one disk.
-    pub(super) fn standard_guest(&self, vmm: &Vmm) -> Result<Results> {
-        if let Some(done) = self.done.borrow().get(&vmm.name) {
-            return Ok(done.clone());
-        }
-        let mut machine = self.linux(&self.standard);
-        machine.disks = vec![DISK.into()];
-        let results = self.guest(vmm, &machine)?;
-        self.done
-            .borrow_mut()
-            .insert(vmm.name.clone(), results.clone());
-        Ok(results)
+    /// What came of the guest that does the tasks of all subjects which share one, and of the others of its kind, with
+    /// machines of other sizes.
+    pub(super) fn standard_guest(&self, vmm: &Vmm, size: Size) -> Result<Done> {
+        let key = (vmm.name.clone(), size);
+        let known = self.done.borrow().get(&key).cloned();
+        let done = known.unwrap_or_else(|| {
+            let done = self.watched_guest(vmm, size);
+            let done = done.map_err(|error| error.to_string());
+            self.done.borrow_mut().insert(key, done.clone());
+            done
+        });
+        done.map_err(Error::Unexpected)
     }
 
-    /// The same kernel with the same tasks, but those with a disk, on a machine of the host's kind without a host.
+    /// Runs such a guest to its end, and looks at its VMM while it rests, if that is among its tasks.
+    fn watched_guest(&self, vmm: &Vmm, size: Size) -> Result<Done> {
+        let mut machine = self.linux(&self.standard);
+        size.apply(&mut machine);
+        self.make_disks(&machine.disks)?;
+        let watch = match self.standard.first() {
+            Some(task) if resident::tasks().contains(task) => resident::script(),
+            _ => String::new(),
+        };
+        // Seldom looked for, so that it does not disturb the guest's start. Twelve seconds is what the probe gives a guest as well.
+        let script = format!(
+            "\"$@\" </dev/null >{OUTPUT} 2>&1 & pid=$!\n\
+             n=0; until grep -q '@idle' {OUTPUT}; do sleep 5; kill -0 $pid || exit 1; n=$((n + 1))\n\
+             [ $n -lt 4 ] || {{ kill $pid; exit 1; }}; done\n\
+             {watch}\n\
+             (sleep {}; kill $pid) >/dev/null 2>&1 & guard=$!\n\
+             wait $pid; kill $guard; exit 0",
+            resident::REST + 12
+        );
+        let watched = match watch.is_empty() {
+            true => self
+                .guest(vmm, &machine)
+                .map(|results| (results, String::new())),
+            false => self.in_shell(vmm, &machine, &script),
+        };
+        let (results, seen) = watched?;
+        Ok(Done {
+            results,
+            seen,
+            memory_mib: machine.memory_mib,
+        })
+    }
+
+    /// Runs a guest by a script of the host's shell, in which `$@` is the VMM, and answers what it measured and what the script
+    /// printed.
+    fn in_shell(&self, vmm: &Vmm, machine: &Machine, script: &str) -> Result<(Results, String)> {
+        let words = self.command(vmm, machine)?;
+        let (variable, value) = &self.qemu_modules;
+        let exec = self
+            .host
+            .exec(["sh", "-c", script, "sh"])
+            .args(words)
+            .env(variable, value);
+        let finished = exec.output(LIMIT)?;
+        let output = self.host.read_file(OUTPUT)?;
+        let output = String::from_utf8_lossy(&output);
+        let results = Results::parse(&output);
+        if results.by_task.is_empty() {
+            let last = output.char_indices().rev().nth(600).map_or(0, |(at, _)| at);
+            return Err(Error::Unexpected(output[last..].to_owned()));
+        }
+        Ok((results, finished.stdout_text()))
+    }
+
+    /// The same kernel with the same tasks, but those with a disk and without anything to do, on a machine of the host's kind
+    /// without a host.
     pub(super) fn machine_without_host(&self) -> Result<Results> {
-        const NAME: &str = "without a VMM";
-        if let Some(done) = self.done.borrow().get(NAME) {
+        if let Some(done) = &*self.floor.borrow() {
             return Ok(done.clone());
         }
         let tasks: Vec<_> = self
             .standard
             .iter()
-            .filter(|task| !task.starts_with("disk"))
+            .filter(|task| !task.starts_with("disk") && !task.starts_with("rest"))
             .cloned()
             .collect();
         let config = HostConfig::new(self.host.chip())
@@ -326,27 +448,9 @@ impl Bench {
             initrd: &self.files.path().join("initrd"),
             command_line: &command_line(&tasks),
         };
-        let results = Results::parse(&direct.run(&config, LIMIT)?)?;
-        self.done.borrow_mut().insert(NAME.into(), results.clone());
+        let results = Results::parse(&direct.run(&config, LIMIT)?);
+        *self.floor.borrow_mut() = Some(results.clone());
         Ok(results)
-    }
-
-    /// Runs `script` while the guest of a VMM idles, and answers what it printed. In it, `$pid` is the VMM.
-    pub(super) fn while_idle(&self, vmm: &Vmm, machine: &Machine, script: &str) -> Result<String> {
-        let words = self.command(vmm, machine)?;
-        let (variable, value) = &self.qemu_modules;
-        let whole = format!(
-            "\"$@\" </dev/null >{OUTPUT} 2>&1 & pid=$!\n\
-             n=0; until grep -q '@idle' {OUTPUT}; do sleep 0.2; kill -0 $pid || exit 1; n=$((n + 1))\n\
-             [ $n -lt 60 ] || {{ kill $pid; exit 1; }}; done\n\
-             sleep 2\n{script}\nkill $pid; wait $pid; exit 0"
-        );
-        let exec = self
-            .host
-            .exec(["sh", "-c", &whole, "sh"])
-            .args(words)
-            .env(variable, value);
-        Ok(exec.check(LIMIT)?.stdout_text())
     }
 
     /// The size of a VMM's binary, bytes.
@@ -372,14 +476,16 @@ impl Bench {
     }
 }
 
-/// What the guest does that subjects share. The hardest for interrupt chips and drivers comes
-/// last, so that whoever fails there has the rest.
+/// What the guest does that subjects share. It rests first, as long as its VMM has done nothing but start it; and the hardest for
+/// interrupt chips and drivers comes last, so that whoever fails there has the others.
 fn standard_tasks(subjects: &[Subject]) -> Vec<String> {
-    let mut tasks: Vec<_> = subjects
-        .iter()
-        .flat_map(|subject| subject.tasks())
-        .collect();
-    tasks.sort_by_key(|task| task.ends_with(":32"));
+    let mut tasks: Vec<String> = Vec::new();
+    for task in subjects.iter().flat_map(|subject| subject.tasks()) {
+        if !tasks.contains(&task) {
+            tasks.push(task);
+        }
+    }
+    tasks.sort_by_key(|task| (!task.starts_with("rest"), task.ends_with(":32")));
     tasks
 }
 
@@ -413,11 +519,12 @@ mod tests {
 
     #[test]
     fn results_are_found_among_what_else_is_printed() {
-        let results =
-            Results::parse("hvrun: hello\r\n@init 12\r\nxxxx@console:/dev/ttyS0:4 7\r\n").unwrap();
+        let results = Results::parse(
+            "hvrun: hello\r\n@init 12\r\nxxxx@console:/dev/ttyS0:4 7\r\n@failed disk: no such file\r\n",
+        );
         assert_eq!(results.one("init").unwrap(), 12);
         assert_eq!(results.one("console:/dev/ttyS0:4").unwrap(), 7);
-        assert!(results.one("disk").is_err());
-        assert!(Results::parse("@failed disk-read: no such file").is_err());
+        let error = results.one("disk").unwrap_err().to_string();
+        assert!(error.contains("no such file"), "{error}");
     }
 }

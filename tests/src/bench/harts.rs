@@ -1,8 +1,9 @@
 //! Timer interrupts, and threads that wake each other, on one hart and on four.
 
 use super::Result;
-use super::guest::{Bench, Results};
+use super::guest::{Bench, Done, Results};
 use super::report::{Place, float};
+use super::size::Size;
 use super::vmm::Vmm;
 
 /// A sleep, nanoseconds, and how many.
@@ -18,30 +19,26 @@ pub(super) fn tasks() -> Vec<String> {
 }
 
 pub(super) fn measure(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result<()> {
-    record(&bench.standard_guest(vmm)?, 1, place)?;
-    let mut machine = bench.linux(&tasks());
-    machine.cpus = 4;
-    let results = bench.guest(vmm, &machine)?;
-    record(&results, 4, place)?;
-    place.time("kernel start to init, 4 harts", float(results.one("init")?));
+    for size in [Size::Usual, Size::Harts(4)] {
+        record(&bench.standard_guest(vmm, size)?, &mut place.of(size))?;
+    }
     Ok(())
 }
 
 pub(super) fn floor(bench: &Bench, place: &mut Place<'_>) -> Result<()> {
-    record(&bench.machine_without_host()?, 1, place)
+    times(&bench.machine_without_host()?, place)
 }
 
-fn record(results: &Results, harts: u32, place: &mut Place<'_>) -> Result<()> {
-    let harts = if harts == 1 {
-        "1 hart".into()
-    } else {
-        format!("{harts} harts")
-    };
+pub(super) fn record(done: &Done, place: &mut Place<'_>) -> Result<()> {
+    times(&done.results, place)
+}
+
+fn times(results: &Results, place: &mut Place<'_>) -> Result<()> {
     let [sleep, ping] = [&tasks()[0], &tasks()[1]];
     let (nanoseconds, count) = SLEEP;
     let late = float(results.one(sleep)?) / float(count) - float(nanoseconds);
-    place.time(&format!("a sleeper wakes late by, {harts}"), late);
+    place.time("a sleeper wakes late by", late);
     let ping = float(results.one(ping)?) / float(PINGS);
-    place.time(&format!("two threads wake each other, {harts}"), ping);
+    place.time("two threads wake each other", ping);
     Ok(())
 }

@@ -15,13 +15,17 @@ mod payload;
 mod profile;
 mod report;
 mod resident;
+mod size;
 mod start;
 mod vmm;
 
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 
 pub use profile::{Profile, Work, profile};
 pub use report::{Column, Figure, Report, Unit};
+pub use size::Size;
 pub use vmm::{Template, Vmm, VmmError};
 
 use crate::host::{self, HostChip, HostConfig};
@@ -69,7 +73,7 @@ pub enum Subject {
     Resident,
     /// TCP.
     Network,
-    /// How the start grows with vCPUs, disks and memory.
+    /// How all of these grow with vCPUs, disks and memory.
     Growth,
 }
 
@@ -104,10 +108,15 @@ impl Subject {
     /// What the standard guest, which several subjects share, does for it.
     fn tasks(self) -> Vec<String> {
         match self {
-            Self::Disk => disk::tasks("/dev/vda"),
-            Self::Console => vec![consoles::task("/dev/ttyS0")],
+            Self::Disk => disk::tasks(),
+            Self::Console => consoles::tasks(),
             Self::Harts => harts::tasks(),
-            _ => Vec::new(),
+            Self::Resident => resident::tasks(),
+            Self::Growth => {
+                let others = Self::ALL.into_iter().filter(|other| *other != Self::Growth);
+                others.flat_map(Self::tasks).collect()
+            }
+            Self::Start | Self::Boot | Self::Network => Vec::new(),
         }
     }
 }
@@ -124,7 +133,8 @@ impl std::str::FromStr for Subject {
     }
 }
 
-/// Measures these subjects on hosts of these kinds. `progress` is told what comes next.
+/// Measures these subjects on hosts of these kinds, at the same time: their clocks do not know of each other. `progress` is
+/// told what comes next.
 ///
 /// # Errors
 /// A host does not come up, or a part of it is missing. What a single VMM cannot do is a figure that is not there, and a line
@@ -133,54 +143,79 @@ pub fn run(
     subjects: &[Subject],
     chips: &[HostChip],
     vmms: &[Vmm],
-    progress: &dyn Fn(&str),
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<Report> {
+    thread::scope(|scope| {
+        let hosts: Vec<_> = chips
+            .iter()
+            .map(|chip| scope.spawn(|| on_host(subjects, *chip, vmms, progress)))
+            .collect();
+        let mut report = Report::default();
+        for host in hosts {
+            report.merge(host.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+        }
+        Ok(report)
+    })
+}
+
+fn on_host(
+    subjects: &[Subject],
+    chip: HostChip,
+    vmms: &[Vmm],
+    progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Report> {
     let mut report = Report::default();
-    for &chip in chips {
-        progress(&format!("{chip}: booting the host"));
-        let bench = Bench::boot(config(chip), subjects, vmms)?;
-        for &subject in subjects {
-            progress(&format!("{chip}: {}, the floor", subject.name()));
-            let mut column = report.column(chip, Column::Floor);
+    progress(&format!("{chip}: booting the host"));
+    let bench = Bench::boot(config(chip), subjects, vmms)?;
+    for (name, value) in bench.conditions()? {
+        report.condition(&name, &value);
+    }
+    for &subject in subjects {
+        progress(&format!("{chip}: {}, the floor", subject.name()));
+        let mut column = report.column(chip, Column::Floor);
+        let measured = match subject {
+            Subject::Boot => boot::floor(&bench, &mut column),
+            Subject::Disk => disk::floor(&bench, &mut column),
+            Subject::Console => consoles::floor(&bench, &mut column),
+            Subject::Harts => harts::floor(&bench, &mut column),
+            _ => Ok(()),
+        };
+        if let Err(error) = measured {
+            progress(&format!("{chip}: {}, the floor: {error}", subject.name()));
+        }
+        for vmm in bench.vmms() {
+            progress(&format!("{chip}: {}, {}", subject.name(), vmm.name));
+            let mut column = report.column(chip, Column::Vmm(vmm.name.clone()));
             let measured = match subject {
-                Subject::Boot => boot::floor(&bench, &mut column),
-                Subject::Disk => disk::floor(&bench, &mut column),
-                Subject::Console => consoles::floor(&bench, &mut column),
-                Subject::Harts => harts::floor(&bench, &mut column),
-                _ => Ok(()),
+                Subject::Start => start::measure(&bench, vmm, &mut column),
+                Subject::Boot => boot::measure(&bench, vmm, &mut column),
+                Subject::Disk => disk::measure(&bench, vmm, &mut column),
+                Subject::Console => consoles::measure(&bench, vmm, &mut column),
+                Subject::Harts => harts::measure(&bench, vmm, &mut column),
+                Subject::Resident => resident::measure(&bench, vmm, &mut column),
+                Subject::Network => network::measure(&bench, vmm, &mut column),
+                Subject::Growth => growth::measure(&bench, vmm, &mut column),
             };
             if let Err(error) = measured {
-                progress(&format!("{chip}: {}, the floor: {error}", subject.name()));
-            }
-            for vmm in bench.vmms() {
-                progress(&format!("{chip}: {}, {}", subject.name(), vmm.name));
-                let mut column = report.column(chip, Column::Vmm(vmm.name.clone()));
-                let measured = match subject {
-                    Subject::Start => start::measure(&bench, vmm, &mut column),
-                    Subject::Boot => boot::measure(&bench, vmm, &mut column),
-                    Subject::Disk => disk::measure(&bench, vmm, &mut column),
-                    Subject::Console => consoles::measure(&bench, vmm, &mut column),
-                    Subject::Harts => harts::measure(&bench, vmm, &mut column),
-                    Subject::Resident => resident::measure(&bench, vmm, &mut column),
-                    Subject::Network => network::measure(&bench, vmm, &mut column),
-                    Subject::Growth => growth::measure(&bench, vmm, &mut column),
-                };
-                if let Err(error) = measured {
-                    progress(&format!(
-                        "{chip}: {}, {}: {error}",
-                        subject.name(),
-                        vmm.name
-                    ));
-                }
+                progress(&format!(
+                    "{chip}: {}, {}: {error}",
+                    subject.name(),
+                    vmm.name
+                ));
             }
         }
     }
     Ok(report)
 }
 
+/// Of the hosts' memory: everything is in it, and the largest guest.
+const HOST_MEMORY_MIB: u32 = 4096;
+
 /// The host that everything is measured in.
 fn config(chip: HostChip) -> HostConfig {
-    HostConfig::new(chip).instruction_clock().memory_mib(4096)
+    HostConfig::new(chip)
+        .instruction_clock()
+        .memory_mib(HOST_MEMORY_MIB)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -1,25 +1,42 @@
 //! What a VMM takes while its guest idles: memory beyond the guest's, threads, exits and time; and the size of its binary.
 
-use super::guest::Bench;
+use super::guest::{Bench, Done};
 use super::report::{Place, float};
-use super::vmm::{Machine, Vmm};
+use super::size::Size;
+use super::vmm::Vmm;
 use super::{Error, Result};
 
-/// Seconds for which the idle guest is watched.
+/// Seconds for which the resting guest is watched.
 const WATCHED: u64 = 10;
+/// Seconds for which it rests: until it is found to do so, and then for as long as it is watched.
+pub(super) const REST: u64 = 40;
 
 /// The sum of KVM's count of exits, and that of the time that the VMM's threads have run, in nanoseconds.
 const COUNTERS: &str = "cat /sys/kernel/debug/kvm/exits; cat /proc/$pid/task/*/schedstat | \
                         awk '{ total += $1 } END { printf \"%.0f\\n\", total }'";
 
+/// What the guest does.
+pub(super) fn tasks() -> Vec<String> {
+    vec![format!("rest:{REST}")]
+}
+
+/// What the host's shell looks at meanwhile. `$pid` is the VMM.
+pub(super) fn script() -> String {
+    format!(
+        "sleep 2; {COUNTERS}; sleep {WATCHED}; {COUNTERS}; ls /proc/$pid/task | wc -l; cat /proc/$pid/smaps"
+    )
+}
+
 pub(super) fn measure(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result<()> {
-    let mut machine = bench.linux(&["idle".into()]);
-    machine.disks = vec![super::guest::DISK.into()];
-    let script = format!(
-        "{COUNTERS}; sleep {WATCHED}; {COUNTERS}; ls /proc/$pid/task | wc -l; cat /proc/$pid/smaps"
-    );
-    let said = bench.while_idle(vmm, &machine, &script)?;
-    let mut lines = said.lines();
+    place.bytes("binary", bench.binary_size(vmm)?);
+    for size in [Size::Usual, Size::Harts(8)] {
+        record(&bench.standard_guest(vmm, size)?, &mut place.of(size))?;
+    }
+    Ok(())
+}
+
+pub(super) fn record(done: &Done, place: &mut Place<'_>) -> Result<()> {
+    let mut lines = done.seen.lines();
     let mut number = || {
         let line = lines.next().unwrap_or_default();
         let number: std::result::Result<u64, _> = line.trim().parse();
@@ -28,10 +45,10 @@ pub(super) fn measure(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result
     let [exits, time, exits_later, time_later, threads] =
         [number()?, number()?, number()?, number()?, number()?];
     let smaps: Vec<&str> = lines.collect();
-    let resident = beyond_guest_ram(&smaps, &machine, "Rss:");
+    let resident = beyond_guest_ram(&smaps, done.memory_mib, "Rss:");
     place.bytes("memory beyond guest RAM", resident);
     // The rest is the program's file, of which there is one for all VMs.
-    let own = beyond_guest_ram(&smaps, &machine, "Anonymous:");
+    let own = beyond_guest_ram(&smaps, done.memory_mib, "Anonymous:");
     place.bytes("of it, for each further VM", own);
     place.count("threads", float(threads));
     let per_second = |before: u64, after: u64| float(after.saturating_sub(before)) / float(WATCHED);
@@ -43,21 +60,12 @@ pub(super) fn measure(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result
         "time of an idle guest, a second",
         per_second(time, time_later),
     );
-    place.bytes("binary", bench.binary_size(vmm)?);
-
-    machine.cpus = 8;
-    let said = bench.while_idle(vmm, &machine, "cat /proc/$pid/smaps")?;
-    let smaps: Vec<&str> = said.lines().collect();
-    place.bytes(
-        "memory beyond guest RAM, 8 harts",
-        beyond_guest_ram(&smaps, &machine, "Rss:"),
-    );
     Ok(())
 }
 
 /// The sum of a field, in bytes, of all mappings (proc_pid_smaps(5)) but that of the guest's RAM, the one that is large
 /// enough.
-fn beyond_guest_ram(smaps: &[&str], machine: &Machine, field: &str) -> u64 {
+fn beyond_guest_ram(smaps: &[&str], memory_mib: u32, field: &str) -> u64 {
     let mut total = 0;
     let mut size = 0;
     for line in smaps {
@@ -68,7 +76,7 @@ fn beyond_guest_ram(smaps: &[&str], machine: &Machine, field: &str) -> u64 {
         };
         match name {
             "Size:" => size = kib,
-            _ if name == field && size < u64::from(machine.memory_mib) << 10 => total += kib << 10,
+            _ if name == field && size < u64::from(memory_mib) << 10 => total += kib << 10,
             _ => {}
         }
     }
@@ -84,11 +92,7 @@ mod tests {
         let smaps = "10000-42000 r-xp 00000000 00:01 1 /bin/x\nSize: 200 kB\nRss: 100 kB\nPss: 90 kB\n\
                      7f0000-8f0000 rw-p 0 0:0 0\nSize: 65536 kB\nRss: 5000 kB\n\
                      9f0000-9f1000 rw-p 0 0:0 0\nSize: 4 kB\nRss: 4 kB\n";
-        let machine = Machine {
-            memory_mib: 64,
-            ..Machine::default()
-        };
         let smaps: Vec<&str> = smaps.lines().collect();
-        assert_eq!(beyond_guest_ram(&smaps, &machine, "Rss:"), 104 << 10);
+        assert_eq!(beyond_guest_ram(&smaps, 64, "Rss:"), 104 << 10);
     }
 }

@@ -14,8 +14,10 @@ pub struct Vmm {
 }
 
 /// The arguments that make a VMM run a machine: words, in which `{kernel}`, `{cpus}`, `{memory}` (MiB) and `{cmdline}` are filled in, and
-/// groups in square brackets, which are there once for each `{initrd}`, `{disk}`, `{tap}` or `{console}` (a file, for the
-/// output of a virtio console) that the machine has; `{n}` is its number.
+/// groups in square brackets, which are there once for each `{initrd}`, `{disk}`, `{tap}`, `{vhost}` (a tap whose packets the
+/// host's kernel moves) or `{console}` (a file, for the output of a virtio console) that the machine has; `{n}` is its
+/// number. A group that begins with the variable and a colon, as `[{console}: --virtio-console]`, is there for each without
+/// naming it: such a console prints where the VMM does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(Vec<Part>);
 
@@ -27,7 +29,7 @@ enum Part {
 }
 
 /// What a machine has any number of.
-const REPEATED: [&str; 4] = ["{initrd}", "{disk}", "{tap}", "{console}"];
+const REPEATED: [&str; 5] = ["{initrd}", "{disk}", "{tap}", "{vhost}", "{console}"];
 
 /// A VMM that cannot be started that way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +41,7 @@ pub enum VmmError {
     Unknown(String),
     /// Brackets.
     #[error(
-        "{0:?}: each [group] ends, holds no other, and has one of {{initrd}}, {{disk}}, {{tap}} and {{console}}"
+        "{0:?}: each [group] ends, holds no other, and has one of {{initrd}}, {{disk}}, {{tap}}, {{vhost}} and {{console}}"
     )]
     Group(String),
 }
@@ -53,25 +55,30 @@ pub(super) struct Machine {
     pub(super) cpus: u32,
     pub(super) memory_mib: u32,
     pub(super) disks: Vec<String>,
+    /// A tap interface of the host's whose packets the VMM moves.
     pub(super) tap: Option<String>,
+    /// One whose packets the host's kernel moves, by vhost-net.
+    pub(super) vhost: Option<String>,
     /// Where a virtio console leads.
     pub(super) console: Option<String>,
 }
 
-const HVRUN: &str = "--kernel {kernel} [--initrd {initrd}] [--disk {disk}] [--net tap={tap}] --cpus {cpus} \
-                     --memory {memory}M --console serial [--console virtio,to=file:{console}] --cmdline {cmdline}";
+const HVRUN: &str = "--kernel {kernel} [--initrd {initrd}] [--disk {disk}] [--net tap={tap},vhost=off] [--net tap={vhost},vhost=on] \
+                     --cpus {cpus} --memory {memory}M --console serial [--console virtio,to=file:{console}] --cmdline {cmdline}";
 
 const QEMU: &str = "-M virt -accel kvm -cpu host -smp {cpus} -m {memory}M -nodefaults -no-user-config -display none \
                     -global virtio-mmio.force-legacy=false -chardev stdio,id=serial,signal=off -serial chardev:serial \
                     -kernel {kernel} [-initrd {initrd}] \
                     [-drive if=none,id=disk{n},format=raw,file={disk} -device virtio-blk-device,drive=disk{n}] \
                     [-netdev tap,id=net{n},ifname={tap},script=no,downscript=no -device virtio-net-device,netdev=net{n}] \
+                    [-netdev tap,id=vhost{n},ifname={vhost},script=no,downscript=no,vhost=on -device virtio-net-device,netdev=vhost{n}] \
                     [-chardev file,id=console,path={console} -device virtio-serial-device -device virtconsole,chardev=console] \
                     -append {cmdline}";
 
-/// As its documentation has it.
-const KVMTOOL: &str = "run --name bench{n} -c {cpus} -m {memory} -k {kernel} [-i {initrd}] [-d {disk}] \
-                       [-n mode=tap,tapif={tap}] --console serial -p {cmdline}";
+/// Without the devices that it has unasked, and with the transport that the others have.
+const KVMTOOL: &str = "run --nodefaults --virtio-transport mmio -c {cpus} -m {memory} -k {kernel} [-i {initrd}] [-d {disk}] \
+                       -n mode=none [-n mode=tap,tapif={tap}] [-n mode=tap,tapif={vhost},vhost=1] \
+                       --console serial [{console}: --console virtio] -p {cmdline}";
 
 impl Vmm {
     /// hvrun, from this binary.
@@ -142,9 +149,10 @@ impl std::str::FromStr for Template {
                 None => parts.push(Part::Word(word.into())),
             }
             if ends {
-                let words = group.take().ok_or_else(wrong)?;
+                let mut words = group.take().ok_or_else(wrong)?;
                 let has = |variable: &&&str| words.iter().any(|word| word.contains(**variable));
                 let variable = REPEATED.iter().find(has).ok_or_else(wrong)?;
+                words.retain(|word| word.strip_suffix(':') != Some(*variable));
                 parts.push(Part::Group(variable, words));
             }
         }
@@ -169,6 +177,7 @@ impl Template {
                 "{initrd}" => machine.initrd.iter().collect(),
                 "{disk}" => machine.disks.iter().collect(),
                 "{tap}" => machine.tap.iter().collect(),
+                "{vhost}" => machine.vhost.iter().collect(),
                 _ => machine.console.iter().collect(),
             }
         };
@@ -237,6 +246,25 @@ mod tests {
             ..machine()
         };
         assert_eq!(template.arguments(&tap), None, "there is no group for it");
+    }
+
+    #[test]
+    fn a_group_need_not_name_what_it_is_for() {
+        let template: Template = "--console serial [{console}: --console virtio]"
+            .parse()
+            .unwrap();
+        assert_eq!(
+            template.arguments(&machine()).unwrap(),
+            ["--console", "serial"]
+        );
+        let console = Machine {
+            console: Some("file".into()),
+            ..machine()
+        };
+        assert_eq!(
+            template.arguments(&console).unwrap(),
+            ["--console", "serial", "--console", "virtio"]
+        );
     }
 
     #[test]

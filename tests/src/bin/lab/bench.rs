@@ -19,15 +19,16 @@ pub(super) struct Options {
     host: Option<HostChip>,
     /// Another VMM beside hvrun and QEMU: a static riscv64 binary of this machine. Where its name does not begin with hvrun or
     /// kvmtool, its arguments follow, with {kernel}, {cpus}, {memory} (MiB) and {cmdline}, and in brackets what is there for
-    /// each initrd, disk, tap, and file that a virtio console prints to:
+    /// each initrd, disk, tap, vhost (a tap for vhost-net), and console (a file that a virtio console prints to); what has no
+    /// group is not measured:
     /// --vmm 'mine=path/mine --image {kernel} [--initrd {initrd}] [--disk {disk}] --cpus {cpus} --ram {memory} --append {cmdline}'
     #[arg(long = "vmm", value_name = "NAME=PATH[ ARGUMENTS]")]
     vmms: Vec<Vmm>,
     /// Measure these VMMs alone: hvrun, qemu, or the name of a --vmm; repeatable.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Write the figures to this file as well: an array of objects with `name`, `unit` and `hosts`, in which are values by
-    /// kind of host and by VMM or `floor`.
+    /// Write the figures to this file as well: `conditions`, with names and values, and `figures`, each with `name`, `unit`,
+    /// `hosts`, in which are values by kind of host and by VMM or `floor`, and `growth`, in which they are by size as well.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -47,7 +48,9 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
         Some(chip) => std::slice::from_ref(chip),
         None => &HostChip::ALL,
     };
-    let report = bench::run(subjects, chips, &vmms, &|line| eprintln!("lab: {line}"))?;
+    let mut report = bench::run(subjects, chips, &vmms, &|line| eprintln!("lab: {line}"))?;
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    report.condition("command", &format!("cargo lab {}", words.join(" ")));
     print!("{report}");
     if let Some(path) = &options.json {
         std::fs::write(path, format!("{:#}\n", report.json())).map_err(|error| Failure {
