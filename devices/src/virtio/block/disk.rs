@@ -94,9 +94,9 @@ enum Direction {
 /// The file systems that keep files in memory (linux/magic.h). They refuse RWF_NOWAIT, and do not need it.
 const IN_MEMORY: [FsType; 2] = [TMPFS_MAGIC, FsType(0x8584_58f6)];
 
-/// How many buffers go into one system call: all that Linux's driver puts into a request, 4 KiB of the stack. The kernel takes
-/// up to 1024 (`IOV_MAX`).
-const VECTOR_SIZE: usize = 256;
+/// How many buffers go into one system call. The kernel takes up to 1024 (`IOV_MAX`), but the host spends a fifth more on
+/// writing a MiB by 256 buffers at once than by 64 (Linux 6.12, tmpfs).
+const VECTOR_SIZE: usize = 64;
 
 /// How many zeros are written at once where the file system cannot zero a range by itself, in bytes.
 const ZEROS: usize = 64 * 1024;
