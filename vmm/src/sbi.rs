@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use hv_core::addr::GuestPhysAddr;
-use hv_core::sbi::{Access, BadMemory, ConsoleError, Platform, base, dbcn, legacy, susp};
+use hv_core::sbi::{
+    Access, BadMemory, ConsoleError, ERR_INVALID_PARAM, Platform, base, dbcn, legacy, susp,
+};
 use hv_devices::console::{ConsoleOutput, InputSink};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -33,6 +35,15 @@ impl Platform for SbiPlatform {
     fn console_write(&mut self, bytes: &[u8]) -> Result<usize, ConsoleError> {
         self.output.write(bytes);
         Ok(bytes.len())
+    }
+
+    fn console_write_memory(&mut self, address: GuestPhysAddr, size: u64) -> Result<u64, i64> {
+        let length = usize::try_from(size).map_err(|_| ERR_INVALID_PARAM)?;
+        for slice in self.memory.get_slices(GuestAddress(address.0), length) {
+            self.output
+                .write_memory(&slice.map_err(|_| ERR_INVALID_PARAM)?);
+        }
+        Ok(size)
     }
 
     fn console_write_byte(&mut self, byte: u8) -> Result<(), ConsoleError> {
