@@ -9,6 +9,10 @@ use super::{Error, Result};
 const BYTES: u64 = 64 << 10;
 const UART: &str = "64 KiB to the UART";
 
+/// How many times as much goes to the virtio console. Linux's driver spins until the device has taken what it writes, and where the
+/// two share a hart, the host's scheduler may let it do so for milliseconds: one 64 KiB takes up to 3 times as long as another.
+const VIRTIO_TIMES: u64 = 16;
+
 pub(super) fn task(path: &str) -> String {
     format!("console:{path}:{BYTES}")
 }
@@ -18,13 +22,14 @@ pub(super) fn measure(bench: &Bench, vmm: &Vmm, place: &mut Place<'_>) -> Result
         place.time(UART, float(time));
     }
     sbi(bench, vmm, place)?;
-    let mut machine = bench.linux(&[task("/dev/hvc0")]);
+    let task = format!("console:/dev/hvc0:{}", VIRTIO_TIMES * BYTES);
+    let mut machine = bench.linux(std::slice::from_ref(&task));
     machine.console = Some(CONSOLE.into());
     if vmm.template.arguments(&machine).is_some() {
         let results = bench.guest(vmm, &machine)?;
         place.time(
             "64 KiB to virtio-console",
-            float(results.one(&task("/dev/hvc0"))?),
+            float(results.one(&task)?) / float(VIRTIO_TIMES),
         );
     }
     Ok(())
