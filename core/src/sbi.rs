@@ -164,6 +164,22 @@ pub trait Platform {
     /// [`ConsoleError`] if the console failed; being full is not a failure.
     fn console_write(&mut self, bytes: &[u8]) -> Result<usize, ConsoleError>;
 
+    /// Writes `size` bytes of guest memory to the console without waiting and returns how many it took: fewer mean that
+    /// the console is full, or that the rest is not memory.
+    ///
+    /// What is provided does it by [`read_memory`](Self::read_memory) and [`console_write`](Self::console_write), piece by
+    /// piece.
+    ///
+    /// # Errors
+    /// One of the error codes, if nothing was written: [`ERR_INVALID_PARAM`] if it is not memory, [`ERR_FAILED`] if the
+    /// console failed.
+    fn console_write_memory(&mut self, address: GuestPhysAddr, size: u64) -> Result<u64, i64>
+    where
+        Self: Sized,
+    {
+        dbcn::write_pieces(self, address, size)
+    }
+
     /// Writes one byte to the console and returns once the console has taken it.
     ///
     /// # Errors

@@ -3,19 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // In helpers, which the lint does not take for tests.
 
+#[path = "shared/session.rs"]
+mod session;
+
 use std::fs;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use hv_lab::provision::{self, DebianKernel, GUEST_PROMPT};
+use session::Session;
 use tempfile::TempDir;
 
 /// Long enough for anything here on any machine.
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_secs(600);
 
 fn lab(host: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
@@ -23,91 +24,15 @@ fn lab(host: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// A launcher with its streams on pipes. It is killed if a test fails, and QEMU with it.
-struct Session {
-    child: Child,
-    input: Option<ChildStdin>,
-    pieces: Receiver<Vec<u8>>,
-    output: String,
-    /// How much of the output a test has looked at.
-    seen: usize,
+/// Starts a launcher.
+fn start(command: &mut Command) -> Session {
+    Session::start(command, LONG)
 }
 
-impl Session {
-    fn start(command: &mut Command) -> Session {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let mut stdout = child.stdout.take().unwrap();
-        let (sender, pieces) = channel();
-        thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stdout.read(&mut bytes) {
-                if sender.send(bytes[..count].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Session {
-            input: child.stdin.take(),
-            child,
-            pieces,
-            output: String::new(),
-            seen: 0,
-        }
-    }
-
-    fn send(&mut self, text: &str) {
-        let input = self.input.as_mut().unwrap();
-        input.write_all(text.as_bytes()).unwrap();
-        input.flush().unwrap();
-    }
-
-    /// Waits for this in what comes after what was waited for before.
-    fn expect(&mut self, text: &str) {
-        let deadline = Instant::now() + LONG;
-        loop {
-            if let Some(found) = self.output[self.seen..].find(text) {
-                self.seen += found + text.len();
-                return;
-            }
-            let rest = deadline.saturating_duration_since(Instant::now());
-            match self.pieces.recv_timeout(rest) {
-                Ok(piece) => self.output += &String::from_utf8_lossy(&piece),
-                Err(RecvTimeoutError::Timeout) => panic!("no {text:?}:\n{}", self.output),
-                Err(RecvTimeoutError::Disconnected) => {
-                    panic!("it ended without {text:?}:\n{}", self.output)
-                }
-            }
-        }
-    }
-
-    /// Its exit code and everything it printed, once it ends by itself.
-    fn finish(mut self) -> (Option<i32>, String) {
-        self.input = None;
-        let deadline = Instant::now() + LONG;
-        loop {
-            let rest = deadline.saturating_duration_since(Instant::now());
-            match self.pieces.recv_timeout(rest) {
-                Ok(piece) => self.output += &String::from_utf8_lossy(&piece),
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("it does not end:\n{}", self.output),
-            }
-        }
-        let code = self.child.wait().unwrap().code();
-        (code, std::mem::take(&mut self.output))
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Its exit code and everything it printed, once it has found the end of its input.
+fn finish(mut session: Session) -> (Option<i32>, String) {
+    session.end_input();
+    session.finish()
 }
 
 fn text(path: &Path) -> &str {
@@ -136,7 +61,7 @@ fn a_guests_failure_is_the_commands_exit_code() {
     let kernel = ends_with_7(directory.path());
     for host in ["plic", "aia"] {
         let arguments = ["hvrun", "--bare", "--cpus", "2", "--kernel", text(&kernel)];
-        let (code, output) = Session::start(&mut lab(host, &arguments)).finish();
+        let (code, output) = finish(start(&mut lab(host, &arguments)));
         assert_eq!(code, Some(7), "{host}: {output}");
         assert!(output.contains("hv-bare: guest main"), "{output}");
     }
@@ -156,17 +81,17 @@ fn linux_boots_from_its_disk() {
         command.arg("--kernel").arg(&files.image);
         command.arg("--initrd").arg(&initrd);
         command.arg("--disk").arg(&disk);
-        let mut session = Session::start(&mut command);
+        let mut session = start(&mut command);
         // Sent before there is a machine: nothing gets lost.
         session.send("nproc; cat /proc/cmdline\n");
         session.send(
             "head -c 3000000 /dev/urandom > /data; sync; echo 3 > /proc/sys/vm/drop_caches\n",
         );
         session.send("md5sum /data; md5sum /data; grep -o 'vd[a-z]' /proc/partitions\npoweroff\n");
-        let (code, output) = session.finish();
+        let (code, output) = finish(session);
         assert_eq!(code, Some(0), "{output}");
         assert!(
-            output.contains("\n2\r\nconsole=ttyS0 root=/dev/vda rw\r\n"),
+            output.contains("\n2\nconsole=ttyS0 root=/dev/vda rw\n"),
             "{output}"
         );
         let sums: Vec<_> = output
@@ -192,24 +117,24 @@ fn two_guests_run_side_by_side() {
         &["bundle", text(&source), "-o", text(&bundle)],
     ));
     assert!(made.status.success(), "{made:?}");
-    let mut session = Session::start(&mut lab("plic", &["bare", text(&bundle)]));
+    let mut session = start(&mut lab("plic", &["bare", text(&bundle)]));
     let prompt = |name: &str| format!("[{name}] {GUEST_PROMPT}");
-    session.expect(&prompt("one"));
+    session.wait_for(&prompt("one"));
     session.send("echo in-$((6*7)) $(nproc)\n");
-    session.expect("[one] in-42 2");
+    session.wait_for("[one] in-42 2");
     // Ctrl-a and the guest's number.
     session.send("\x012");
-    session.expect("hv-bare: the keyboard is guest two's");
+    session.wait_for("hv-bare: the keyboard is guest two's");
     session.send("\necho at-$((6*7)) $(nproc)\n");
-    session.expect("[two] at-42 2");
+    session.wait_for("[two] at-42 2");
     session.send("poweroff\n");
-    session.expect("hv-bare: guest two has ended with code 0");
+    session.wait_for("hv-bare: guest two has ended with code 0");
     session.send("\x011");
-    session.expect("hv-bare: the keyboard is guest one's");
+    session.wait_for("hv-bare: the keyboard is guest one's");
     session.send("\necho still-$((6*7))\n");
-    session.expect("[one] still-42");
+    session.wait_for("[one] still-42");
     session.send("poweroff\n");
-    let (code, output) = session.finish();
+    let (code, output) = finish(session);
     assert_eq!(code, Some(0), "{output}");
 }
 
@@ -289,7 +214,7 @@ fn a_damaged_bundle_ends_the_machine_with_a_failure() {
     let bytes = fs::read(&bundle).unwrap();
     fs::write(&damaged, &bytes[..bytes.len() - 100]).unwrap();
     let arguments = ["bare", text(&bundle), "-initrd", text(&damaged)];
-    let (code, output) = Session::start(&mut lab("plic", &arguments)).finish();
+    let (code, output) = finish(start(&mut lab("plic", &arguments)));
     assert!(code.is_some_and(|code| code != 0), "{output}");
     let complaints = output.lines().filter(|line| line.starts_with("hv-bare: "));
     assert_eq!(complaints.count(), 1, "{output}");

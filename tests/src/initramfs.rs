@@ -2,6 +2,9 @@
 //! Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::collections::BTreeSet;
+use std::fs;
+
+use crate::provision::{Error, KernelFiles, Result, modules_closure};
 
 /// An initramfs image in the making. Everything in it belongs to root and is dated at the epoch, so that the same
 /// content gives the same bytes.
@@ -43,6 +46,24 @@ impl Initramfs {
     pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         self.parent(path);
         self.entry(path, REGULAR | mode, 1, (0, 0), content);
+    }
+
+    /// Adds these modules of `kernel` to `/modules`, and all that they need. `/modules/load` names them, one a line, in
+    /// the order in which to load them.
+    ///
+    /// # Errors
+    /// The kernel has no such module, or a module cannot be read.
+    pub fn modules(&mut self, kernel: &KernelFiles, names: &[&str]) -> Result<()> {
+        let mut order = String::new();
+        for path in modules_closure(kernel, names)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let content = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+            self.file(&format!("modules/{name}"), 0o644, &content);
+            order += &name;
+            order.push('\n');
+        }
+        self.file("modules/load", 0o644, order.as_bytes());
+        Ok(())
     }
 
     /// Adds a symbolic link to `target`.

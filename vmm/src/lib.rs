@@ -58,6 +58,7 @@ mod kvm;
 mod memory;
 mod residue;
 mod sbi;
+mod seed;
 mod vcpu;
 mod virtio;
 mod vm;

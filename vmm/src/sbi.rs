@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use hv_core::addr::GuestPhysAddr;
-use hv_core::sbi::{Access, BadMemory, ConsoleError, Platform, base, dbcn, legacy, susp};
+use hv_core::sbi::{
+    Access, BadMemory, ConsoleError, ERR_INVALID_PARAM, Platform, base, dbcn, legacy, susp,
+};
 use hv_devices::console::{ConsoleOutput, InputSink};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -33,6 +35,15 @@ impl Platform for SbiPlatform {
     fn console_write(&mut self, bytes: &[u8]) -> Result<usize, ConsoleError> {
         self.output.write(bytes);
         Ok(bytes.len())
+    }
+
+    fn console_write_memory(&mut self, address: GuestPhysAddr, size: u64) -> Result<u64, i64> {
+        let length = usize::try_from(size).map_err(|_| ERR_INVALID_PARAM)?;
+        for slice in self.memory.get_slices(GuestAddress(address.0), length) {
+            self.output
+                .write_memory(&slice.map_err(|_| ERR_INVALID_PARAM)?);
+        }
+        Ok(size)
     }
 
     fn console_write_byte(&mut self, byte: u8) -> Result<(), ConsoleError> {
@@ -70,5 +81,75 @@ impl Platform for SbiPlatform {
     fn system_suspend(&mut self, _: GuestPhysAddr, _: u64) -> Result<(), i64> {
         self.suspended = true;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hv_core::sbi::{Call, ERR_INVALID_PARAM, Return, handle};
+    use hv_devices::console::OutputThread;
+
+    use super::*;
+
+    /// Nobody types.
+    struct NoInput;
+
+    impl InputSink for NoInput {
+        fn receive(&self, _: &[u8]) -> usize {
+            0
+        }
+        fn set_room_event(&self, _: vmm_sys_util::eventfd::EventFd) {}
+        fn take_received(&self, _: &mut [u8]) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn console_writes_of_any_length_come_out_of_memory_in_order() {
+        const BASE: u64 = 0x8000_0000;
+        let text: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+        // Two regions, of which the second begins where the first ends.
+        let ranges = [
+            (GuestAddress(BASE), 70_000),
+            (GuestAddress(BASE + 70_000), 30_000),
+        ];
+        let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap());
+        memory.write_slice(&text, GuestAddress(BASE)).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let output = Arc::new(OutputThread::spawn(file.reopen().unwrap()).unwrap());
+        let mut platform = SbiPlatform {
+            memory,
+            output: output.clone(),
+            input: Arc::new(NoInput),
+            getchar_empty: -1,
+            suspended: false,
+        };
+        let mut write = |size, address| {
+            let call = Call {
+                extension: dbcn::EID,
+                function: dbcn::CONSOLE_WRITE,
+                args: [size, address, 0, 0, 0, 0],
+            };
+            handle(&call, &mut platform)
+        };
+        let mut written = 0;
+        for size in [1, 600, 17_000, 3, 40_000, 30_000] {
+            assert_eq!(write(size, BASE + written), Return::success(size));
+            written += size;
+        }
+        assert_eq!(
+            write(100_000, BASE),
+            Return::success(dbcn::MAX_BYTES_PER_CALL)
+        );
+        assert_eq!(write(2, BASE + 99_999), Return::error(ERR_INVALID_PARAM));
+        assert!(output.close(Duration::from_secs(60)));
+        let expected = [
+            &text[..usize::try_from(written).unwrap()],
+            &text[..64 << 10],
+        ]
+        .concat();
+        assert!(std::fs::read(file.path()).unwrap() == expected);
     }
 }

@@ -18,6 +18,7 @@ use crate::kvm::isa::ReadRegister;
 use crate::kvm::register::{Core, Csr, Register};
 use crate::kvm::{Exit, Vcpu};
 use crate::sbi::SbiPlatform;
+use crate::seed::Seed;
 use crate::wakeup::Wakeup;
 use crate::{Error, residue};
 
@@ -26,9 +27,6 @@ const REASON_SYSTEM_FAILURE: u64 = 1;
 
 /// The seed CSR of Zkr (RISC-V Cryptography Extensions, "The seed CSR").
 const CSR_SEED: u16 = 0x015;
-
-/// The state "ES16" of the seed CSR: its low 16 bits are entropy.
-const SEED_ES16: u64 = 0b10 << 30;
 
 /// The signal that makes a vCPU thread leave the guest. Its handler does nothing.
 fn kick() -> i32 {
@@ -68,6 +66,7 @@ impl VcpuThread {
             vcpu,
             shared,
             platform,
+            seed: Seed::default(),
         };
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{}", hart.id))
@@ -126,6 +125,7 @@ struct Hart {
     vcpu: Vcpu,
     shared: Arc<Shared>,
     platform: SbiPlatform,
+    seed: Seed,
 }
 
 /// What to do with the vCPU after an exit has been answered.
@@ -188,7 +188,7 @@ impl Hart {
                 number: CSR_SEED,
                 value,
             } => {
-                *value = seed();
+                *value = self.seed.read();
                 return Next::Run;
             }
             Exit::Csr { number, .. } => {
@@ -276,15 +276,5 @@ impl Hart {
             Register::Core(Core::Pc),
             read(Register::Csr(Csr::Stvec)) & !0b11,
         )
-    }
-}
-
-/// A read of the seed CSR, from the host's entropy.
-fn seed() -> u64 {
-    let mut bytes = [0; 2];
-    match crate::entropy(&mut bytes) {
-        Ok(()) => SEED_ES16 | u64::from(u16::from_le_bytes(bytes)),
-        // The state WAIT (0b01): no entropy yet.
-        Err(_) => 0b01 << 30,
     }
 }

@@ -30,10 +30,12 @@ const CHUNK: usize = 512;
 pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
     let [first, low, high, ..] = call.args;
     match call.function {
-        CONSOLE_WRITE => memory(first, low, high, Access::Read, platform)
-            .and_then(|address| transfer(address, first, platform, write_chunk)),
-        CONSOLE_READ => memory(first, low, high, Access::Write, platform)
-            .and_then(|address| transfer(address, first, platform, read_chunk)),
+        CONSOLE_WRITE => memory(first, low, high, Access::Read, platform).and_then(|address| {
+            platform.console_write_memory(address, first.min(MAX_BYTES_PER_CALL))
+        }),
+        CONSOLE_READ => memory(first, low, high, Access::Write, platform).and_then(|address| {
+            transfer(address, first.min(MAX_BYTES_PER_CALL), platform, read_chunk)
+        }),
         CONSOLE_WRITE_BYTE => write_byte(first, platform),
         _ => Err(ERR_NOT_SUPPORTED),
     }
@@ -64,7 +66,6 @@ fn transfer<P: Platform>(
     platform: &mut P,
     chunk: fn(&mut P, GuestPhysAddr, &mut [u8]) -> Result<usize, i64>,
 ) -> Result<u64, i64> {
-    let size = size.min(MAX_BYTES_PER_CALL);
     let mut buffer = [0; CHUNK];
     let mut moved = 0;
     while moved < size {
@@ -85,6 +86,15 @@ fn transfer<P: Platform>(
         }
     }
     Ok(moved)
+}
+
+/// Moves up to `size` bytes from memory at `address` to the console.
+pub(super) fn write_pieces(
+    platform: &mut impl Platform,
+    address: GuestPhysAddr,
+    size: u64,
+) -> Result<u64, i64> {
+    transfer(address, size, platform, write_chunk)
 }
 
 /// Moves one chunk from memory to the console.

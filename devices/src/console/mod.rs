@@ -20,6 +20,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use vm_memory::VolatileSlice;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use output::{Outlet, OutputThread};
@@ -32,6 +33,11 @@ pub trait ConsoleOutput: Send + Sync {
     /// Takes all of `bytes`, in order. May block the calling vCPU while the reader of the output is slow: a guest must
     /// not lose output because the terminal cannot keep up.
     fn write(&self, bytes: &[u8]);
+
+    /// The same for what is in guest memory.
+    fn write_memory(&self, memory: &VolatileSlice<'_>) {
+        copy_memory(self, memory);
+    }
 
     /// Takes what there is room for, without waiting, and returns how many bytes that is. If it is not all of them, the
     /// event of [`set_room_event`](Self::set_room_event) is written to when another try is worth it.
@@ -56,12 +62,28 @@ pub trait InputSink: Send + Sync {
     fn take_received(&self, buffer: &mut [u8]) -> usize;
 }
 
+/// Has `output` take what is in guest memory, which may change meanwhile, by way of a buffer.
+fn copy_memory(output: &(impl ConsoleOutput + ?Sized), memory: &VolatileSlice<'_>) {
+    let mut chunk = [0; 4096];
+    let mut rest = *memory;
+    while !rest.is_empty() {
+        let count = rest.copy_to(&mut chunk);
+        output.write(chunk.get(..count).unwrap_or_default());
+        let Ok(behind) = rest.offset(count) else {
+            return;
+        };
+        rest = behind;
+    }
+}
+
 /// The output of a console that leads nowhere: it is dropped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nowhere;
 
 impl ConsoleOutput for Nowhere {
     fn write(&self, _: &[u8]) {}
+
+    fn write_memory(&self, _: &VolatileSlice<'_>) {}
 
     fn try_write(&self, bytes: &[u8]) -> usize {
         bytes.len()

@@ -8,9 +8,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vm_memory::{VolatileMemoryError, VolatileSlice, WriteVolatile};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::ConsoleOutput;
+use super::{ConsoleOutput, copy_memory};
 use crate::lock;
 
 /// What an [`OutputThread`] writes to.
@@ -20,6 +21,11 @@ pub trait Outlet: Send + 'static {
     /// # Errors
     /// Nobody reads it any more, and nobody will: output is dropped from then on.
     fn pass_on(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Another descriptor of the file behind it, if that has no reader who could keep a writer waiting.
+    fn file(&self) -> Option<File> {
+        None
+    }
 }
 
 /// Any file, pipe or terminal. The descriptor may be blocking or not; its flags are left as they are, because a
@@ -27,6 +33,11 @@ pub trait Outlet: Send + 'static {
 impl Outlet for File {
     fn pass_on(&mut self, bytes: &[u8]) -> io::Result<()> {
         write_to(&*self, bytes)
+    }
+
+    fn file(&self) -> Option<File> {
+        let is_file = self.metadata().is_ok_and(|metadata| metadata.is_file());
+        is_file.then(|| self.try_clone().ok()).flatten()
     }
 }
 
@@ -47,6 +58,8 @@ const GATHER_LIMIT: usize = CAPACITY / 4;
 ///   not then if the output is [lossy](Self::set_lossy).
 /// - The thread writes what has gathered with one system call. If the reader has gone for good, output is dropped and
 ///   the guest runs on.
+/// - A large piece of guest memory goes straight into a regular file, behind what has gathered: a copy and two changes of
+///   threads would cost as much as its write.
 /// - [`close`](Self::close) lets blocked writers go and never waits longer than it is told to.
 ///
 /// Dropping it closes it without waiting for output that is still in the buffer.
@@ -56,6 +69,8 @@ pub struct OutputThread {
 }
 
 struct Shared {
+    /// Set if whoever brings a large piece may write it.
+    file: Option<File>,
     state: Mutex<State>,
     /// The thread waits here for bytes, or for a reason not to wait for more.
     work: Condvar,
@@ -67,7 +82,7 @@ struct Shared {
 struct State {
     /// Bytes that the thread has not taken yet, at most `CAPACITY`.
     pending: Vec<u8>,
-    /// The thread is writing bytes that it took.
+    /// Somebody is writing bytes that are no longer pending: the thread, or who has brought a large piece.
     writing: bool,
     /// The thread sleeps until someone notifies `work`.
     idle: bool,
@@ -92,6 +107,7 @@ impl OutputThread {
     /// If the host cannot start a thread.
     pub fn spawn(mut outlet: impl Outlet) -> io::Result<Self> {
         let shared = Arc::new(Shared {
+            file: outlet.file(),
             state: Mutex::default(),
             work: Condvar::new(),
             progress: Condvar::new(),
@@ -152,6 +168,13 @@ impl ConsoleOutput for OutputThread {
         self.shared.write(bytes);
     }
 
+    fn write_memory(&self, memory: &VolatileSlice<'_>) {
+        match &self.shared.file {
+            Some(file) if memory.len() >= GATHER_LIMIT => self.shared.write_through(file, memory),
+            _ => copy_memory(self, memory),
+        }
+    }
+
     fn try_write(&self, bytes: &[u8]) -> usize {
         let mut state = lock(&self.shared.state);
         let taken = self.shared.store(&mut state, bytes);
@@ -180,6 +203,48 @@ impl Shared {
             }
             bytes = bytes.get(taken..).unwrap_or_default();
         }
+    }
+
+    /// Writes what has gathered, and this behind it. Waits for nothing but other writes to the same file.
+    fn write_through(&self, mut file: &File, memory: &VolatileSlice<'_>) {
+        let mut state = lock(&self.state);
+        while state.writing {
+            state = wait(&self.progress, state);
+        }
+        if state.dead || state.closed {
+            return;
+        }
+        let gathered = std::mem::take(&mut state.pending);
+        state.writing = true;
+        self.there_is_room(&mut state);
+        drop(state);
+
+        let written = write_to(file, &gathered).and_then(|()| {
+            file.write_all_volatile(memory)
+                .map_err(|error| match error {
+                    VolatileMemoryError::IOError(error) => error,
+                    other => io::Error::other(other),
+                })
+        });
+
+        let mut state = lock(&self.state);
+        self.written(&mut state, written);
+        if !state.pending.is_empty() {
+            self.work.notify_one();
+        }
+    }
+
+    /// A write has ended.
+    fn written(&self, state: &mut State, result: io::Result<()>) {
+        state.writing = false;
+        if let Err(error) = result {
+            // Not worth more than a debug line: `hvrun | head` ends like this.
+            log::debug!("console output ends: {error}");
+            state.dead = true;
+            state.pending.clear();
+            self.there_is_room(state);
+        }
+        self.progress.notify_all();
     }
 
     /// Takes what there is room for, and drops the rest if nobody is to wait for it. Returns how many bytes are dealt
@@ -237,10 +302,10 @@ impl Shared {
         let mut batch = Vec::new();
         let mut state = lock(&self.state);
         loop {
-            if state.pending.is_empty() {
-                if state.closed {
-                    return;
-                }
+            if state.pending.is_empty() && state.closed {
+                return;
+            }
+            if state.pending.is_empty() || state.writing {
                 state.idle = true;
                 state = wait(&self.work, state);
                 state.idle = false;
@@ -249,6 +314,10 @@ impl Shared {
             if !state.closed && state.flushing == 0 && state.pending.len() < GATHER_LIMIT {
                 // A wake-up before its time only makes this batch smaller.
                 state = wait_timeout(&self.work, state, GATHER);
+                if state.pending.is_empty() || state.writing {
+                    // Meanwhile somebody else writes it.
+                    continue;
+                }
             }
             std::mem::swap(&mut batch, &mut state.pending);
             state.writing = true;
@@ -259,15 +328,7 @@ impl Shared {
             batch.clear();
 
             state = lock(&self.state);
-            state.writing = false;
-            if let Err(error) = result {
-                // Not worth more than a debug line: `hvrun | head` ends like this.
-                log::debug!("console output ends: {error}");
-                state.dead = true;
-                state.pending.clear();
-                self.there_is_room(&mut state);
-            }
-            self.progress.notify_all();
+            self.written(&mut state, result);
         }
     }
 }
@@ -312,6 +373,8 @@ fn wait_timeout<'a>(
 mod tests {
     use std::io::{PipeReader, PipeWriter, Read, pipe};
     use std::os::fd::OwnedFd;
+
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
     use super::*;
     use crate::borrowed;
@@ -449,5 +512,105 @@ mod tests {
         drop(output);
         let read = read.join().unwrap();
         assert!((1 << 20..2 << 20).contains(&read), "{read}");
+    }
+
+    /// Guest memory with these bytes.
+    fn memory(bytes: &[u8]) -> GuestMemoryMmap {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes.len())]).unwrap();
+        memory.write_slice(bytes, GuestAddress(0)).unwrap();
+        memory
+    }
+
+    /// Writes pieces of all sizes in every way there is, and answers what has to come out.
+    fn write_all_sorts(output: &OutputThread) -> Vec<u8> {
+        let text: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+        let memory = memory(&text);
+        let mut position = 0;
+        for count in (1..).map(|n: usize| n * n * n) {
+            let Some(piece) = text.get(position..position + count) else {
+                break;
+            };
+            let address = GuestAddress(position as u64);
+            match count % 3 {
+                0 => output.write(piece),
+                1 => output.write_memory(&memory.get_slice(address, count).unwrap()),
+                _ => {
+                    let mut rest = piece;
+                    while !rest.is_empty() {
+                        rest = &rest[output.try_write(rest)..];
+                    }
+                }
+            }
+            position += count;
+        }
+        text[..position].to_vec()
+    }
+
+    #[test]
+    fn guest_memory_comes_out_between_what_is_before_and_behind_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("output");
+        let output = OutputThread::spawn(File::create(&path).unwrap()).unwrap();
+        let expected = write_all_sorts(&output);
+        assert!(expected.len() > 2 * CAPACITY);
+        assert!(output.close(LONG));
+        assert!(std::fs::read(&path).unwrap() == expected);
+
+        let (mut reader, output) = piped();
+        let read = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all
+        });
+        let expected = write_all_sorts(&output);
+        assert!(output.close(LONG));
+        drop(output);
+        assert!(read.join().unwrap() == expected);
+    }
+
+    #[test]
+    fn several_writers_of_guest_memory_take_turns() {
+        const PIECES: usize = 20;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("output");
+        let output = OutputThread::spawn(File::create(&path).unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 1..=4 {
+                let output = &output;
+                scope.spawn(move || {
+                    let memory = memory(&[writer; CAPACITY]);
+                    let all = memory.get_slice(GuestAddress(0), CAPACITY).unwrap();
+                    for _ in 0..PIECES {
+                        output.write(&[0]);
+                        output.write_memory(&all);
+                    }
+                });
+            }
+        });
+        assert!(output.close(LONG));
+        let text = std::fs::read(&path).unwrap();
+        let mut rest = text.as_slice();
+        let mut pieces = [0; 5];
+        while let [writer, ..] = *rest {
+            let length = if writer == 0 { 1 } else { CAPACITY };
+            assert!(rest[..length].iter().all(|byte| *byte == writer));
+            pieces[usize::from(writer)] += 1;
+            rest = &rest[length..];
+        }
+        assert_eq!(pieces, [4 * PIECES, PIECES, PIECES, PIECES, PIECES]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_costs_output_not_the_guest() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let output = OutputThread::spawn(File::open(file.path()).unwrap()).unwrap();
+        let memory = memory(&[b'x'; CAPACITY]);
+        let all = memory.get_slice(GuestAddress(0), CAPACITY).unwrap();
+        for _ in 0..4 {
+            output.write_memory(&all);
+            output.write(&[b'x'; CAPACITY]);
+        }
+        assert!(output.close(LONG));
+        output.write_memory(&all);
     }
 }

@@ -6,10 +6,11 @@ use std::path::Path;
 use hv_lab::provision;
 use tempfile::TempDir;
 
-use crate::fixture::{Chip, Run, Setup, compile, hypervisor, scratch_disk};
+use crate::fixture::{Chip, Setup, compile, hypervisor, scratch_disk, start};
+use crate::session::Session;
 
 /// The machine ends with a failure, and the hypervisor says one line, in which the words are.
-fn expect_refusal(run: Run, words: &[&str]) {
+fn expect_refusal(run: Session, words: &[&str]) {
     let (code, output) = run.finish();
     assert_eq!(code, Some(1), "{words:?}: {output}");
     // Before files are put into memory, it has said where the guests are.
@@ -150,7 +151,7 @@ fn no_bundle_is_told() {
         .args(["-nodefaults", "-display", "none", "-serial", "stdio"])
         .arg("-kernel")
         .arg(hypervisor());
-    let run = Run::start(&mut qemu, tempfile::tempdir().unwrap());
+    let run = start(&mut qemu, tempfile::tempdir().unwrap());
     expect_refusal(run, &["no bundle", "-initrd"]);
 }
 

@@ -1,12 +1,9 @@
 //! What the tests have in common: guests, the machine for them, and what comes out of its serial port.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use hv_lab::bare::bundle::{self, Device, Guest, Needs};
 use hv_lab::bare::{self, Machine};
@@ -14,8 +11,10 @@ use hv_lab::host::HostChip;
 use hv_lab::provision;
 use tempfile::TempDir;
 
+use crate::session::Session;
+
 /// For anything that has to happen. It is far more than it takes, on a machine that does other things as well.
-pub const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// The interrupt chip of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,19 +113,19 @@ impl Setup {
     }
 
     /// Boots it.
-    pub fn boot(&self) -> Run {
+    pub fn boot(&self) -> Session {
         self.boot_source(&bundle::source(&self.guests, false))
     }
 
     /// Boots it with the bundle of this source in place of the guests'.
-    pub fn boot_source(&self, source: &str) -> Run {
+    pub fn boot_source(&self, source: &str) -> Session {
         let directory = tempfile::tempdir().unwrap();
         let bundle = compile(source, directory.path());
         self.boot_file(directory, &bundle)
     }
 
     /// Boots it with this file for a bundle, which is in the directory.
-    pub fn boot_file(&self, directory: TempDir, bundle: &Path) -> Run {
+    pub fn boot_file(&self, directory: TempDir, bundle: &Path) -> Session {
         let needs = Needs::of(bundle);
         let harts = || needs.as_ref().map_or(2, |needs| needs.harts);
         let memory = || needs.as_ref().map_or(1024, |needs| needs.memory_mib);
@@ -150,7 +149,7 @@ impl Setup {
         if let Some(cpu) = self.cpu {
             qemu.args(["-cpu", cpu]);
         }
-        Run::start(&mut qemu, directory)
+        start(&mut qemu, directory)
     }
 }
 
@@ -174,123 +173,10 @@ pub fn scratch_disk(directory: &Path) -> PathBuf {
     image
 }
 
-/// QEMU, running. It ends with the test.
-pub struct Run {
-    child: Child,
-    input: Option<ChildStdin>,
-    pieces: Receiver<Vec<u8>>,
-    /// All that came, with LF for line ends.
-    output: String,
-    /// How much of it was waited for.
-    seen: usize,
-    deadline: Instant,
-    commands: u32,
-    _directory: TempDir,
-}
-
-impl Run {
-    /// Starts QEMU. What is in the directory stays for as long.
-    pub fn start(qemu: &mut Command, directory: TempDir) -> Self {
-        let log = File::create(directory.path().join("qemu.log")).unwrap();
-        let mut child = qemu
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut stdout = child.stdout.take().unwrap();
-        let (sender, pieces) = channel();
-        thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stdout.read(&mut bytes) {
-                if sender.send(bytes[..count].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Self {
-            input: child.stdin.take(),
-            child,
-            pieces,
-            output: String::new(),
-            seen: 0,
-            deadline: Instant::now() + LIMIT,
-            commands: 0,
-            _directory: directory,
-        }
-    }
-
-    /// Takes the next piece of output; false at its end.
-    fn take(&mut self, wanted: &str) -> bool {
-        let rest = self.deadline.saturating_duration_since(Instant::now());
-        match self.pieces.recv_timeout(rest) {
-            Ok(piece) => {
-                self.output += &String::from_utf8_lossy(&piece).replace('\r', "");
-                assert!(
-                    !self.output[self.seen..].contains("Kernel panic"),
-                    "waiting for {wanted}:\n{}",
-                    self.output
-                );
-                true
-            }
-            Err(RecvTimeoutError::Disconnected) => false,
-            Err(RecvTimeoutError::Timeout) => panic!("{wanted} does not come:\n{}", self.output),
-        }
-    }
-
-    /// Waits for a text behind the last one, and gives what came before it.
-    pub fn wait_for(&mut self, text: &str) -> String {
-        loop {
-            if let Some(at) = self.output[self.seen..].find(text) {
-                let before = self.output[self.seen..][..at].to_owned();
-                self.seen += at + text.len();
-                return before;
-            }
-            assert!(self.take(text), "it ends before {text:?}:\n{}", self.output);
-        }
-    }
-
-    /// Types.
-    pub fn send(&mut self, text: &str) {
-        let input = self.input.as_mut().unwrap();
-        input.write_all(text.as_bytes()).unwrap();
-        input.flush().unwrap();
-    }
-
-    /// Has the shell that waits at the other end run a command, which has to succeed, and gives what it prints.
-    pub fn run(&mut self, command: &str) -> String {
-        // What is typed is echoed: the marks are written so that the echo is none.
-        self.commands += 1;
-        let number = self.commands;
-        self.send(&format!(
-            "echo '#'start-{number}'#'; {command}; echo '#'end-{number}-$?'#'\n"
-        ));
-        self.wait_for(&format!("#start-{number}#\n"));
-        let printed = self.wait_for(&format!("#end-{number}-"));
-        let code = self.wait_for("#");
-        assert_eq!(code, "0", "`{command}`: {printed}");
-        printed.trim_end().to_owned()
-    }
-
-    /// All output so far.
-    pub fn output(&self) -> &str {
-        &self.output
-    }
-
-    /// Waits until it ends by itself: its exit code, and all output.
-    pub fn finish(mut self) -> (Option<i32>, String) {
-        while self.take("the end") {}
-        let code = self.child.wait().unwrap().code();
-        (code, std::mem::take(&mut self.output))
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Starts QEMU. What is in the directory stays for as long.
+pub fn start(qemu: &mut Command, directory: TempDir) -> Session {
+    let log = File::create(directory.path().join("qemu.log")).unwrap();
+    Session::start(qemu.stderr(log), LIMIT).keep(directory)
 }
 
 /// What a guest printed where there are several: its lines, without its name.

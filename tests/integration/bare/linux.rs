@@ -7,8 +7,9 @@ use hv_lab::bare::bundle::Guest;
 use hv_lab::initramfs::Initramfs;
 use hv_lab::provision::{self, DebianKernel, GUEST_PROMPT};
 
-use crate::fixture::{Chip, MAX_CPU, Run, Setup, guest, lines_of};
+use crate::fixture::{Chip, MAX_CPU, Setup, guest, lines_of};
 use crate::guest_disk::Disk;
+use crate::session::Session;
 
 /// Debian's kernel, with its modules and a small userland in an initrd.
 fn debian(name: &str, harts: u32, command_line: &str) -> Guest {
@@ -32,7 +33,7 @@ fn small(name: &str, harts: u32, command_line: &str) -> Guest {
     }
 }
 
-fn power_off(mut run: Run) {
+fn power_off(mut run: Session) {
     run.send("poweroff\n");
     let (code, output) = run.finish();
     assert_eq!(code, Some(0), "{output}");

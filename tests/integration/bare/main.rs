@@ -12,4 +12,6 @@ mod isolation;
 mod linux;
 #[path = "../shared/report.rs"]
 mod report;
+#[path = "../shared/session.rs"]
+mod session;
 mod test_kernel;

@@ -9,6 +9,10 @@ use super::{Error, Result};
 
 const BYTES: u64 = 64 << 10;
 
+/// How many times as much goes to the virtio console. Linux's driver spins until the device has taken what it writes, and where the
+/// two share a hart, the host's scheduler may let it do so for milliseconds: one 64 KiB takes up to 3 times as long as another.
+const VIRTIO_TIMES: u64 = 16;
+
 fn task(path: &str) -> String {
     format!("console:{path}:{BYTES}")
 }
@@ -39,13 +43,16 @@ fn uart(results: &Results, place: &mut Place<'_>) -> Result<()> {
 
 /// A guest with a virtio console, if the VMM can have one.
 pub(super) fn virtio(bench: &Bench, vmm: &Vmm, size: Size, place: &mut Place<'_>) -> Result<()> {
-    let task = task("/dev/hvc0");
+    let task = format!("console:/dev/hvc0:{}", VIRTIO_TIMES * BYTES);
     let mut machine = bench.linux(std::slice::from_ref(&task));
     size.apply(&mut machine);
     machine.console = Some(CONSOLE.into());
     if vmm.template.arguments(&machine).is_some() {
         let results = bench.guest(vmm, &machine)?;
-        place.time("64 KiB to virtio-console", float(results.one(&task)?));
+        place.time(
+            "64 KiB to virtio-console",
+            float(results.one(&task)?) / float(VIRTIO_TIMES),
+        );
     }
     Ok(())
 }

@@ -11,9 +11,7 @@ use super::vmm::{Machine, Vmm};
 use super::{Error, HOST_MEMORY_MIB, Result, Subject, payload, read, resident, write};
 use crate::host::{Direct, Host, HostConfig, Process};
 use crate::initramfs::Initramfs;
-use crate::provision::{
-    self, DebianKernel, KernelFiles, cross_build, debian_kernel, modules_closure,
-};
+use crate::provision::{self, DebianKernel, KernelFiles, cross_build, debian_kernel};
 
 /// Where everything is in the host's memory.
 const PLACE: &str = "/tmp/bench";
@@ -498,18 +496,7 @@ fn command_line(tasks: &[String]) -> String {
 fn initrd(kernel: &KernelFiles, probe: &Path) -> Result<Vec<u8>> {
     let mut image = Initramfs::new();
     image.file("init", 0o755, &read(probe)?);
-    let mut order = String::new();
-    for module in modules_closure(kernel, &MODULES)? {
-        let name = module
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        image.file(&format!("modules/{name}"), 0o644, &read(&module)?);
-        order.push_str(&name);
-        order.push('\n');
-    }
-    image.file("modules/load", 0o644, order.as_bytes());
+    image.modules(kernel, &MODULES)?;
     Ok(image.finish())
 }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use object::{Object, ObjectSymbol};
 
-use super::guest::{Bench, DISK};
+use super::guest::{Bench, CONSOLE, DISK};
 use super::report::float;
+use super::vmm::Machine;
 use super::{Error, Result, Vmm, config, read};
 use crate::host::HostChip;
 use crate::provision;
@@ -17,9 +18,11 @@ use crate::provision;
 pub enum Work {
     /// hvrun from start to end, with a guest that does next to nothing. Everything counts from its `fork` to its end.
     Start,
+    /// The same with a guest that prints 4 MiB by SBI.
+    Sbi,
     /// The same with a Linux guest that switches itself off.
     Boot,
-    /// A task of the probe's in a Linux guest with one disk, such as `disk-read:/dev/vda:4096:1000:1`.
+    /// A task of the probe's in a Linux guest with one disk and a virtio console, such as `disk-read:/dev/vda:4096:1000:1`.
     Guest(String),
 }
 
@@ -29,6 +32,7 @@ impl std::str::FromStr for Work {
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         Ok(match text {
             "start" => Self::Start,
+            "sbi" => Self::Sbi,
             "boot" => Self::Boot,
             task => Self::Guest(task.into()),
         })
@@ -92,11 +96,11 @@ impl Names {
     }
 }
 
-/// Profiles `work` of hvrun, or of QEMU, whose functions have no names here, on a host of this kind.
+/// Profiles `work` of hvrun, or of QEMU, whose functions have no names here, on a host of this kind. A Linux guest has `cpus` harts.
 ///
 /// # Errors
 /// As the benchmarks', or QEMU takes no plugins.
-pub fn profile(work: &Work, chip: HostChip, qemu: bool) -> Result<Profile> {
+pub fn profile(work: &Work, chip: HostChip, cpus: u32, qemu: bool) -> Result<Profile> {
     let program = provision::cross_build_with_names("hvrun", "hvrun")?;
     let plugin = provision::profile_plugin()?;
     let file = tempfile::NamedTempFile::new().map_err(|error| Error::File {
@@ -123,18 +127,24 @@ pub fn profile(work: &Work, chip: HostChip, qemu: bool) -> Result<Profile> {
     };
     let bench = Bench::boot(config, &[], std::slice::from_ref(&vmm))?;
     match work {
-        Work::Start => bench
-            .shortest_run(&vmm, &bench.machine(bench.one_character()))
-            .map(drop)?,
-        Work::Boot => {
-            let mut machine = bench.linux(&[]);
-            machine.command_line.push_str(" nokaslr");
-            drop(bench.guest(&vmm, &machine)?);
+        Work::Start | Work::Sbi => {
+            let kernel = match work {
+                Work::Sbi => bench.sbi_console(),
+                _ => bench.one_character(),
+            };
+            bench.shortest_run(&vmm, &bench.machine(kernel)).map(drop)?;
         }
-        Work::Guest(task) => {
-            let mut machine = bench.linux(std::slice::from_ref(task));
+        Work::Boot | Work::Guest(_) => {
+            let mut machine = match work {
+                Work::Guest(task) => Machine {
+                    disks: vec![DISK.into()],
+                    console: Some(CONSOLE.into()),
+                    ..bench.linux(std::slice::from_ref(task))
+                },
+                _ => bench.linux(&[]),
+            };
+            machine.cpus = cpus;
             machine.command_line.push_str(" nokaslr");
-            machine.disks = vec![DISK.into()];
             drop(bench.guest(&vmm, &machine)?);
         }
     }

@@ -1,14 +1,13 @@
 //! The nested host's initial file system: the agent as `/init`, busybox, and the kernel's modules.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::config::HostConfig;
 use super::error::{Error, ErrorKind, Result};
-use super::process::path_text;
 use super::setup_error;
 use crate::initramfs::Initramfs;
-use crate::provision::{KernelFiles, applets, busybox, cross_build, modules_closure};
+use crate::provision::{KernelFiles, applets, busybox, cross_build};
 
 /// The kernel modules that the harness itself needs.
 const MODULES: [&str; 4] = ["virtio_mmio", "virtio_console", "9pnet_virtio", "9p"];
@@ -30,29 +29,18 @@ pub(super) fn write(config: &HostConfig, kernel: &KernelFiles, destination: &Pat
     image.file("etc/passwd", 0o644, b"root::0:0:root:/:/bin/sh\n");
     image.file("etc/group", 0o644, b"root:x:0:\n");
 
-    let mut order = String::new();
-    for module in modules(config, kernel)? {
-        let name = path_text(Path::new(module.file_name().unwrap_or_default()))?;
-        image.file(&format!("modules/{name}"), 0o644, &read(&module)?);
-        order += &name;
-        order.push('\n');
-    }
-    image.file("modules/load", 0o644, order.as_bytes());
+    let kvm = config.kvm.then_some("kvm");
+    let modules: Vec<&str> = (MODULES.into_iter())
+        .chain(kvm)
+        .chain(config.modules.iter().map(String::as_str))
+        .collect();
+    image.modules(kernel, &modules).map_err(setup_error)?;
 
     for file in &config.files {
         let path = file.path.trim_start_matches('/');
         image.file(path, 0o755, &read(&file.source)?);
     }
     fs::write(destination, image.finish()).map_err(|error| unusable(destination, &error))
-}
-
-fn modules(config: &HostConfig, kernel: &KernelFiles) -> Result<Vec<PathBuf>> {
-    let kvm = config.kvm.then_some("kvm");
-    let names: Vec<&str> = (MODULES.into_iter())
-        .chain(kvm)
-        .chain(config.modules.iter().map(String::as_str))
-        .collect();
-    modules_closure(kernel, &names).map_err(setup_error)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -9,7 +9,7 @@ use std::process::Command;
 use super::busybox::applets;
 use super::run::run;
 use super::tools::tool;
-use super::{Error, KernelFiles, Result, busybox, modules, modules_closure};
+use super::{Error, KernelFiles, Result, busybox, modules};
 use crate::cache::{self, create_dir, fingerprint};
 use crate::initramfs::Initramfs;
 
@@ -165,18 +165,7 @@ pub fn guest_initrd(kernel: &KernelFiles) -> Result<PathBuf> {
                     Node::Link { target } => image.symlink(&path, target),
                 }
             }
-            let mut order = String::new();
-            for module in modules_closure(kernel, &GUEST_MODULES)? {
-                let name = module
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
-                image.file(&format!("modules/{name}"), 0o644, &read(&module)?);
-                order.push_str(&name);
-                order.push('\n');
-            }
-            image.file("modules/order", 0o644, order.as_bytes());
+            image.modules(kernel, &GUEST_MODULES)?;
             image.file("init", 0o755, INITRD_INIT.as_bytes());
             write(&staging.content.join("initrd"), &image.finish())?;
             Ok(kernel.release.clone())

@@ -1,18 +1,18 @@
 //! The thread that serves all queues of a console device.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, MESSAGE_SIZE};
 use super::device::feature;
 use super::port::{Port, Ports};
-use crate::borrowed;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, DeviceQueue};
 use crate::virtio::{Activation, ActiveQueue, Interrupt};
@@ -119,6 +119,8 @@ struct Server<'m> {
     control: Option<(Control, Pair<'m>)>,
     sized: bool,
     interrupt: &'m Interrupt,
+    /// What is on its way, on either.
+    chunk: [u8; CHUNK],
 }
 
 impl<'m> Server<'m> {
@@ -160,15 +162,17 @@ impl<'m> Server<'m> {
             control,
             sized: features & feature::SIZE != 0,
             interrupt,
+            chunk: [0; CHUNK],
         }
     }
 
     fn run(&mut self, stop: &AtomicBool, wake: &EventFd) -> Result<(), Stopped> {
+        let events = self.events(wake).map_err(Stopped::Host)?;
         while !stop.load(Ordering::Acquire) {
             // First a look, then the wait: what was made available before the driver was ready comes without a kick.
             let more = self.serve()?;
             if !more {
-                self.wait(wake)?;
+                wait(&events).map_err(Stopped::Host)?;
             }
         }
         Ok(())
@@ -182,14 +186,14 @@ impl<'m> Server<'m> {
             more |= queues.control(control)?;
         }
         for (number, (port, queues)) in self.ports.iter_mut().enumerate() {
-            more |= queues.transmit(port)?;
+            more |= queues.transmit(port, &mut self.chunk)?;
             let is_open = match &self.control {
                 Some((control, _)) => control.is_open(number),
                 None => true,
             };
             // For who opens it later the input is kept.
             if is_open {
-                more |= queues.receive(port)?;
+                more |= queues.receive(port, &mut self.chunk)?;
             }
         }
         let mut interrupt = false;
@@ -224,27 +228,26 @@ impl<'m> Server<'m> {
             .flat_map(|queues| queues.receive.iter_mut().chain(&mut queues.transmit))
     }
 
-    /// Sleeps until there is something to do.
-    fn wait(&mut self, wake: &EventFd) -> Result<(), Stopped> {
-        let kicks: Vec<Arc<EventFd>> = self.lines().map(|line| Arc::clone(&line.kick)).collect();
-        let mut fds: Vec<PollFd<'_>> = kicks
-            .iter()
-            .map(AsRef::as_ref)
-            .chain([wake])
-            .map(|event| PollFd::new(borrowed(event), PollFlags::POLLIN))
-            .collect();
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(Stopped::Host(error.into())),
+    /// Everything that there is to wait for. By its edges, for each notification is one: so none has to be read, and what
+    /// was notified before shows at once.
+    fn events(&mut self, wake: &EventFd) -> io::Result<Epoll> {
+        let epoll = Epoll::new()?;
+        let wanted = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+        let add = |event: &EventFd| epoll.ctl(ControlOperation::Add, event.as_raw_fd(), wanted);
+        add(wake)?;
+        for line in self.lines() {
+            add(&line.kick)?;
         }
-        let events = kicks.iter().map(AsRef::as_ref).chain([wake]);
-        for (fd, event) in fds.iter().zip(events) {
-            if fd.any() == Some(true) {
-                // Readable, and nobody else reads it.
-                let _ = event.read();
-            }
-        }
-        Ok(())
+        Ok(epoll)
+    }
+}
+
+/// Sleeps until there is something to do.
+fn wait(events: &Epoll) -> io::Result<()> {
+    // Which they are makes no difference; who is not among them shows the next time.
+    match events.wait(-1, &mut [EpollEvent::default(); 4]) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -260,7 +263,7 @@ enum Stopped {
 impl Pair<'_> {
     /// Brings what the guest writes to the output, as much as fits into a turn. Returns whether there is more that can
     /// go.
-    fn transmit(&mut self, port: &Port) -> Result<bool, Broken> {
+    fn transmit(&mut self, port: &Port, chunk: &mut [u8; CHUNK]) -> Result<bool, Broken> {
         let Some(line) = &mut self.transmit else {
             return Ok(false);
         };
@@ -269,8 +272,7 @@ impl Pair<'_> {
             let Some(head) = line.head()? else {
                 return Ok(false);
             };
-            let mut chunk = [0; CHUNK];
-            let count = line.chain.readable.peek(&mut chunk);
+            let count = line.chain.readable.peek(chunk);
             let taken = port
                 .output
                 .try_write(chunk.get(..count).unwrap_or_default());
@@ -287,7 +289,7 @@ impl Pair<'_> {
     }
 
     /// Brings input to the guest, as much as fits into a turn. Returns whether there is more that it has buffers for.
-    fn receive(&mut self, port: &Port) -> Result<bool, Broken> {
+    fn receive(&mut self, port: &Port, chunk: &mut [u8; CHUNK]) -> Result<bool, Broken> {
         let Some(line) = &mut self.receive else {
             return Ok(false);
         };
@@ -299,7 +301,6 @@ impl Pair<'_> {
             let Some(head) = line.head()? else {
                 return Ok(false);
             };
-            let mut chunk = [0; CHUNK];
             let room = usize::try_from(line.chain.writable.length()).unwrap_or(usize::MAX);
             let room = chunk.get_mut(..room.min(CHUNK)).unwrap_or_default();
             let wanted = room.len();

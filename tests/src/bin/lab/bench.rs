@@ -64,13 +64,17 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
 /// What to profile.
 #[derive(Debug, clap::Args)]
 pub(super) struct ProfileOptions {
-    /// `start`, `boot`, or a task of the lab's probe in a Linux guest: disk-read:/dev/vda:4096:1000:1 (bytes, requests, depth), disk-write,
-    /// console:/dev/ttyS0:65536, sleep:200000:500 or ping:500.
+    /// `start`, `sbi` (64 times 64 KiB to the SBI console), `boot`, or a task of the lab's probe in a Linux guest:
+    /// disk-read:/dev/vda:4096:1000:1 (bytes, requests, depth), disk-write, console:/dev/ttyS0:65536 (or /dev/hvc0),
+    /// sleep:200000:500 or ping:500.
     #[arg(value_name = "WORK")]
     work: Work,
     /// The kind of host, aia or plic.
     #[arg(long, value_name = "KIND", default_value = "aia")]
     host: HostChip,
+    /// Harts of a Linux guest.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    cpus: u32,
     /// QEMU in the place of hvrun.
     #[arg(long)]
     qemu: bool,
@@ -80,7 +84,7 @@ pub(super) struct ProfileOptions {
 pub(super) fn profile(options: &ProfileOptions) -> Result<u8, Failure> {
     print!(
         "{}",
-        bench::profile(&options.work, options.host, options.qemu)?
+        bench::profile(&options.work, options.host, options.cpus, options.qemu)?
     );
     Ok(0)
 }
