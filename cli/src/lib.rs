@@ -7,6 +7,7 @@ mod args;
 mod console;
 mod device;
 mod doctor;
+mod heap;
 mod logger;
 mod manual;
 mod terminal;
@@ -38,6 +39,7 @@ const EXIT_SIGNAL: u8 = 128;
 /// The program, from its arguments to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    heap::share();
     let mut args = Args::parse();
     logger::start(args.log_level);
     let result = match args.command.take() {

@@ -48,6 +48,8 @@ pub struct Blueprint {
     pub cpus: u32,
     /// RAM, bytes.
     pub memory: u64,
+    /// Whether it is of the host's reserved huge pages.
+    pub hugepages: bool,
     /// Which interrupt chip.
     pub irqchip: IrqchipChoice,
     /// What legacy Console Getchar answers for no character.
@@ -101,7 +103,10 @@ impl Board {
                 .map_err(Error::kvm("make a virtual machine"))?,
         );
         check_guest_physical(&vm, blueprint.memory)?;
-        let ram = GuestRam::new(blueprint.memory)?;
+        let ram = match blueprint.hugepages {
+            true => GuestRam::of_huge_pages(blueprint.memory),
+            false => GuestRam::new(blueprint.memory),
+        }?;
         let (host, _) = ram.host_range();
         // SAFETY: the mapping lives in `ram`, which a Board and a RunningBoard drop after the vCPUs have ended.
         unsafe {

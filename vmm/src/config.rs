@@ -34,6 +34,8 @@ pub struct Config {
     pub cpus: u32,
     /// RAM, bytes.
     pub memory: u64,
+    /// The RAM is made of huge pages of 2 MiB that the host has reserved.
+    pub hugepages: bool,
     /// The interrupt chip.
     pub irqchip: IrqchipChoice,
     /// The guest's consoles, and where they lead.
@@ -184,6 +186,7 @@ mod tests {
             command_line: None,
             cpus: 1,
             memory: 512 << 20,
+            hugepages: false,
             irqchip: IrqchipChoice::Auto,
             console: ConsoleConfig {
                 serial: Some(ConsoleBackend::Pty),

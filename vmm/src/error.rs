@@ -105,6 +105,29 @@ pub enum Error {
         "{0} bytes is no size for a guest's memory: it must be a multiple of 4 KiB and more than 0, such as --memory 512M"
     )]
     MemorySize(u64),
+    /// Not a size of memory that huge pages make up.
+    #[error(
+        "{0} bytes of memory are not made up of huge pages: with --hugepages, --memory is a multiple of 2M"
+    )]
+    MemorySizeOfHugePages(u64),
+    /// The host has reserved fewer huge pages than the guest's memory is made of.
+    #[error(
+        "the guest's memory is {wanted} huge pages of 2 MiB, and the host has {free} to give; reserve more with \
+         'sudo sysctl vm.nr_hugepages={enough}', or do without --hugepages"
+    )]
+    TooFewHugePages {
+        /// Pages.
+        wanted: u64,
+        /// Pages that nobody uses.
+        free: u64,
+        /// All that the host has to reserve, those that others use included.
+        enough: u64,
+    },
+    /// The host's kernel cannot reserve huge pages.
+    #[error(
+        "this host's kernel has no huge pages of 2 MiB to reserve (CONFIG_HUGETLBFS); do without --hugepages"
+    )]
+    NoHugePages,
     /// More RAM than the G-stage can address.
     #[error(
         "{} MiB of memory is more than this host's KVM can address for a guest ({bits} bits of guest-physical address, so at \

@@ -30,10 +30,19 @@ pub struct Host {
     pub vhost_net: DeviceFile,
     /// When the kernel gives out transparent huge pages: `always`, `madvise` or `never`. `None` where it has none.
     pub transparent_huge_pages: Option<String>,
-    /// Reserved huge pages of 2 MiB that nobody uses.
-    pub free_huge_pages: Option<u64>,
+    /// The huge pages of 2 MiB that are reserved. `None` where the kernel has none.
+    pub huge_pages: Option<HugePages>,
     /// Memory that new programs can have without swapping, bytes.
     pub available_memory: Option<u64>,
+}
+
+/// Huge pages of 2 MiB that the kernel has set aside for who asks for them (hugetlbfs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HugePages {
+    /// How many there are.
+    pub total: u64,
+    /// How many of them nobody has asked for.
+    pub free: u64,
 }
 
 /// A device file.
@@ -75,7 +84,6 @@ impl Host {
         let read = |path: &str| fs::read_to_string(root.join(path)).ok();
         let groups = read("etc/group").unwrap_or_default();
         let device = |path: &str| DeviceFile::look(root, path, &groups);
-        let huge_pages = "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
         Host {
             architecture: std::env::consts::ARCH,
             kernel: read("proc/sys/kernel/osrelease").map(|release| release.trim().to_owned()),
@@ -89,9 +97,30 @@ impl Host {
             vhost_net: device("dev/vhost-net"),
             transparent_huge_pages: read("sys/kernel/mm/transparent_hugepage/enabled")
                 .and_then(|choices| chosen(&choices).map(str::to_owned)),
-            free_huge_pages: read(huge_pages).and_then(|count| count.trim().parse().ok()),
+            huge_pages: HugePages::look_below(root),
             available_memory: read("proc/meminfo").and_then(|info| available_memory(&info)),
         }
+    }
+}
+
+impl HugePages {
+    /// This host's, where its kernel has such pages.
+    pub(crate) fn look() -> Option<HugePages> {
+        HugePages::look_below(Path::new("/"))
+    }
+
+    fn look_below(root: &Path) -> Option<HugePages> {
+        // Documentation/admin-guide/mm/hugetlbpage.rst.
+        let directory = root.join("sys/kernel/mm/hugepages/hugepages-2048kB");
+        let count = |name: &str| {
+            let count = fs::read_to_string(directory.join(name)).ok()?;
+            count.trim().parse::<u64>().ok()
+        };
+        let promised = count("resv_hugepages")?;
+        Some(HugePages {
+            total: count("nr_hugepages")?,
+            free: count("free_hugepages")?.saturating_sub(promised),
+        })
     }
 }
 
@@ -199,10 +228,10 @@ mod tests {
             "sys/kernel/mm/transparent_hugepage/enabled",
             "always [madvise] never\n",
         );
-        write(
-            "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
-            "12\n",
-        );
+        for (file, count) in [("nr", "20\n"), ("free", "12\n"), ("resv", "2\n")] {
+            let directory = "sys/kernel/mm/hugepages/hugepages-2048kB";
+            write(&format!("{directory}/{file}_hugepages"), count);
+        }
         write("sys/module/kvm/refcnt", "0\n");
         write("dev/net/tun", "");
         let group = fs::metadata(root.path().join("dev/net/tun")).unwrap().gid();
@@ -215,7 +244,12 @@ mod tests {
         assert_eq!(host.hypervisor_extension, Some(true));
         assert!(host.kvm_module && host.network_admin);
         assert_eq!(host.transparent_huge_pages.as_deref(), Some("madvise"));
-        assert_eq!(host.free_huge_pages, Some(12));
+        // What is promised to a mapping counts as free there until it is touched.
+        let huge_pages = HugePages {
+            total: 20,
+            free: 10,
+        };
+        assert_eq!(host.huge_pages, Some(huge_pages));
         assert_eq!(host.available_memory, Some(1_900_000 << 10));
         assert_eq!(host.tun.state, DeviceState::Usable);
         assert_eq!(host.tun.group.as_deref(), Some("netdev"));

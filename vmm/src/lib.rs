@@ -17,6 +17,7 @@
 //!     command_line: None,
 //!     cpus: 2,
 //!     memory: 512 << 20,
+//!     hugepages: false,
 //!     irqchip: IrqchipChoice::Auto,
 //!     console: ConsoleConfig {
 //!         serial: Some(ConsoleBackend::File("console.log".into())),
@@ -69,7 +70,7 @@ pub use config::{Config, DiskConfig, IrqchipChoice, NetConfig, Payload, Placemen
 pub use console::{ConsoleBackend, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
 pub use error::Error;
 pub use files::{BootFile, BootFiles};
-pub use host::{DeviceFile, DeviceState, Host};
+pub use host::{DeviceFile, DeviceState, Host, HugePages};
 pub use hv_devices::virtio::block::Serial;
 pub use hv_devices::virtio::mmio::Version as VirtioVersion;
 pub use hv_devices::virtio::net::{Mac, Vhost};

@@ -1,5 +1,9 @@
 //! The guest's RAM: one anonymous mapping of this process, placed so that the G-stage can use large pages.
+//!
+//! They are transparent huge pages, which KVM maps as such from Linux 7.0 on, or pages that the host has reserved
+//! (hugetlbfs), which every KVM maps so.
 
+use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -9,10 +13,17 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::Error;
+use crate::host::HugePages;
 
 /// What a large page of the G-stage covers, bytes. KVM maps guest memory with such pages where the host address equals
 /// the guest-physical address modulo this size.
 const LARGE_PAGE: usize = 2 << 20;
+
+/// The size of the host's huge pages that memory can be made of, bytes.
+pub const HUGE_PAGE: u64 = LARGE_PAGE as u64;
+
+/// What can be done with RAM: every page of it is like any other.
+const PROTECTION: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 /// The guest's RAM, at [`layout::RAM_BASE`]; zeroed, and backed by host memory as the guest touches it.
 #[derive(Debug)]
@@ -26,7 +37,8 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
-    /// Reserves `size` bytes, a multiple of the host's page size.
+    /// Reserves `size` bytes of address space, a multiple of the host's page size. The host backs them with transparent huge
+    /// pages where it can.
     ///
     /// # Errors
     /// The host has no room for so much.
@@ -35,23 +47,60 @@ impl GuestRam {
         let bytes = usize::try_from(size).map_err(|_| no_room())?;
         let length = bytes
             .checked_add(LARGE_PAGE)
-            .and_then(std::num::NonZeroUsize::new)
+            .and_then(NonZeroUsize::new)
             .ok_or_else(no_room)?;
         // Pages that the guest never touches must cost the host nothing: hence no reservation of swap space.
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that is in use.
         let mapping =
-            unsafe { mmap_anonymous(None, length, protection, flags) }.map_err(|_| no_room())?;
+            unsafe { mmap_anonymous(None, length, PROTECTION, flags) }.map_err(|_| no_room())?;
+        // SAFETY: the mapping was made for this alone, and is LARGE_PAGE longer than `bytes`.
+        let ram = unsafe { GuestRam::in_mapping(mapping, length, bytes, flags) }?;
+        if let Some(advised) = NonNull::new(ram.host.cast()) {
+            // A hint: a host without transparent huge pages refuses it and loses nothing.
+            // SAFETY: the advice does not change what the memory holds.
+            let _ = unsafe { madvise(advised, bytes, MmapAdvise::MADV_HUGEPAGE) };
+        }
+        Ok(ram)
+    }
+
+    /// Takes `size` bytes, a multiple of [`HUGE_PAGE`], of the host's reserved huge pages. From then on they are this guest's,
+    /// whether or not it touches them.
+    ///
+    /// # Errors
+    /// The host has not so many.
+    pub fn of_huge_pages(size: u64) -> Result<GuestRam, Error> {
+        let no_room = || Error::NoHostMemory { size };
+        let bytes = usize::try_from(size).map_err(|_| no_room())?;
+        let length = NonZeroUsize::new(bytes).ok_or_else(no_room)?;
+        // Without MAP_NORESERVE, so that a lack of pages shows here and not when the guest touches one (mmap(2)).
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that is in use.
+        let mapping = unsafe { mmap_anonymous(None, length, PROTECTION, flags) }
+            .map_err(|_| HugePages::look().map_or(Error::NoHugePages, |pages| lack(pages, size)))?;
+        // SAFETY: the mapping was made for this alone; one of huge pages begins with a page, at a multiple of its size.
+        unsafe { GuestRam::in_mapping(mapping, length, bytes, flags) }
+    }
+
+    /// RAM of `size` bytes, from the first large page of a mapping on, which it owns from then on.
+    ///
+    /// # Safety
+    /// Nothing else uses the mapping, which reaches `size` bytes beyond its first large page.
+    unsafe fn in_mapping(
+        mapping: NonNull<libc::c_void>,
+        length: NonZeroUsize,
+        size: usize,
+        flags: MapFlags,
+    ) -> Result<GuestRam, Error> {
         let start = mapping.as_ptr().cast::<u8>();
         // RAM_BASE is itself a multiple of the large page.
         let host = start.wrapping_add(start.align_offset(LARGE_PAGE));
-        // SAFETY: `host` to `host + bytes` lies within the mapping, which is LARGE_PAGE longer than that, and stays
-        // mapped until `drop` has made sure that nobody else holds the region.
+        // SAFETY: `host` to `host + size` lies within the mapping, as the caller has seen to, and stays mapped until
+        // `drop` has made sure that nobody else holds the region.
         let region = unsafe {
-            MmapRegionBuilder::new(bytes)
+            MmapRegionBuilder::new(size)
                 .with_raw_mmap_pointer(host)
-                .with_mmap_prot(protection.bits())
+                .with_mmap_prot(PROTECTION.bits())
                 .with_mmap_flags((flags | MapFlags::MAP_ANONYMOUS).bits())
                 .build()
         };
@@ -60,21 +109,16 @@ impl GuestRam {
             .and_then(|region| GuestRegionMmap::new(region, GuestAddress(layout::RAM_BASE.0)))
             .and_then(|region| GuestMemoryMmap::from_regions(vec![region]).ok());
         let Some(memory) = memory else {
-            // SAFETY: the mapping was made above and nothing refers to it.
+            // SAFETY: the mapping is the caller's, who gave it away, and nothing refers to it.
             let _ = unsafe { munmap(mapping, length.get()) };
-            return Err(no_room());
+            return Err(Error::NoHostMemory { size: size as u64 });
         };
-        if let Some(advised) = NonNull::new(host.cast()) {
-            // A hint: a host without transparent huge pages refuses it and loses nothing.
-            // SAFETY: the advice does not change what the memory holds.
-            let _ = unsafe { madvise(advised, bytes, MmapAdvise::MADV_HUGEPAGE) };
-        }
         Ok(GuestRam {
             memory: Arc::new(memory),
             mapping,
             length: length.get(),
             host,
-            size: bytes,
+            size,
         })
     }
 
@@ -86,6 +130,19 @@ impl GuestRam {
     /// Where it lies in this process, and its size in bytes: what KVM is told.
     pub fn host_range(&self) -> (*mut u8, usize) {
         (self.host, self.size)
+    }
+}
+
+/// Why the host did not give out huge pages for `size` bytes.
+fn lack(pages: HugePages, size: u64) -> Error {
+    let wanted = size.div_ceil(HUGE_PAGE);
+    match wanted.checked_sub(pages.free) {
+        None | Some(0) => Error::NoHostMemory { size },
+        Some(more) => Error::TooFewHugePages {
+            wanted,
+            free: pages.free,
+            enough: pages.total.saturating_add(more),
+        },
     }
 }
 
@@ -125,6 +182,37 @@ mod tests {
         let last = GuestAddress(layout::RAM_BASE.0 + (8 << 20) - 8);
         assert_eq!(ram.memory().read_obj::<u64>(last).unwrap(), 0);
         ram.memory().write_obj(5_u64, last).unwrap();
+    }
+
+    #[test]
+    fn a_lack_of_huge_pages_says_how_many_to_reserve() {
+        // 12 pages, 3 of them free, and a guest of 8.
+        let error = lack(HugePages { total: 12, free: 3 }, 16 << 20);
+        assert!(
+            matches!(
+                error,
+                Error::TooFewHugePages {
+                    wanted: 8,
+                    free: 3,
+                    enough: 17
+                }
+            ),
+            "{error}"
+        );
+        assert!(error.to_string().contains("vm.nr_hugepages=17"), "{error}");
+        // The pages are there, and something else is in the way.
+        let error = lack(HugePages { total: 12, free: 8 }, 16 << 20);
+        assert!(matches!(error, Error::NoHostMemory { .. }), "{error}");
+    }
+
+    /// No host has this many, whether or not its kernel knows huge pages.
+    #[test]
+    fn too_many_huge_pages_are_an_error() {
+        let error = GuestRam::of_huge_pages(1 << 50).unwrap_err();
+        assert!(
+            matches!(error, Error::TooFewHugePages { .. } | Error::NoHugePages),
+            "{error}"
+        );
     }
 
     #[test]

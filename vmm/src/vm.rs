@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::console::{Consoles, PseudoTerminal};
 use crate::ending::{End, Ending};
 use crate::kvm::Kvm;
+use crate::memory::HUGE_PAGE;
 use crate::virtio::Slots;
 use crate::{Error, Outcome};
 
@@ -51,6 +52,9 @@ impl Vm {
         if config.memory == 0 || !config.memory.is_multiple_of(PAGE) {
             return Err(Error::MemorySize(config.memory));
         }
+        if config.hugepages && !config.memory.is_multiple_of(HUGE_PAGE) {
+            return Err(Error::MemorySizeOfHugePages(config.memory));
+        }
         let kvm = Kvm::open()?;
         capabilities::log_what_is_not_handed_on(&kvm);
         let max = kvm.max_vcpus().min(layout::MAX_HARTS);
@@ -71,6 +75,7 @@ impl Vm {
             command_line,
             cpus: config.cpus,
             memory: config.memory,
+            hugepages: config.hugepages,
             irqchip: config.irqchip,
             getchar_empty: config.getchar_empty,
             consoles,

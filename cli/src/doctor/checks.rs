@@ -8,6 +8,9 @@ use serde::Serialize;
 /// The oldest kernel that hvrun is tried with, major and minor.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
+/// The first kernel whose KVM maps transparent huge pages as such for a guest (its commit ed7ae7a34bea), major and minor.
+const MAPS_TRANSPARENT_HUGE_PAGES: (u32, u32) = (7, 0);
+
 /// A guest's memory where the user says nothing, bytes.
 const DEFAULT_MEMORY: u64 = 512 << 20;
 
@@ -170,13 +173,18 @@ fn hypervisor_extension(host: &Host) -> Option<Check> {
     })
 }
 
-fn old_kernel(host: &Host) -> Option<Check> {
+/// Major and minor.
+fn kernel_version(host: &Host) -> Option<(u32, u32)> {
     let release = host.kernel.as_deref()?;
     let mut numbers = release.split(|character: char| !character.is_ascii_digit());
     let mut number = || numbers.next()?.parse::<u32>().ok();
-    let version = (number()?, number()?);
+    Some((number()?, number()?))
+}
+
+fn old_kernel(host: &Host) -> Option<Check> {
+    let release = host.kernel.as_deref()?;
     let (major, minor) = OLDEST_KERNEL;
-    (version < OLDEST_KERNEL).then(|| {
+    (kernel_version(host)? < OLDEST_KERNEL).then(|| {
         note(
             "kernel",
             format!("Linux {release} is older than the {major}.{minor} that hvrun is made for"),
@@ -334,16 +342,27 @@ fn vhost_net(file: &DeviceFile) -> Check {
 
 fn huge_pages(host: &Host) -> Check {
     const SUBJECT: &str = "huge pages";
-    let reserved = match host.free_huge_pages {
-        Some(count) => format!("{count} reserved pages of 2 MiB are free"),
+    let reserved = match host.huge_pages {
+        Some(pages) => format!(
+            "{} reserved pages of 2 MiB are free for --hugepages",
+            pages.free
+        ),
         None => "this kernel reserves no pages of 2 MiB".into(),
     };
+    let mapped_small =
+        kernel_version(host).is_some_and(|version| version < MAPS_TRANSPARENT_HUGE_PAGES);
     match host.transparent_huge_pages.as_deref() {
         Some("never") => note(
             SUBJECT,
             format!("transparent ones are switched off, which makes guests slower; {reserved}"),
         )
         .advise("echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"),
+        Some(setting) if mapped_small => ok(
+            SUBJECT,
+            format!(
+                "transparent ones: {setting}, which KVM maps by 4 KiB before Linux 7.0; {reserved}"
+            ),
+        ),
         Some(setting) => ok(SUBJECT, format!("transparent ones: {setting}; {reserved}")),
         None => note(
             SUBJECT,
@@ -460,6 +479,24 @@ mod tests {
             let told = checks.iter().any(|check| check.subject == "kernel");
             assert_eq!(told, old, "{release}");
         }
+    }
+
+    #[test]
+    fn huge_pages_are_told_by_how_they_serve_a_guest() {
+        let (mut host, kvm) = samples::good();
+        host.huge_pages = Some(hv_vmm::HugePages { total: 9, free: 7 });
+        for (release, small) in [("6.19.3", true), ("7.0.0-riscv64", false)] {
+            host.kernel = Some(release.into());
+            let check = find(&all(&host, &kvm), "huge pages");
+            assert_eq!(check.state, State::Ok);
+            assert_eq!(check.finding.contains("4 KiB"), small, "{release}");
+            assert!(check.finding.contains("7 reserved pages"), "{check:?}");
+        }
+        host.transparent_huge_pages = Some("never".into());
+        host.huge_pages = None;
+        let check = find(&all(&host, &kvm), "huge pages");
+        assert_eq!(check.state, State::Note);
+        assert!(check.finding.contains("reserves no pages"), "{check:?}");
     }
 
     #[test]

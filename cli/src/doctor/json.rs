@@ -103,7 +103,7 @@ impl<'a> Report<'a> {
                 hypervisor_extension: host.hypervisor_extension,
                 available_memory: host.available_memory,
                 transparent_huge_pages: host.transparent_huge_pages.as_deref(),
-                free_huge_pages: host.free_huge_pages,
+                free_huge_pages: host.huge_pages.map(|pages| pages.free),
                 network_admin: host.network_admin,
                 devices: [&host.kvm, &host.tun, &host.vhost_net]
                     .map(device_facts)

@@ -1,8 +1,8 @@
 //! Hosts for the tests.
 
 use hv_vmm::{
-    AiaFeatures, AnsweredBy, Capabilities, DeviceFile, DeviceState, Error, Host, OpenError,
-    SbiExtension,
+    AiaFeatures, AnsweredBy, Capabilities, DeviceFile, DeviceState, Error, Host, HugePages,
+    OpenError, SbiExtension,
 };
 
 fn device(path: &str, state: DeviceState, group: &str, mode: u32) -> DeviceFile {
@@ -25,7 +25,7 @@ fn host() -> Host {
         network_admin: false,
         vhost_net: device("/dev/vhost-net", DeviceState::NoPermission, "root", 0o600),
         transparent_huge_pages: Some("madvise".into()),
-        free_huge_pages: Some(0),
+        huge_pages: Some(HugePages { total: 0, free: 0 }),
         available_memory: Some(1 << 30),
     }
 }

@@ -12,6 +12,7 @@ mod fixture;
 #[path = "../shared/guest_disk.rs"]
 mod guest_disk;
 mod legacy_console;
+mod memory;
 mod network;
 mod payloads;
 mod program;

@@ -154,6 +154,9 @@ fn refusal(args: &hvrun_cli::Args) -> Option<String> {
     if args.rng {
         return cannot("--rng");
     }
+    if args.hugepages {
+        return cannot("--hugepages");
+    }
     if !args.consoles.iter().all(serial_only) {
         return cannot("another --console than the serial port on this terminal");
     }
