@@ -1,7 +1,9 @@
 //! One boot's worth of machine: everything that a reboot makes anew.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, mpsc};
 
 use hv_core::addr::GuestPhysAddr;
@@ -84,6 +86,8 @@ pub struct Board {
 /// A machine whose vCPUs run.
 pub struct RunningBoard {
     threads: Vec<VcpuThread>,
+    /// Hangs up when the last thread ends.
+    ended: Receiver<Infallible>,
     shared: Arc<Shared>,
     _vm: Arc<Vm>,
     _pages: RegisterPages,
@@ -219,8 +223,10 @@ impl Board {
             wakeup: self.wakeup,
             stop: AtomicBool::new(false),
         });
+        let (alive, ended) = mpsc::channel();
         let mut running = RunningBoard {
             threads: Vec::new(),
+            ended,
             shared,
             _vm: self._vm,
             _pages: self._pages,
@@ -239,7 +245,8 @@ impl Board {
                 getchar_empty: self.getchar_empty,
                 suspended: false,
             };
-            let thread = VcpuThread::start(hart, vcpu, running.shared.clone(), platform, leave)
+            let shared = running.shared.clone();
+            let thread = VcpuThread::start(hart, vcpu, shared, platform, leave, alive.clone())
                 .map_err(Error::host("start a vCPU's thread"))?;
             running.threads.push(thread);
         }
@@ -252,7 +259,7 @@ impl Drop for RunningBoard {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wakeup.end();
-        VcpuThread::join_all(std::mem::take(&mut self.threads));
+        VcpuThread::join_all(std::mem::take(&mut self.threads), &self.ended);
     }
 }
 

@@ -55,7 +55,8 @@ pub fn load(
         what,
         memory: ram_size >> 20,
     };
-    let size = with_room(&tree.build(initrd.map(|_| 0..0))?).len() as u64;
+    let first = tree.build(initrd.map(|_| 0..0))?;
+    let size = with_room(&first).len() as u64;
     let tree_range =
         below(ram.end, size, kernel.occupied.end).ok_or_else(|| does_not_fit("device tree"))?;
     let free = tree_range.start - kernel.occupied.end;
@@ -66,7 +67,10 @@ pub fn load(
     };
     let initrd_range = initrd.as_ref().map(place).transpose()?;
 
-    let blob = tree.build(initrd_range.clone())?;
+    let blob = match &initrd_range {
+        Some(range) => tree.build(Some(range.clone()))?,
+        None => first,
+    };
     let registers = BootRegisters {
         entry: kernel.entry,
         device_tree: tree_range.start,

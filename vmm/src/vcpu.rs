@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ const REASON_SYSTEM_FAILURE: u64 = 1;
 /// The seed CSR of Zkr (RISC-V Cryptography Extensions, "The seed CSR").
 const CSR_SEED: u16 = 0x015;
 
+/// After how long a thread that shall end is told so once more.
+const REPEAT: Duration = Duration::from_millis(1);
+
 /// The signal that makes a vCPU thread leave the guest. Its handler does nothing.
 fn kick() -> i32 {
     SIGRTMIN()
@@ -49,7 +52,7 @@ pub struct Shared {
 pub struct VcpuThread(JoinHandle<Vcpu>);
 
 impl VcpuThread {
-    /// Starts the vCPU of this hart.
+    /// Starts the vCPU of this hart. The thread drops `running` when it is about to end.
     ///
     /// # Errors
     /// The host has no thread left.
@@ -59,6 +62,7 @@ impl VcpuThread {
         shared: Arc<Shared>,
         platform: SbiPlatform,
         leave: Leave,
+        running: Sender<Infallible>,
     ) -> io::Result<VcpuThread> {
         register_signal_handler(kick(), ignore)?;
         let mut hart = Hart {
@@ -78,29 +82,28 @@ impl VcpuThread {
                     residue::clear(&mut hart.vcpu);
                 }
                 drop(leave);
+                drop(running);
                 hart.vcpu
             })?;
         Ok(VcpuThread(thread))
     }
 
-    /// Waits until the threads have returned, having been told to by [`Shared::stop`], and with them their vCPUs.
-    pub fn join_all(threads: Vec<VcpuThread>) {
+    /// Waits until the threads have returned, having been told to by [`Shared::stop`], and with them their vCPUs. `running`
+    /// is the other end of what they drop.
+    pub fn join_all(threads: Vec<VcpuThread>, running: &Receiver<Infallible>) {
         // A signal that arrives just before KVM_RUN is lost, so it is repeated until it has worked.
         loop {
-            let mut running = false;
-            for VcpuThread(thread) in &threads {
-                if thread.is_finished() {
-                    continue;
-                }
-                match thread.kill(kick()) {
-                    Ok(()) => running = true,
-                    Err(error) => log::error!("cannot stop a vCPU: {error}"),
+            let mut left = false;
+            for VcpuThread(thread) in threads.iter().filter(|thread| !thread.0.is_finished()) {
+                left = true;
+                if let Err(error) = thread.kill(kick()) {
+                    log::error!("cannot stop a vCPU: {error}");
                 }
             }
-            if !running {
+            // Nothing is ever sent: it ends when the threads have.
+            if !left || running.recv_timeout(REPEAT) != Err(RecvTimeoutError::Timeout) {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(1));
         }
         for VcpuThread(thread) in threads {
             // A panic of the thread has been reported by the panic itself.
