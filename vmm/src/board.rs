@@ -123,6 +123,7 @@ impl Board {
             )
         }
         .map_err(Error::kvm("give the guest its memory"))?;
+        let pages = show_register_pages(&vm)?;
         let vcpus = create_vcpus(&vm, blueprint.cpus)?;
         let irqchip = create_irqchip(&vm, &vcpus, blueprint)?;
 
@@ -154,7 +155,6 @@ impl Board {
         let rtc = Arc::new(Rtc::new(line, blueprint.clock.clone()));
         attach(layout::RTC_BASE, layout::RTC_SIZE, rtc.clone())?;
 
-        let pages = show_register_pages(&vm)?;
         for slot in 0..layout::VIRTIO_SLOTS {
             let (Some((base, irq)), Some(page)) = (layout::virtio_slot(slot), pages.get(slot))
             else {
@@ -264,6 +264,9 @@ impl Drop for RunningBoard {
 }
 
 /// What the guest reads in the virtio slots. Where KVM can, the guest reads it as memory, without leaving.
+///
+/// As all memory it comes before the interrupt chip: on Linux 7.2, memory that is added to a machine with a chip waits
+/// milliseconds for an SRCU grace period that the chip's registers have begun.
 fn show_register_pages(vm: &Vm) -> Result<RegisterPages, Error> {
     let pages = RegisterPages::new(layout::VIRTIO_SLOTS)
         .map_err(Error::host("make the virtio devices' registers"))?;
