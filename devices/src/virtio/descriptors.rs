@@ -107,11 +107,11 @@ mod tests {
     use virtio_bindings::virtio_ring::{
         VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
     };
+    use virtio_queue::QueueOwnedT;
     use virtio_queue::desc::RawDescriptor;
-    use virtio_queue::{Queue, QueueOwnedT, QueueState};
 
     use super::*;
-    use crate::virtio::testing::{AVAILABLE, DATA, RAM, RAM_SIZE, Ring, TABLE, USED, memory};
+    use crate::virtio::testing::{DATA, RAM, RAM_SIZE, Ring, TABLE, memory, queue};
 
     const ENTRIES: u16 = 8;
     /// Where indirect tables are, one of them not aligned.
@@ -158,18 +158,7 @@ mod tests {
                 }
             }
             Ring::new(&memory, ENTRIES).offer(head);
-            let mut queue = Queue::try_from(QueueState {
-                max_size: ENTRIES,
-                next_avail: 0,
-                next_used: 0,
-                event_idx_enabled: false,
-                size: ENTRIES,
-                ready: true,
-                desc_table: TABLE,
-                avail_ring: AVAILABLE,
-                used_ring: USED,
-            })
-            .unwrap();
+            let mut queue = queue(ENTRIES, false, 0);
             let fields = |one: Descriptor| (one.addr(), one.len(), one.flags(), one.next());
             let theirs = queue.iter(&memory).unwrap().next().unwrap().map(fields);
             let ours = Descriptors::new(&memory, GuestAddress(TABLE), ENTRIES, head).unwrap().map(fields);

@@ -8,6 +8,7 @@ use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
+use virtio_queue::{Queue, QueueState};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::VirtioDevice;
@@ -53,6 +54,22 @@ pub fn chain(first: u16, buffers: &[(u64, u32, u16)]) -> Vec<Descriptor> {
             Descriptor::new(address, length, flags | next, first + n + 1)
         })
         .collect()
+}
+
+/// The device's side of a queue at [`TABLE`], [`AVAILABLE`] and [`USED`], of which `next` chains have been used.
+pub fn queue(size: u16, event_idx: bool, next: u16) -> Queue {
+    let state = QueueState {
+        max_size: size,
+        next_avail: next,
+        next_used: next,
+        event_idx_enabled: event_idx,
+        size,
+        ready: true,
+        desc_table: TABLE,
+        avail_ring: AVAILABLE,
+        used_ring: USED,
+    };
+    Queue::try_from(state).unwrap()
 }
 
 /// The driver's side of a queue at [`TABLE`], [`AVAILABLE`] and [`USED`].

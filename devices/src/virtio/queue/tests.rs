@@ -1,25 +1,12 @@
 //! Checked against VIRTIO 1.3, sections 2.7.5 to 2.7.10.
 
-use virtio_queue::QueueState;
-
 use super::*;
-use crate::virtio::testing::{AVAILABLE, DATA, Ring, TABLE, USED, chain, memory, readable};
+use crate::virtio::testing::{self, AVAILABLE, DATA, Ring, USED, chain, memory, readable};
 
 const SIZE: u16 = 4;
 
 fn queue(memory: &GuestMemoryMmap, event_idx: bool, next: u16) -> DeviceQueue<'_> {
-    let state = QueueState {
-        max_size: SIZE,
-        next_avail: next,
-        next_used: next,
-        event_idx_enabled: event_idx,
-        size: SIZE,
-        ready: true,
-        desc_table: TABLE,
-        avail_ring: AVAILABLE,
-        used_ring: USED,
-    };
-    DeviceQueue::new(memory, Queue::try_from(state).unwrap())
+    DeviceQueue::new(memory, testing::queue(SIZE, event_idx, next))
 }
 
 #[test]

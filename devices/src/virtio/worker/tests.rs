@@ -3,12 +3,11 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use proptest::prelude::*;
-use virtio_queue::{Queue, QueueState};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::virtio::testing::{
-    AVAILABLE, DATA, Ring, TABLE, TestLine, USED, chain, memory, page, readable, writable,
+    DATA, Ring, TestLine, USED, chain, memory, page, queue, readable, writable,
 };
 
 const SIZE: u16 = 16;
@@ -67,17 +66,6 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(memory: &'a Arc<GuestMemoryMmap>, event_idx: bool) -> Self {
-        let state = QueueState {
-            max_size: SIZE,
-            next_avail: 0,
-            next_used: 0,
-            event_idx_enabled: event_idx,
-            size: SIZE,
-            ready: true,
-            desc_table: TABLE,
-            avail_ring: AVAILABLE,
-            used_ring: USED,
-        };
         let line = Arc::<TestLine>::default();
         let (sender, served) = channel();
         let bench = Self {
@@ -87,7 +75,7 @@ impl<'a> Bench<'a> {
                 interrupt: Arc::new(Interrupt::new(line.clone(), 42, page())),
                 stop: Arc::default(),
                 turn: Mutex::new(Turn {
-                    queue: Some(Parked::new(Queue::try_from(state).unwrap())),
+                    queue: Some(Parked::new(queue(SIZE, event_idx, 0))),
                     handler: Witness(sender),
                     pace: Pace::default(),
                 }),
