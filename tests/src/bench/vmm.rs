@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use object::{Architecture, File, Object};
+
 /// A VMM to measure.
 #[derive(Debug, Clone)]
 pub struct Vmm {
@@ -44,6 +46,14 @@ pub enum VmmError {
         "{0:?}: each [group] ends, holds no other, and has one of {{initrd}}, {{disk}}, {{tap}}, {{vhost}} and {{console}}"
     )]
     Group(String),
+    /// Its binary.
+    #[error("{}: {problem}", path.display())]
+    Program {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 /// The machine that a VMM is to make.
@@ -98,6 +108,27 @@ impl Vmm {
             name: "qemu".into(),
             program: None,
             template: known(QEMU),
+        }
+    }
+}
+
+impl Vmm {
+    /// Looks whether its binary is there and for the host.
+    ///
+    /// # Errors
+    /// [`VmmError::Program`].
+    pub fn check(&self) -> Result<(), VmmError> {
+        let Some(path) = &self.program else {
+            return Ok(());
+        };
+        let wrong = |problem: String| VmmError::Program {
+            path: path.clone(),
+            problem,
+        };
+        let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        match File::parse(bytes.as_slice()).map(|file| file.architecture()) {
+            Ok(Architecture::Riscv64) => Ok(()),
+            _ => Err(wrong("it is no program for riscv64".into())),
         }
     }
 }
@@ -291,6 +322,14 @@ mod tests {
             "m=/m [a [{disk}]]",
         ] {
             assert!(wrong.parse::<Vmm>().is_err(), "{wrong}");
+        }
+        for wrong in [
+            "kvmtool=/nowhere",
+            "kvmtool=/",
+            concat!("kvmtool=", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+        ] {
+            let vmm: Vmm = wrong.parse().unwrap();
+            assert!(vmm.check().is_err(), "{wrong}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `cargo lab bench` and `cargo lab profile`.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 
 use hv_lab::bench::{self, Subject, Vmm, Work};
@@ -35,6 +37,30 @@ pub(super) struct Options {
 
 /// Measures, and prints the table.
 pub(super) fn run(options: &Options) -> Result<u8, Failure> {
+    let wrong = |message: String| Failure {
+        message: format!("lab: {message}"),
+        code: EXIT_LAB,
+    };
+    // What would show only after minutes.
+    for vmm in &options.vmms {
+        vmm.check().map_err(|error| wrong(error.to_string()))?;
+    }
+    let names = |name: &&String| {
+        ["hvrun", "qemu"].contains(&name.as_str())
+            || options.vmms.iter().any(|vmm| vmm.name == **name)
+    };
+    if let Some(other) = options.only.iter().find(|name| !names(name)) {
+        return Err(wrong(format!(
+            "--only {other}: there is no such VMM; it is hvrun, qemu, or the name of a --vmm"
+        )));
+    }
+    let json = options.json.as_ref().map(|path| {
+        let failed = |error| wrong(format!("{}: {error}", path.display()));
+        File::create(path)
+            .map(|file| (file, failed))
+            .map_err(failed)
+    });
+    let json = json.transpose()?;
     let mut vmms = vec![Vmm::hvrun(cross_build("hvrun", "hvrun")?), Vmm::qemu()];
     vmms.extend(options.vmms.iter().cloned());
     if !options.only.is_empty() {
@@ -52,11 +78,8 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     report.condition("command", &format!("cargo lab {}", words.join(" ")));
     print!("{report}");
-    if let Some(path) = &options.json {
-        std::fs::write(path, format!("{:#}\n", report.json())).map_err(|error| Failure {
-            message: format!("lab: {}: {error}", path.display()),
-            code: EXIT_LAB,
-        })?;
+    if let Some((mut file, failed)) = json {
+        writeln!(file, "{:#}", report.json()).map_err(failed)?;
     }
     Ok(0)
 }
