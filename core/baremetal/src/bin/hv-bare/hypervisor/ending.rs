@@ -93,7 +93,6 @@ fn begin_again(guest: &Guest) {
 /// The guest has ended with this code. When all have, the machine ends with the first code that is not 0.
 fn over(guest: &Guest, code: u16) {
     guest.reset_devices();
-    *guest.life.lock() = Life::Ended(code);
     if guest::all().len() > 1 {
         console::message(format_args!(
             "guest {} has ended with code {code}",
@@ -103,6 +102,8 @@ fn over(guest: &Guest, code: u16) {
     if hypervisor().prints_statistics {
         print_statistics(guest);
     }
+    // Not before all is said: whoever sees that the last guest has ended switches the machine off.
+    *guest.life.lock() = Life::Ended(code);
     console::ended(guest.index);
     let mut codes = guest::all().iter().map(|guest| match *guest.life.lock() {
         Life::Ended(code) => Some(code),
