@@ -267,6 +267,12 @@ fn wait_for_file(host: &Host, path: &str) {
     host.exec(["sh", "-c", &wait]).check(STEP).unwrap();
 }
 
+/// Waits until somebody listens at the socket, which its file alone does not say.
+fn wait_for_listener(host: &Host, path: &str) {
+    let wait = format!("until grep -q ' {path}$' /proc/net/unix; do sleep 0.1; done");
+    host.exec(["sh", "-c", &wait]).check(STEP).unwrap();
+}
+
 /// Reads as many bytes from a client as were expected, which these have to be.
 fn expect(client: &Process, expected: &str) {
     let mut received = Vec::new();
@@ -363,6 +369,7 @@ fn only_a_dead_socket_is_replaced() {
     killed.wait(STEP).unwrap();
     wait_for_file(host, &dead);
     let next = run_with(&dead).args(disk.argument()).spawn().unwrap();
+    wait_for_listener(host, &dead);
     let mut shell = client(host, &dead).console().unwrap();
     shell.wait_for(GUEST_PROMPT, BOOT).unwrap();
     power_off_by(&mut shell, next);
