@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hv_lab::bare::bundle::Guest;
 use hv_lab::initramfs::Initramfs;
-use hv_lab::provision::{self, DebianKernel, GUEST_PROMPT};
+use hv_lab::provision::{self, DebianKernel, GUEST_GREETING, GUEST_PROMPT};
 
 use crate::fixture::{Chip, MAX_CPU, Setup, guest, lines_of};
 use crate::guest_disk::Disk;
@@ -76,8 +76,7 @@ fn lives_on_a_disk(chip: Chip, legacy_virtio: bool, guest: Guest) {
     run.run("echo 3 > /proc/sys/vm/drop_caches");
     assert_eq!(run.run("md5sum < /root/random"), sum);
     run.send("reboot\n");
-    // There is a prompt before that already.
-    run.wait_for("reboot: Restarting system");
+    run.wait_for(GUEST_GREETING);
     run.wait_for(GUEST_PROMPT);
     assert_eq!(run.run("md5sum < /root/random"), sum);
     assert_eq!(

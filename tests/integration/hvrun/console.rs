@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 use hv_lab::host::{Console, Exec, Host, HostChip, Process, Stdio, Stream};
 use hv_lab::provision::{self, GUEST_PROMPT};
 
-use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, run, text};
+use crate::fixture::{
+    BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, reboot, run, text,
+};
 use crate::virtio::version;
 
 /// A path for a file or socket in the nested host's memory: the developer's file system has no sockets for it.
@@ -82,9 +84,7 @@ fn a_virtio_console_is_a_terminal_of_the_right_size() {
             .unwrap();
         // More than any buffer on the way holds, both ways.
         assert_eq!(run(&mut console, "seq 20000 | tail -n 1"), "20000");
-        console.send_line("reboot").unwrap();
-        console.wait_for("Restarting system", STEP).unwrap();
-        console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        reboot(&mut console);
         wait_for_size(&mut console, "50 132");
         power_off(console);
         disk.assert_clean();
@@ -191,13 +191,18 @@ fn a_file_has_all_output() {
         let arguments = ["--console", &serial, "--console", "virtio"];
         let mut console = guest(host, Kernel::Stable, &disk, &arguments);
         run(&mut console, "seq 3000 > /dev/ttyS0");
-        power_off(console);
+        // The last that the guest prints comes as well.
+        console
+            .send_line("echo last > /dev/ttyS0; poweroff")
+            .unwrap();
+        let (status, _) = console.wait_for_end(STEP).unwrap();
+        assert_eq!(status.code(), Some(0), "{status}");
         let log = String::from_utf8(host.read_file(&file).unwrap()).unwrap();
         assert!(log.contains("Linux version"), "{log}");
         let numbers: String = (1..=3000).map(|n| format!("{n}\r\n")).collect();
         assert!(log.contains(&numbers), "{log}");
         assert!(!log.contains("from before"), "{log}");
-        assert!(log.contains("Power down"), "{log}");
+        assert!(log.contains("last\r\n"), "{log}");
     }
 }
 
@@ -225,9 +230,7 @@ fn people_come_to_a_pseudo_terminal_and_leave_it() {
         second.send_line("").unwrap();
         run(&mut second, "true");
         assert!(!second.transcript().contains("1000"), "not dropped");
-        second.send_line("reboot").unwrap();
-        second.wait_for("Restarting system", STEP).unwrap();
-        second.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        reboot(&mut second);
         second.send_line("poweroff").unwrap();
         let finished = hvrun.finish(STEP).unwrap();
         assert_eq!(finished.status.code(), Some(0), "{finished}");
@@ -332,9 +335,7 @@ fn a_port_carries_data_both_ways() {
         expect(&second, "found\n");
 
         // And stays when the guest starts anew.
-        console.send_line("reboot").unwrap();
-        console.wait_for("Restarting system", STEP).unwrap();
-        console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        reboot(&mut console);
         run(&mut console, &find);
         run(&mut console, "echo rebooted > $P");
         expect(&second, "rebooted\n");

@@ -3,7 +3,9 @@
 use hv_lab::host::{Host, HostChip, Stdio, Stream};
 use hv_lab::provision::GUEST_PROMPT;
 
-use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, run, text};
+use crate::fixture::{
+    BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, reboot, run, text,
+};
 
 #[test]
 fn a_guest_reboots_in_the_same_process() {
@@ -13,10 +15,7 @@ fn a_guest_reboots_in_the_same_process() {
         let pid = console.process().pid();
         for round in 0..2 {
             run(&mut console, &format!("echo {round} >> /root/rounds; sync"));
-            console.send_line("reboot").unwrap();
-            // Not the prompt that stands there already.
-            console.wait_for("reboot: Restarting system", STEP).unwrap();
-            console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+            reboot(&mut console);
         }
         assert_eq!(console.process().pid(), pid);
         assert_eq!(run(&mut console, "cat /root/rounds"), "0\n1");

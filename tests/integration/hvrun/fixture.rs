@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use hv_lab::host::{Console, Exec, Host, HostChip, HostConfig};
-use hv_lab::provision::{self, DebianKernel, GUEST_PROMPT, KernelFiles};
+use hv_lab::provision::{self, DebianKernel, GUEST_GREETING, GUEST_PROMPT, KernelFiles};
 
 pub use crate::guest_disk::{Disk, text};
 
@@ -112,6 +112,16 @@ pub fn run(console: &mut Console, command: &str) -> String {
     let output = console.run(command, STEP).unwrap();
     assert_eq!(output.code, 0, "`{command}`: {}", output.text);
     output.text
+}
+
+/// The guest reboots, until its shell is there again.
+///
+/// What is waited for is the greeting of the guest's own start script. The last lines of a kernel say nothing: Linux from
+/// 6.12.117 on resets its virtio devices before it prints them.
+pub fn reboot(console: &mut Console) {
+    console.send_line("reboot").unwrap();
+    console.wait_for(GUEST_GREETING, BOOT).unwrap();
+    console.wait_for(GUEST_PROMPT, BOOT).unwrap();
 }
 
 /// The guest powers off, and hvrun ends with 0.

@@ -1,9 +1,8 @@
 //! A guest whose memory is made of the host's reserved huge pages.
 
 use hv_lab::host::{Host, HostChip, HostConfig};
-use hv_lab::provision::GUEST_PROMPT;
 
-use crate::fixture::{BOOT, Disk, Kernel, STEP, command, guest, hvrun, power_off, run};
+use crate::fixture::{Disk, Kernel, STEP, command, guest, hvrun, power_off, reboot, run};
 
 /// What the guest has, in all tests here: MiB, and huge pages of 2 MiB.
 const MEMORY: &str = "128M";
@@ -77,10 +76,7 @@ fn boots_from_huge_pages(chip: HostChip) {
         "seq 200000 > /root/file; sync; md5sum /root/file",
     );
     // Another boot of the guest has them anew.
-    console.send_line("reboot").unwrap();
-    // Not the prompt that stands there already.
-    console.wait_for("reboot: Restarting system", STEP).unwrap();
-    console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+    reboot(&mut console);
     assert_eq!(free(&host), 2);
     assert_eq!(run(&mut console, "tail -n 1 /root/file"), "200000");
     power_off(console);

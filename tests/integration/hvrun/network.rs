@@ -4,9 +4,10 @@ use std::fs;
 use std::io::Read;
 
 use hv_lab::host::{Host, LOCAL_ROOT};
-use hv_lab::provision::GUEST_PROMPT;
 
-use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, run, text};
+use crate::fixture::{
+    CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, reboot, run, text,
+};
 use crate::virtio::version;
 
 const MAC: &str = "52:54:00:c0:ff:ee";
@@ -65,9 +66,7 @@ fn carries(host: &Host, number: u32, vhost: &str) {
         &format!("ip addr add {host_address}/24 dev {tap}; ip link set {tap} up"),
     );
     // A reboot leaves the interface and the address as they are.
-    console.send_line("reboot").unwrap();
-    console.wait_for("reboot: Restarting system", STEP).unwrap();
-    console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+    reboot(&mut console);
     assert_eq!(run(&mut console, "cat /sys/class/net/eth0/address"), MAC);
     run(
         &mut console,

@@ -19,6 +19,9 @@ pub const GUEST_DISK_SIZE: u64 = 512 << 20;
 /// What the shell on the guest's console prints when it is ready for a command.
 pub const GUEST_PROMPT: &str = "guest# ";
 
+/// What the guests' start script (`resources/guest/rcS`) prints once in each boot, before the first prompt.
+pub const GUEST_GREETING: &str = "hvrun guest: Linux ";
+
 /// Drivers that the guest may need and Debian's kernels have as modules: its disks, console, network and entropy.
 const GUEST_MODULES: [&str; 6] = [
     "virtio_mmio",

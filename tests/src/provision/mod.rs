@@ -27,7 +27,9 @@ pub use cross::{
     bare_hypervisor, clippy, cross_build, cross_build_with_names, profile_plugin, test_kernel,
 };
 pub use error::{Error, Result};
-pub use guest::{GUEST_DISK_SIZE, GUEST_PROMPT, debugfs, dtc, e2fsck, guest_disk, guest_initrd};
+pub use guest::{
+    GUEST_DISK_SIZE, GUEST_GREETING, GUEST_PROMPT, debugfs, dtc, e2fsck, guest_disk, guest_initrd,
+};
 pub use kernel::{DebianKernel, KernelFiles, debian_kernel};
 pub use modules::modules_closure;
 pub use nested_qemu::{NestedQemu, nested_qemu};
