@@ -14,7 +14,7 @@ use hv_devices::console::{ConsoleOutput, InputSink};
 use hv_devices::rtc::{HostClock, Rtc};
 use hv_devices::test_device::TestDevice;
 use hv_devices::uart::Uart;
-use hv_devices::virtio::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY, RegisterPages};
+use hv_devices::virtio::transport::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY, RegisterPages};
 
 use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};

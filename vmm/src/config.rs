@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use hv_devices::virtio::block::Serial;
-use hv_devices::virtio::mmio::Version;
 use hv_devices::virtio::net::{Mac, Vhost};
+use hv_devices::virtio::transport::mmio::Version;
 
 use crate::console::ConsoleConfig;
 use crate::{Error, virtio};

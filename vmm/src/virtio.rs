@@ -8,9 +8,9 @@ use hv_core::layout::VIRTIO_SLOTS;
 use hv_devices::virtio::VirtioDevice;
 use hv_devices::virtio::block::{Block, Disk, Serial};
 use hv_devices::virtio::console::{Console, Ports};
-use hv_devices::virtio::mmio::Version;
 use hv_devices::virtio::net::{Mac, Net, Tap, Vhost};
 use hv_devices::virtio::rng::Rng;
+use hv_devices::virtio::transport::mmio::Version;
 
 use crate::Error;
 use crate::config::{Config, Placement};

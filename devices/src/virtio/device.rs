@@ -7,7 +7,7 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Interrupt;
+use super::Notifier;
 
 /// A virtio device behind a transport.
 ///
@@ -33,6 +33,12 @@ pub trait VirtioDevice: Send {
         let _ = (offset, data);
     }
 
+    /// The memory that device and driver share apart from guest RAM (VIRTIO 1.3, section 2.10). Whoever builds the machine
+    /// has mapped it where these say.
+    fn shared_memory(&self) -> &[SharedMemory] {
+        &[]
+    }
+
     /// Who hears of the notifications of this queue on the vCPU's thread that makes them, if that is worth leaving the guest
     /// for. It stays the same across resets. Without one an ioeventfd may take the notifications, and nobody leaves.
     fn doorbell(&self, queue: u32) -> Option<Arc<dyn Doorbell>> {
@@ -52,6 +58,17 @@ pub trait VirtioDevice: Send {
     fn reset(&mut self);
 }
 
+/// A shared memory region of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedMemory {
+    /// The region's number, `shmid`, by which drivers of this device type know it.
+    pub id: u8,
+    /// Where it lies, guest-physical.
+    pub base: u64,
+    /// Its size in bytes.
+    pub length: u64,
+}
+
 /// Serves a queue on the spot, if that is quick.
 pub trait Doorbell: Send + Sync {
     /// The driver has notified the queue. Returns `false` if the queue's kick is to be signalled, for whoever waits for it.
@@ -68,7 +85,7 @@ pub struct Activation {
     /// The queues that the driver has set up, in the order of their indexes. The others are missing here.
     pub queues: Vec<ActiveQueue>,
     /// How to notify the driver.
-    pub interrupt: Arc<Interrupt>,
+    pub notifier: Arc<dyn Notifier>,
 }
 
 /// A queue that the driver has set up. Its addresses lie in guest memory.

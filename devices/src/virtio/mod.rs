@@ -3,11 +3,11 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`device`] | [`VirtioDevice`]: what a kind of device is, apart from how the guest reaches it |
-//! | [`interrupt`] | the notifications from device to driver |
-//! | `state` | device status, feature negotiation, queue set-up: what every register layout shares |
+//! | [`notifier`] | [`Notifier`]: the notifications from device to driver |
+//! | `negotiation` | device status, features, queue set-up: what every transport shares |
 //! | `queue`, `descriptors`, `chain` | the device's side of a virtqueue, and a request's buffers |
 //! | `worker` | who serves a device with one queue: a thread, and vCPUs for single quick requests |
-//! | [`mmio`] | the virtio-mmio register layouts, version 2 and legacy |
+//! | [`transport::mmio`] | virtio-mmio: its interrupt and its register layouts, version 2 and legacy |
 //! | [`block`] | the block device |
 //! | [`console`] | the console device |
 //! | [`net`] | the network device |
@@ -18,15 +18,15 @@ mod chain;
 pub mod console;
 mod descriptors;
 pub mod device;
-pub mod interrupt;
-pub mod mmio;
+mod negotiation;
 pub mod net;
+pub mod notifier;
 mod queue;
 pub mod rng;
-mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod transport;
 mod worker;
 
-pub use device::{Activation, ActiveQueue, Doorbell, VirtioDevice};
-pub use interrupt::Interrupt;
+pub use device::{Activation, ActiveQueue, Doorbell, SharedMemory, VirtioDevice};
+pub use notifier::Notifier;

@@ -61,7 +61,7 @@ impl VirtioDevice for Rng {
         let Activation {
             memory,
             queues,
-            interrupt,
+            notifier,
             ..
         } = activation;
         if let Some(queue) = queues.into_iter().next() {
@@ -70,7 +70,7 @@ impl VirtioDevice for Rng {
                 reported: false,
             };
             let name = "virtio-rng".to_owned();
-            self.worker = Some(Worker::spawn(name, memory, queue, interrupt, source, None)?);
+            self.worker = Some(Worker::spawn(name, memory, queue, notifier, source, None)?);
         }
         Ok(())
     }

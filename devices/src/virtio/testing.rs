@@ -11,8 +11,8 @@ use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueState};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::VirtioDevice;
-use super::mmio::{MmioTransport, RegisterPage, RegisterPages, Version};
+use super::transport::mmio::{MmioTransport, RegisterPage, RegisterPages, Version};
+use super::{Notifier, VirtioDevice};
 use crate::bus::MmioDevice;
 use crate::interrupt::IrqLine;
 
@@ -137,6 +137,7 @@ pub struct TestLine {
 struct LineState {
     level: bool,
     assertions: usize,
+    needs_reset: bool,
 }
 
 impl TestLine {
@@ -147,6 +148,11 @@ impl TestLine {
     /// How often the line was asserted.
     pub fn assertions(&self) -> usize {
         self.state.lock().unwrap().assertions
+    }
+
+    /// Whether a device that notifies by it needs a reset.
+    pub fn needs_reset(&self) -> bool {
+        self.state.lock().unwrap().needs_reset
     }
 
     /// Waits until `done` holds, looking again after each change. Failing to is a hang.
@@ -166,6 +172,22 @@ impl IrqLine for TestLine {
         let mut state = self.state.lock().unwrap();
         state.level = asserted;
         state.assertions += usize::from(asserted);
+        self.changed.notify_all();
+    }
+}
+
+/// For a device without a transport: each notification asserts the line.
+impl Notifier for TestLine {
+    fn used(&self, _queue: u16) {
+        self.set_level(true);
+    }
+
+    fn config(&self, _offset: usize, _bytes: &[u8]) {
+        self.set_level(true);
+    }
+
+    fn needs_reset(&self, _reason: &dyn std::fmt::Display) {
+        self.state.lock().unwrap().needs_reset = true;
         self.changed.notify_all();
     }
 }

@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, Malformed};
 use super::queue::{Broken, DeviceQueue, Parked};
-use super::{ActiveQueue, Doorbell, Interrupt};
+use super::{ActiveQueue, Doorbell, Notifier};
 use crate::lock;
 
 /// How many requests are served on vCPUs' threads before the worker gets one, to see whether more come with it; and how many
@@ -37,7 +37,7 @@ impl Worker {
         name: String,
         memory: Arc<GuestMemoryMmap>,
         queue: ActiveQueue,
-        interrupt: Arc<Interrupt>,
+        notifier: Arc<dyn Notifier>,
         handler: impl Handler,
         bell: Option<&Arc<Bell>>,
     ) -> io::Result<Self> {
@@ -45,7 +45,8 @@ impl Worker {
         let kick = queue.kick;
         let service = Arc::new(Service {
             memory,
-            interrupt,
+            index: queue.index,
+            notifier,
             stop: Arc::clone(&stop),
             turn: Mutex::new(Turn {
                 queue: Some(Parked::new(queue.queue)),
@@ -132,7 +133,9 @@ thread_local! {
 /// The queue, and what is needed to serve it.
 struct Service<H> {
     memory: Arc<GuestMemoryMmap>,
-    interrupt: Arc<Interrupt>,
+    /// The queue's.
+    index: u16,
+    notifier: Arc<dyn Notifier>,
     stop: Arc<AtomicBool>,
     turn: Mutex<Turn<H>>,
 }
@@ -186,7 +189,7 @@ impl<H: Handler> Service<H> {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.interrupt.needs_reset(&error);
+                    self.notifier.needs_reset(&error);
                     return;
                 }
             }
@@ -209,7 +212,8 @@ impl<H: Handler> Service<H> {
     ) -> Option<T> {
         let mut server = Server {
             queue: DeviceQueue::resume(&self.memory, turn.queue.take()?),
-            interrupt: &self.interrupt,
+            index: self.index,
+            notifier: self.notifier.as_ref(),
             handler: &mut turn.handler,
             stop: &self.stop,
             chain: CHAIN.take().recycle(),
@@ -222,7 +226,7 @@ impl<H: Handler> Service<H> {
                 Some(value)
             }
             Err(reason) => {
-                self.interrupt.needs_reset(&reason);
+                self.notifier.needs_reset(&reason);
                 None
             }
         }
@@ -246,8 +250,9 @@ impl<H: Handler> Doorbell for Service<H> {
 
 /// A queue that is being served.
 struct Server<'m, H> {
+    index: u16,
     queue: DeviceQueue<'m>,
-    interrupt: &'m Interrupt,
+    notifier: &'m dyn Notifier,
     handler: &'m mut H,
     stop: &'m AtomicBool,
     chain: Chain<'m>,
@@ -297,7 +302,7 @@ impl<H: Handler> Server<'_, H> {
 
     fn notify_used(&mut self) -> Result<(), Broken> {
         if self.queue.wants_interrupt()? {
-            self.interrupt.notify_used();
+            self.notifier.used(self.index);
         }
         Ok(())
     }

@@ -172,7 +172,7 @@ impl VirtioDevice for Block {
             memory,
             features,
             queues,
-            interrupt,
+            notifier,
         } = activation;
         let Some(queue) = queues.into_iter().next() else {
             // A driver that uses no queue. There is nothing to serve.
@@ -189,7 +189,7 @@ impl VirtioDevice for Block {
             name,
             memory,
             queue,
-            interrupt,
+            notifier,
             executor,
             Some(&self.bell),
         )?);

@@ -15,7 +15,7 @@ use super::device::feature;
 use super::port::{Port, Ports};
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, DeviceQueue};
-use crate::virtio::{Activation, ActiveQueue, Interrupt};
+use crate::virtio::{Activation, ActiveQueue, Notifier};
 
 /// How many bytes go from a buffer to the output, or from the input to a buffer, at once.
 const CHUNK: usize = 4096;
@@ -44,11 +44,11 @@ impl Worker {
                     memory,
                     features,
                     queues,
-                    interrupt,
+                    notifier,
                 } = activation;
-                let mut server = Server::new(&memory, features, queues, ports, &interrupt);
+                let mut server = Server::new(&memory, features, queues, ports, notifier.as_ref());
                 if let Err(reason) = server.run(&stop, &wake) {
-                    interrupt.needs_reset(&reason);
+                    notifier.needs_reset(&reason);
                 }
             }
         })?;
@@ -73,6 +73,7 @@ impl Drop for Worker {
 
 /// A queue with what announces its buffers.
 struct Line<'m> {
+    index: u16,
     queue: DeviceQueue<'m>,
     kick: Arc<EventFd>,
     chain: Chain<'m>,
@@ -83,6 +84,7 @@ struct Line<'m> {
 impl<'m> Line<'m> {
     fn new(memory: &'m GuestMemoryMmap, queue: ActiveQueue) -> Self {
         Self {
+            index: queue.index,
             queue: DeviceQueue::new(memory, queue.queue),
             kick: queue.kick,
             chain: Chain::default(),
@@ -118,7 +120,7 @@ struct Server<'m> {
     ports: Vec<(Arc<Port>, Pair<'m>)>,
     control: Option<(Control, Pair<'m>)>,
     sized: bool,
-    interrupt: &'m Interrupt,
+    notifier: &'m dyn Notifier,
     /// What is on its way, on either.
     chunk: [u8; CHUNK],
 }
@@ -129,7 +131,7 @@ impl<'m> Server<'m> {
         features: u64,
         queues: Vec<ActiveQueue>,
         mut ports: Vec<Arc<Port>>,
-        interrupt: &'m Interrupt,
+        notifier: &'m dyn Notifier,
     ) -> Self {
         let mut lines: Vec<_> = queues
             .into_iter()
@@ -161,7 +163,7 @@ impl<'m> Server<'m> {
             ports: ports.collect(),
             control,
             sized: features & feature::SIZE != 0,
-            interrupt,
+            notifier,
             chunk: [0; CHUNK],
         }
     }
@@ -196,12 +198,11 @@ impl<'m> Server<'m> {
                 more |= queues.receive(port, &mut self.chunk)?;
             }
         }
-        let mut interrupt = false;
+        let notifier = self.notifier;
         for line in self.lines() {
-            interrupt |= line.queue.has_used() && line.queue.wants_interrupt()?;
-        }
-        if interrupt {
-            self.interrupt.notify_used();
+            if line.queue.has_used() && line.queue.wants_interrupt()? {
+                notifier.used(line.index);
+            }
         }
         Ok(more)
     }
@@ -215,7 +216,7 @@ impl<'m> Server<'m> {
                 control.resized(number, size);
             }
             if number == 0 && self.sized {
-                self.interrupt.notify_config(0, &size.to_bytes());
+                self.notifier.config(0, &size.to_bytes());
             }
         }
     }

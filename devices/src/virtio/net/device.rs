@@ -91,6 +91,10 @@ impl Link {
     }
 }
 
+/// The queues (section 5.1.2).
+pub(super) const RECEIVE: u16 = 0;
+pub(super) const TRANSMIT: u16 = 1;
+
 /// Where `status` is in the configuration space: behind the address.
 pub(super) const STATUS: usize = 6;
 
@@ -192,7 +196,7 @@ impl VirtioDevice for Net {
             let position = queues.iter().position(|queue| queue.index == index)?;
             Some(queues.swap_remove(position))
         };
-        let (Some(receive), Some(transmit)) = (take(0), take(1)) else {
+        let (Some(receive), Some(transmit)) = (take(RECEIVE), take(TRANSMIT)) else {
             // A driver that is not finished, or uses no network.
             return Ok(());
         };

@@ -21,10 +21,10 @@ use virtio_queue::QueueT;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::{Link, STATUS};
+use super::device::{Link, RECEIVE, STATUS, TRANSMIT};
 use super::tap::Tap;
 use crate::borrowed;
-use crate::virtio::{Activation, ActiveQueue, Interrupt};
+use crate::virtio::{Activation, ActiveQueue, Notifier};
 
 /// The features that change how the queues work, of which the kernel has to know.
 const QUEUES: u64 = 1 << VIRTIO_F_VERSION_1
@@ -102,7 +102,8 @@ impl KernelWorker {
         queues: [&ActiveQueue; 2],
     ) -> io::Result<Self> {
         let nonblocking = libc::EFD_NONBLOCK | libc::EFD_CLOEXEC;
-        let (used, failed) = (EventFd::new(nonblocking)?, EventFd::new(nonblocking)?);
+        let used = [EventFd::new(nonblocking)?, EventFd::new(nonblocking)?];
+        let failed = EventFd::new(nonblocking)?;
         let kernel = set_up(activation, queues, &used, &failed).map_err(io_error)?;
         let mut server = Server {
             kernel,
@@ -110,7 +111,7 @@ impl KernelWorker {
             link: Arc::clone(&link),
             used,
             failed,
-            interrupt: Arc::clone(&activation.interrupt),
+            notifier: Arc::clone(&activation.notifier),
         };
         server.connect().map_err(io_error)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -150,7 +151,7 @@ fn io_error(error: vhost::Error) -> io::Error {
 fn set_up(
     activation: &Activation,
     queues: [&ActiveQueue; 2],
-    used: &EventFd,
+    used: &[EventFd; 2],
     failed: &EventFd,
 ) -> vhost::Result<Kernel<Arc<GuestMemoryMmap>>> {
     let memory = &activation.memory;
@@ -174,7 +175,7 @@ fn set_up(
         })
     });
     kernel.set_mem_table(&regions.collect::<vhost::Result<Vec<_>>>()?)?;
-    for (index, active) in queues.into_iter().enumerate() {
+    for ((index, active), used) in queues.into_iter().enumerate().zip(used) {
         let queue = &active.queue;
         kernel.set_vring_num(index, queue.size())?;
         kernel.set_vring_base(index, queue.next_avail())?;
@@ -199,9 +200,10 @@ struct Server {
     kernel: Kernel<Arc<GuestMemoryMmap>>,
     tap: Arc<Tap>,
     link: Arc<Link>,
-    used: EventFd,
+    /// Of each queue, by its index.
+    used: [EventFd; 2],
     failed: EventFd,
-    interrupt: Arc<Interrupt>,
+    notifier: Arc<dyn Notifier>,
 }
 
 impl Server {
@@ -215,31 +217,34 @@ impl Server {
     fn run(&mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) {
             if self.link.take_changed() {
-                self.interrupt.notify_config(STATUS, &self.link.status());
+                self.notifier.config(STATUS, &self.link.status());
                 if let Err(error) = self.connect() {
-                    self.interrupt.needs_reset(&error);
+                    self.notifier.needs_reset(&error);
                     return;
                 }
             }
-            let events = [self.link.event(), &self.used, &self.failed];
+            let [received, transmitted] = &self.used;
+            let events = [self.link.event(), &self.failed, received, transmitted];
             let mut fds = events.map(|event| PollFd::new(borrowed(event), PollFlags::POLLIN));
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(error) => {
-                    self.interrupt.needs_reset(&error);
+                    self.notifier.needs_reset(&error);
                     return;
                 }
             }
-            let [_, used, failed] = fds.map(|fd| fd.any() == Some(true));
+            let [_, failed, received, transmitted] = fds.map(|fd| fd.any() == Some(true));
             // Readable or not, none of them blocks.
             for event in events {
                 let _ = event.read();
             }
-            if used {
-                self.interrupt.notify_used();
+            for (queue, used) in [(RECEIVE, received), (TRANSMIT, transmitted)] {
+                if used {
+                    self.notifier.used(queue);
+                }
             }
             if failed {
-                self.interrupt
+                self.notifier
                     .needs_reset(&"the host's kernel finds its queues broken");
                 return;
             }

@@ -13,13 +13,13 @@ use virtio_bindings::virtio_net::{
 use vmm_sys_util::eventfd::EventFd;
 
 use super::MAX_PACKET;
-use super::device::{Link, STATUS};
+use super::device::{Link, RECEIVE, STATUS, TRANSMIT};
 use super::receive::{Received, Receiver};
 use super::tap::Tap;
 use super::transmit::{Transmitted, Transmitter};
 use crate::borrowed;
 use crate::virtio::queue::{Broken, DeviceQueue};
-use crate::virtio::{Activation, ActiveQueue, Interrupt};
+use crate::virtio::{Activation, ActiveQueue, Notifier};
 
 /// A running worker. Ends when dropped.
 pub(super) struct Worker {
@@ -73,10 +73,10 @@ impl Worker {
                         tap: &setup.tap,
                         gone: false,
                         link: &setup.link,
-                        interrupt: &activation.interrupt,
+                        notifier: activation.notifier.as_ref(),
                     };
                     if let Err(reason) = server.run(&stop) {
-                        activation.interrupt.needs_reset(&reason);
+                        activation.notifier.needs_reset(&reason);
                     }
                 }
             })?;
@@ -117,14 +117,14 @@ struct Server<'m> {
     /// The interface was deleted, or its descriptor is otherwise of no use.
     gone: bool,
     link: &'m Link,
-    interrupt: &'m Interrupt,
+    notifier: &'m dyn Notifier,
 }
 
 impl Server<'_> {
     fn run(&mut self, stop: &AtomicBool) -> Result<(), Stopped> {
         while !stop.load(Ordering::Acquire) {
             if self.link.take_changed() {
-                self.interrupt.notify_config(STATUS, &self.link.status());
+                self.notifier.config(STATUS, &self.link.status());
             }
             let connected = self.link.is_up() && !self.gone;
             // First a look, then the wait: what was made available before the driver was ready comes without a kick.
@@ -144,12 +144,14 @@ impl Server<'_> {
     }
 
     fn interrupt(&mut self) -> Result<(), Broken> {
-        let mut wanted = false;
-        for queue in [&mut self.receiver.queue, &mut self.transmitter.queue] {
-            wanted |= queue.has_used() && queue.wants_interrupt()?;
-        }
-        if wanted {
-            self.interrupt.notify_used();
+        let queues = [
+            (RECEIVE, &mut self.receiver.queue),
+            (TRANSMIT, &mut self.transmitter.queue),
+        ];
+        for (index, queue) in queues {
+            if queue.has_used() && queue.wants_interrupt()? {
+                self.notifier.used(index);
+            }
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::virtio::testing::{
-    DATA, Ring, TestLine, USED, chain, memory, page, queue, readable, writable,
+    DATA, Ring, TestLine, USED, chain, memory, queue, readable, writable,
 };
 
 const SIZE: u16 = 16;
@@ -72,7 +72,8 @@ impl<'a> Bench<'a> {
             ring: Ring::new(memory, SIZE),
             service: Service {
                 memory: memory.clone(),
-                interrupt: Arc::new(Interrupt::new(line.clone(), 42, page())),
+                index: 0,
+                notifier: line.clone(),
                 stop: Arc::default(),
                 turn: Mutex::new(Turn {
                     queue: Some(Parked::new(queue(SIZE, event_idx, 0))),
@@ -169,7 +170,7 @@ fn nonsense_breaks_the_queue_wherever_it_is_found() {
         }
         bench.offer(NONSENSE);
         bench.notify();
-        assert!(bench.service.interrupt.is_reset_needed());
+        assert!(bench.line.needs_reset());
         bench.offer(QUICK);
         bench.notify();
         assert_eq!(bench.service.serve(), None);

@@ -13,11 +13,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
 use crate::bus::MmioDevice;
-use crate::virtio::mmio::{MmioTransport, Version};
 use crate::virtio::testing::{
     AVAILABLE, DATA, RAM, RAM_SIZE, Ring, TABLE, TestLine, USED, chain, memory, page, readable,
     writable,
 };
+use crate::virtio::transport::mmio::{MmioTransport, Version};
 
 struct Bench {
     file: NamedTempFile,

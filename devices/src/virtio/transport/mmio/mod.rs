@@ -16,13 +16,15 @@ use virtio_bindings::virtio_mmio as register;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::{Doorbell, VirtioDevice};
-use super::interrupt::Interrupt;
-use super::state::{DeviceState, QueueSetup};
 use crate::bus::MmioDevice;
 use crate::interrupt::IrqLine;
 use crate::lock;
+use crate::virtio::device::{Doorbell, VirtioDevice};
+use crate::virtio::negotiation::{Interface, Negotiation, QueueSetup};
+use crate::virtio::notifier::DeviceStatus;
+use interrupt::Interrupt;
 
+mod interrupt;
 mod legacy;
 mod modern;
 mod page;
@@ -55,6 +57,13 @@ impl Version {
             Self::Modern => 2,
         }
     }
+
+    const fn interface(self) -> Interface {
+        match self {
+            Self::Legacy => Interface::Legacy,
+            Self::Modern => Interface::Modern,
+        }
+    }
 }
 
 /// A virtio device in a virtio-mmio slot.
@@ -83,8 +92,10 @@ struct Registers {
     queue_select: u32,
     /// The legacy GuestPageSize, as a power of two.
     page_shift: u32,
+    shared_memory_select: u32,
     version: Version,
-    state: DeviceState,
+    state: Negotiation,
+    interrupt: Arc<Interrupt>,
     page: RegisterPage,
 }
 
@@ -101,20 +112,27 @@ impl MmioTransport {
         line: Arc<dyn IrqLine>,
         page: RegisterPage,
     ) -> io::Result<Self> {
-        let state = DeviceState::new(version, device, memory, line, page.clone())?;
-        identify(&page, version, state.device().device_id());
+        let device_id = device.device_id();
+        let status = Arc::<DeviceStatus>::default();
+        let interrupt = Interrupt::new(line, device_id, page.clone(), Arc::clone(&status));
+        let interrupt = Arc::new(interrupt);
+        let notifier = Arc::clone(&interrupt);
+        let state = Negotiation::new(version.interface(), device, memory, notifier, status)?;
+        identify(&page, version, device_id);
         let registers = Registers {
             device_features_select: 0,
             driver_features_select: 0,
             queue_select: 0,
             page_shift: 0,
+            shared_memory_select: 0,
             version,
             state,
+            interrupt: Arc::clone(&interrupt),
             page: page.clone(),
         };
         registers.publish();
         Ok(Self {
-            interrupt: Arc::clone(registers.state.interrupt()),
+            interrupt,
             queues: (0..)
                 .zip(registers.state.kicks())
                 .map(|(queue, kick)| Notified {
@@ -224,7 +242,7 @@ impl Registers {
             Version::Modern => self.publish_modern(queue),
             Version::Legacy => self.publish_legacy(queue),
         }
-        self.state.publish();
+        self.interrupt.publish(self.state.device());
     }
 
     fn write(&mut self, register: u32, value: u32) {
@@ -253,7 +271,9 @@ impl Registers {
         self.device_features_select = 0;
         self.driver_features_select = 0;
         self.queue_select = 0;
+        self.shared_memory_select = 0;
         self.state.reset();
+        self.interrupt.reset();
     }
 }
 

@@ -11,8 +11,8 @@ use virtio_bindings::virtio_mmio::*;
 use virtio_queue::QueueT;
 
 use super::*;
-use crate::virtio::Activation;
 use crate::virtio::testing::{AVAILABLE, RAM, RAM_SIZE, TABLE, TestLine, USED, memory, page};
+use crate::virtio::{Activation, Notifier, SharedMemory};
 
 /// What the device has been through. `active` is there from activation to reset.
 #[derive(Default)]
@@ -36,6 +36,13 @@ impl VirtioDevice for Device {
     }
     fn queue_sizes(&self) -> &[u16] {
         &[64, 16]
+    }
+    fn shared_memory(&self) -> &[SharedMemory] {
+        &[SharedMemory {
+            id: 1,
+            base: 0x12_3456_7000,
+            length: 0x2_0000_1000,
+        }]
     }
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let log = lock(&self.0);
@@ -150,8 +157,8 @@ impl Bench {
         self.set_status(DRIVER_OK);
     }
 
-    pub fn interrupt(&self) -> Arc<Interrupt> {
-        lock(&self.log).active.as_ref().unwrap().interrupt.clone()
+    pub fn notifier(&self) -> Arc<dyn Notifier> {
+        lock(&self.log).active.as_ref().unwrap().notifier.clone()
     }
 }
 
@@ -168,6 +175,28 @@ fn identification() {
     assert_eq!(bench.transport.queue_count(), 2);
     assert!(bench.transport.notify_event(1).is_some());
     assert!(bench.transport.notify_event(2).is_none());
+}
+
+/// Section 4.2.2: SHMSel selects, and the length of a region that does not exist reads as -1.
+#[test]
+fn shared_memory_regions_are_selected_by_their_id() {
+    let bench = Bench::new();
+    let region = |id| {
+        bench.write(VIRTIO_MMIO_SHM_SEL, id);
+        [
+            VIRTIO_MMIO_SHM_LEN_LOW,
+            VIRTIO_MMIO_SHM_LEN_HIGH,
+            VIRTIO_MMIO_SHM_BASE_LOW,
+            VIRTIO_MMIO_SHM_BASE_HIGH,
+        ]
+        .map(|register| bench.read(register))
+    };
+    assert_eq!(region(1), [0x1000, 2, 0x3456_7000, 0x12]);
+    assert_eq!(region(2), [u32::MAX; 4]);
+    assert_eq!(region(0x101), [u32::MAX; 4]);
+    region(1);
+    bench.write(VIRTIO_MMIO_STATUS, 0);
+    assert_eq!(bench.read(VIRTIO_MMIO_SHM_LEN_LOW), u32::MAX);
 }
 
 #[test]
@@ -358,7 +387,7 @@ fn a_driver_that_gave_up_is_not_served() {
 fn reset_forgets_everything() {
     let bench = Bench::new();
     bench.start();
-    bench.interrupt().notify_used();
+    bench.notifier().used(0);
     bench.write(VIRTIO_MMIO_STATUS, 0);
     assert!(lock(&bench.log).active.is_none());
     assert_eq!(bench.status(), 0);
@@ -390,21 +419,21 @@ fn taking_a_queue_from_a_live_device_stops_it() {
 fn interrupt_status_and_line() {
     let bench = Bench::new();
     bench.start();
-    let interrupt = bench.interrupt();
-    interrupt.notify_used();
+    let notifier = bench.notifier();
+    notifier.used(0);
     assert_eq!(
         bench.read(VIRTIO_MMIO_INTERRUPT_STATUS),
         VIRTIO_MMIO_INT_VRING
     );
     assert!(bench.line.level());
-    interrupt.notify_used();
+    notifier.used(0);
     assert_eq!(
         bench.line.assertions(),
         2,
         "each notification is an edge for an irqfd"
     );
     let generation = bench.read(VIRTIO_MMIO_CONFIG_GENERATION);
-    interrupt.notify_config(1, &[7]);
+    notifier.config(1, &[7]);
     assert_ne!(bench.read(VIRTIO_MMIO_CONFIG_GENERATION), generation);
     assert_eq!(bench.read(VIRTIO_MMIO_INTERRUPT_STATUS), 3);
     assert_eq!(bench.read(VIRTIO_MMIO_CONFIG), 7 << 8);
@@ -488,12 +517,12 @@ fn a_slot_reads_the_same_in_its_page() {
     bench.start();
     same();
     assert_eq!(shown(VIRTIO_MMIO_STATUS), bench.status());
-    let interrupt = bench.interrupt();
-    interrupt.notify_used();
+    let notifier = bench.notifier();
+    notifier.used(0);
     assert_eq!(shown(VIRTIO_MMIO_INTERRUPT_STATUS), 1);
     bench.write(VIRTIO_MMIO_INTERRUPT_ACK, 1);
     assert_eq!(shown(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
-    interrupt.needs_reset(&"test");
+    notifier.needs_reset(&"test");
     assert_eq!(shown(VIRTIO_MMIO_STATUS), bench.status());
     assert_eq!(shown(VIRTIO_MMIO_STATUS) & NEEDS_RESET, NEEDS_RESET);
     bench.write(VIRTIO_MMIO_STATUS, 0);

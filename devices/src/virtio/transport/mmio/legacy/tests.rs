@@ -165,7 +165,7 @@ fn a_driver_as_linux_has_it() {
 fn page_zero_resets_the_device() {
     let bench = Bench::legacy();
     bench.start_legacy();
-    bench.interrupt().notify_used();
+    bench.notifier().used(0);
     bench.write(VIRTIO_MMIO_QUEUE_PFN, 0);
     assert!(!bench.is_active());
     assert_eq!(bench.status(), 0);

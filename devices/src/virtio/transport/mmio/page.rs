@@ -69,21 +69,21 @@ impl RegisterPage {
     }
 
     /// From now on the 32-bit register at `offset` reads as `value`, and whoever sees that sees what was written before.
-    pub(in crate::virtio) fn store(&self, offset: u32, value: u32) {
+    pub(super) fn store(&self, offset: u32, value: u32) {
         if let Some(register) = self.register(offset) {
             register.store(value.to_le(), Ordering::Release);
         }
     }
 
     /// Sets bits of the 32-bit register at `offset`.
-    pub(in crate::virtio) fn set(&self, offset: u32, bits: u32) {
+    pub(super) fn set(&self, offset: u32, bits: u32) {
         if let Some(register) = self.register(offset) {
             register.fetch_or(bits.to_le(), Ordering::Release);
         }
     }
 
     /// From now on these bytes are read at `offset` of the configuration space. A word that is aligned changes as a whole.
-    pub(in crate::virtio) fn write_config(&self, offset: usize, data: &[u8]) {
+    pub(super) fn write_config(&self, offset: usize, data: &[u8]) {
         let slice = CONFIG
             .checked_add(offset)
             .and_then(|offset| self.slice(offset, data.len()));

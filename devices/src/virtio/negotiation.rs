@@ -1,4 +1,4 @@
-//! Device status, feature negotiation and queue set-up: what every virtio register layout has in common.
+//! Device status, feature negotiation and queue set-up: what every transport has in common.
 //!
 //! Source: VIRTIO 1.3, sections 2.1 (device status), 2.2 (feature bits), 2.4 (reset) and 3.1.1 (initialization); for
 //! the legacy interface 2.2.3 and 3.1.2.
@@ -20,9 +20,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Activation, ActiveQueue, VirtioDevice};
-use super::interrupt::Interrupt;
-use super::mmio::{RegisterPage, Version};
-use crate::interrupt::IrqLine;
+use super::notifier::{DeviceStatus, Notifier};
 
 /// The queue features that the queue implementation brings to every device.
 const QUEUE_FEATURES: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -109,30 +107,42 @@ impl QueueSetup {
     }
 }
 
+/// Which of its two interfaces a device offers (VIRTIO 1.3, section 1.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interface {
+    /// That of VIRTIO 1.0 and later, with VIRTIO_F_VERSION_1.
+    Modern,
+    /// The legacy interface, from before.
+    Legacy,
+}
+
 /// A device together with what the driver has negotiated.
-pub(super) struct DeviceState {
+pub(super) struct Negotiation {
     device: Box<dyn VirtioDevice>,
     memory: Arc<GuestMemoryMmap>,
-    interrupt: Arc<Interrupt>,
-    version: Version,
+    notifier: Arc<dyn Notifier>,
+    interface: Interface,
     kicks: Vec<Arc<EventFd>>,
     /// All that the device, its queues and its transport can do.
     offered: u64,
-    /// The status bits the driver has set.
-    status: u32,
+    status: Arc<DeviceStatus>,
     driver_features: u64,
     /// The device has been started, or has failed to.
     started: bool,
     queues: Vec<QueueSetup>,
 }
 
-impl DeviceState {
+impl Negotiation {
+    /// The state after power-on. `notifier` sets DEVICE_NEEDS_RESET in `status`.
+    ///
+    /// # Errors
+    /// If the host has no file descriptor left.
     pub fn new(
-        version: Version,
+        interface: Interface,
         device: Box<dyn VirtioDevice>,
         memory: Arc<GuestMemoryMmap>,
-        line: Arc<dyn IrqLine>,
-        page: RegisterPage,
+        notifier: Arc<dyn Notifier>,
+        status: Arc<DeviceStatus>,
     ) -> io::Result<Self> {
         let own = device.features() | QUEUE_FEATURES;
         let sizes = device.queue_sizes();
@@ -142,24 +152,20 @@ impl DeviceState {
                 .map(|_| EventFd::new(libc::EFD_CLOEXEC).map(Arc::new))
                 .collect::<Result<_, _>>()?,
             queues: sizes.iter().copied().map(QueueSetup::new).collect(),
-            offered: match version {
-                Version::Modern => own | 1 << VIRTIO_F_VERSION_1,
+            offered: match interface {
+                Interface::Modern => own | 1 << VIRTIO_F_VERSION_1,
                 // The features beyond 31 came with the modern interface. That a buffer may be cut into descriptors in
                 // any way, which VERSION_1 implies, has a bit of its own.
-                Version::Legacy => own & u64::from(u32::MAX) | 1 << VIRTIO_F_ANY_LAYOUT,
+                Interface::Legacy => own & u64::from(u32::MAX) | 1 << VIRTIO_F_ANY_LAYOUT,
             },
-            interrupt: Arc::new(Interrupt::new(line, device.device_id(), page)),
-            version,
-            status: 0,
+            notifier,
+            interface,
+            status,
             driver_features: 0,
             started: false,
             memory,
             device,
         })
-    }
-
-    pub fn interrupt(&self) -> &Arc<Interrupt> {
-        &self.interrupt
     }
 
     /// One event per queue, by index.
@@ -181,7 +187,7 @@ impl DeviceState {
 
     /// Replaces the half of the driver's features that `shift` (0 or 32) says. Ignored once they are agreed on.
     pub fn set_driver_features(&mut self, shift: u32, value: u32) {
-        if self.status & VIRTIO_CONFIG_S_FEATURES_OK == 0 {
+        if !self.status.has(VIRTIO_CONFIG_S_FEATURES_OK) {
             let mask = u64::from(u32::MAX) << shift;
             self.driver_features = self.driver_features & !mask | u64::from(value) << shift;
         }
@@ -194,7 +200,8 @@ impl DeviceState {
     /// Lets `change` alter what the driver has said about a queue, as long as that is allowed: while the queue is not
     /// ready, and, but for a legacy driver, before the driver is. Returns whether it was.
     pub fn configure_queue(&mut self, index: u32, change: impl FnOnce(&mut QueueSetup)) -> bool {
-        let early = self.status & VIRTIO_CONFIG_S_DRIVER_OK == 0 || self.version == Version::Legacy;
+        let early =
+            !self.status.has(VIRTIO_CONFIG_S_DRIVER_OK) || self.interface == Interface::Legacy;
         let queue = usize::try_from(index)
             .ok()
             .and_then(|index| self.queues.get_mut(index))
@@ -204,14 +211,15 @@ impl DeviceState {
 
     /// A legacy driver has set up a queue, with nothing left to say about it.
     pub fn queue_is_set_up(&mut self) {
-        if self.started || self.status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
+        if self.started || self.status.has(VIRTIO_CONFIG_S_DRIVER_OK) {
             self.start();
         }
     }
 
     /// A legacy driver has notified a queue, which it may do before it is ready.
     pub fn notified(&mut self) {
-        let failed = self.status() & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0;
+        let failed =
+            self.status.get() & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0;
         if !self.started && !failed && self.queues.iter().any(|queue| queue.ready) {
             self.start();
         }
@@ -225,25 +233,11 @@ impl DeviceState {
         else {
             return;
         };
-        if std::mem::take(&mut queue.ready) && self.status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
+        if std::mem::take(&mut queue.ready) && self.status.has(VIRTIO_CONFIG_S_DRIVER_OK) {
             // A single queue can be restarted only with VIRTIO_F_RING_RESET, which is not offered: a driver that takes
             // a queue from a live device is about to reset it, so the device rests until then.
             self.device.reset();
         }
-    }
-
-    /// Stores what the guest reads of status and configuration space.
-    pub fn publish(&self) {
-        self.interrupt.publish(self.status, self.device());
-    }
-
-    fn status(&self) -> u32 {
-        let needs_reset = if self.interrupt.is_reset_needed() {
-            VIRTIO_CONFIG_S_NEEDS_RESET
-        } else {
-            0
-        };
-        self.status | needs_reset
     }
 
     /// The driver writes the status register: zero resets, anything else adds bits. A driver must not clear a bit, and
@@ -253,25 +247,22 @@ impl DeviceState {
             self.reset();
             return;
         }
-        let mut added = value & 0xff & !VIRTIO_CONFIG_S_NEEDS_RESET & !self.status;
+        let status = self.status.get();
+        let mut added = value & 0xff & !VIRTIO_CONFIG_S_NEEDS_RESET & !status;
         // VIRTIO_F_VERSION_1 is not demanded: a driver that never writes the high feature word drives this layout all
         // the same (xv6). Bits that were not offered cannot be agreed on.
-        if self.driver_features & !self.offered != 0 && self.version == Version::Modern {
+        if self.driver_features & !self.offered != 0 && self.interface == Interface::Modern {
             added &= !VIRTIO_CONFIG_S_FEATURES_OK;
         }
-        let agreed = (self.status | added) & VIRTIO_CONFIG_S_FEATURES_OK != 0
-            || self.version == Version::Legacy;
-        let failed =
-            (self.status() | added) & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0;
+        let agreed = (status | added) & VIRTIO_CONFIG_S_FEATURES_OK != 0
+            || self.interface == Interface::Legacy;
+        let failed = (status | added) & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0;
         if !agreed || failed {
             added &= !VIRTIO_CONFIG_S_DRIVER_OK;
         }
-        self.status |= added;
-        if added & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
-            self.interrupt.set_driver_ok();
-            if !self.started {
-                self.start();
-            }
+        self.status.add(added);
+        if added & VIRTIO_CONFIG_S_DRIVER_OK != 0 && !self.started {
+            self.start();
         }
     }
 
@@ -288,7 +279,7 @@ impl DeviceState {
                 continue;
             }
             let Some(queue) = setup.build(&self.memory, event_idx) else {
-                self.interrupt
+                self.notifier
                     .needs_reset(&format_args!("queue {index} is impossible: {setup:x?}"));
                 return;
             };
@@ -303,20 +294,18 @@ impl DeviceState {
             memory: Arc::clone(&self.memory),
             features,
             queues,
-            interrupt: Arc::clone(&self.interrupt),
+            notifier: Arc::clone(&self.notifier),
         };
         if let Err(error) = self.device.activate(activation) {
-            self.interrupt
+            self.notifier
                 .needs_reset(&format_args!("it cannot start: {error}"));
         }
     }
 
-    /// Back to the state after power-on.
+    /// Back to the state after power-on. When this returns, the device notifies nobody and writes to no guest memory.
     pub fn reset(&mut self) {
-        // First the device, so that nothing raises an interrupt or writes to guest memory afterwards.
         self.device.reset();
-        self.interrupt.reset();
-        self.status = 0;
+        self.status.clear();
         self.driver_features = 0;
         self.started = false;
         for queue in &mut self.queues {

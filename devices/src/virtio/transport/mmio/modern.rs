@@ -3,7 +3,7 @@
 use virtio_bindings::virtio_mmio as register;
 
 use super::Registers;
-use crate::virtio::state::QueueSetup;
+use crate::virtio::negotiation::QueueSetup;
 
 impl Registers {
     pub(super) fn publish_modern(&self, queue: Option<&QueueSetup>) {
@@ -17,19 +17,26 @@ impl Registers {
             register::VIRTIO_MMIO_QUEUE_READY,
             queue.map_or(0, |queue| queue.ready.into()),
         );
-        // No device has shared memory: length and address of a region that does not exist are all ones.
-        for register in [
-            register::VIRTIO_MMIO_SHM_LEN_LOW,
-            register::VIRTIO_MMIO_SHM_LEN_HIGH,
-            register::VIRTIO_MMIO_SHM_BASE_LOW,
-            register::VIRTIO_MMIO_SHM_BASE_HIGH,
+        let regions = self.state.device().shared_memory();
+        let region = regions
+            .iter()
+            .find(|region| u32::from(region.id) == self.shared_memory_select);
+        // Length and address of a region that does not exist are all ones.
+        let (length, base) =
+            region.map_or((u64::MAX, u64::MAX), |region| (region.length, region.base));
+        for (register, value) in [
+            (register::VIRTIO_MMIO_SHM_LEN_LOW, low(length)),
+            (register::VIRTIO_MMIO_SHM_LEN_HIGH, low(length >> u32::BITS)),
+            (register::VIRTIO_MMIO_SHM_BASE_LOW, low(base)),
+            (register::VIRTIO_MMIO_SHM_BASE_HIGH, low(base >> u32::BITS)),
         ] {
-            self.page.store(register, u32::MAX);
+            self.page.store(register, value);
         }
     }
 
     pub(super) fn write_modern(&mut self, register: u32, value: u32) {
         match register {
+            register::VIRTIO_MMIO_SHM_SEL => self.shared_memory_select = value,
             register::VIRTIO_MMIO_DRIVER_FEATURES => {
                 // Features beyond bit 63 do not exist and cannot be asked for.
                 if let Some(shift) = shift(self.driver_features_select) {

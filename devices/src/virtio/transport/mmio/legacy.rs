@@ -4,7 +4,7 @@
 use virtio_bindings::virtio_mmio as register;
 
 use super::Registers;
-use crate::virtio::state::QueueSetup;
+use crate::virtio::negotiation::QueueSetup;
 
 impl Registers {
     pub(super) fn publish_legacy(&self, queue: Option<&QueueSetup>) {

@@ -1,0 +1,152 @@
+//! The interrupt of a virtio-mmio slot: InterruptStatus, ConfigGeneration and the IRQ line (VIRTIO 1.3, section 4.2.2).
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+use virtio_bindings::virtio_mmio as register;
+
+use super::page::RegisterPage;
+use crate::interrupt::IrqLine;
+use crate::lock;
+use crate::virtio::VirtioDevice;
+use crate::virtio::notifier::{DeviceStatus, Notifier};
+
+/// Bytes of the configuration space that are shown, more than any device has.
+const CONFIG_SIZE: usize = 256;
+
+/// Bits of the InterruptStatus register (VIRTIO 1.3, section 4.2.2, and the ISR status of section 4.1.4.5).
+mod status {
+    pub const USED_BUFFER: u32 = 1 << 0;
+    pub const CONFIGURATION: u32 = 1 << 1;
+}
+
+/// The notifier of one virtio-mmio device, shared by the transport, which lets the driver read and acknowledge the
+/// interrupt, and the device's threads, which raise it.
+///
+/// The line is high while InterruptStatus is not zero. Every new used-buffer notification asserts it again even if it
+/// is high already: with an in-kernel AIA the line is an irqfd that carries edges, and one that falls between the
+/// driver's last look at the ring and its acknowledgement would be lost otherwise.
+pub struct Interrupt {
+    status: Arc<DeviceStatus>,
+    inner: Mutex<Inner>,
+    /// Changes with `inner`, under its lock.
+    page: RegisterPage,
+    line: Arc<dyn IrqLine>,
+    device_id: u32,
+    /// A failure of this device has been reported. A guest can cause one after the other and must not fill the log.
+    reported: AtomicBool,
+}
+
+#[derive(Default)]
+struct Inner {
+    interrupt_status: u32,
+    config_generation: u32,
+}
+
+impl Interrupt {
+    pub fn new(
+        line: Arc<dyn IrqLine>,
+        device_id: u32,
+        page: RegisterPage,
+        status: Arc<DeviceStatus>,
+    ) -> Self {
+        Self {
+            status,
+            inner: Mutex::default(),
+            page,
+            line,
+            device_id,
+            reported: AtomicBool::new(false),
+        }
+    }
+
+    /// Stores what the driver reads of the device status and of the configuration space, which is `device`'s.
+    pub fn publish(&self, device: &dyn VirtioDevice) {
+        // Under the lock, so that a bit that a thread of the device's sets meanwhile is not lost.
+        let inner = lock(&self.inner);
+        self.page
+            .store(register::VIRTIO_MMIO_STATUS, self.status.get());
+        let mut config = [0; CONFIG_SIZE];
+        device.read_config(0, &mut config);
+        self.page.write_config(0, &config);
+        drop(inner);
+    }
+
+    /// The driver acknowledges the causes in `mask`.
+    pub fn acknowledge(&self, mask: u32) {
+        let mut inner = lock(&self.inner);
+        let before = inner.interrupt_status;
+        self.set_interrupt_status(&mut inner, before & !mask);
+        if before != 0 && inner.interrupt_status == 0 {
+            self.line.set_level(false);
+        }
+    }
+
+    /// Back to the state after power-on. The generation moves on, as the configuration may have changed since a driver
+    /// last looked.
+    pub fn reset(&self) {
+        let mut inner = lock(&self.inner);
+        if inner.interrupt_status != 0 {
+            self.line.set_level(false);
+        }
+        self.set_interrupt_status(&mut inner, 0);
+        self.next_generation(&mut inner);
+    }
+
+    fn set_interrupt_status(&self, inner: &mut Inner, status: u32) {
+        inner.interrupt_status = status;
+        self.page
+            .store(register::VIRTIO_MMIO_INTERRUPT_STATUS, status);
+    }
+
+    fn next_generation(&self, inner: &mut Inner) {
+        inner.config_generation = inner.config_generation.wrapping_add(1);
+        self.page.store(
+            register::VIRTIO_MMIO_CONFIG_GENERATION,
+            inner.config_generation,
+        );
+    }
+
+    /// The line is driven under the lock, so that an acknowledgement and a new cause cannot drive it in the wrong order.
+    fn raise(&self, inner: &mut Inner, cause: u32) {
+        let status = inner.interrupt_status | cause;
+        self.set_interrupt_status(inner, status);
+        self.line.set_level(true);
+    }
+}
+
+impl Notifier for Interrupt {
+    /// The one line of a slot says nothing of queues.
+    fn used(&self, _queue: u16) {
+        self.raise(&mut lock(&self.inner), status::USED_BUFFER);
+    }
+
+    fn config(&self, offset: usize, bytes: &[u8]) {
+        let mut inner = lock(&self.inner);
+        self.page.write_config(offset, bytes);
+        self.next_generation(&mut inner);
+        self.raise(&mut inner, status::CONFIGURATION);
+    }
+
+    fn needs_reset(&self, reason: &dyn Display) {
+        let level = if self.reported.swap(true, Ordering::Relaxed) {
+            log::Level::Debug
+        } else {
+            log::Level::Warn
+        };
+        log::log!(
+            level,
+            "virtio device {} stops until the guest resets it: {reason}",
+            self.device_id
+        );
+        let mut inner = lock(&self.inner);
+        let driver_is_ready = self.status.needs_reset();
+        self.page
+            .set(register::VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_NEEDS_RESET);
+        if driver_is_ready {
+            self.raise(&mut inner, status::CONFIGURATION);
+        }
+    }
+}
