@@ -17,6 +17,7 @@ pub mod console;
 pub mod interrupt;
 pub mod rtc;
 pub mod test_device;
+pub mod thread;
 pub mod uart;
 pub mod virtio;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hv_core::addr::GuestPhysAddr;
 use hv_core::sbi;
 use hv_devices::bus::Bus;
+use hv_devices::thread::{self, Role};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::ending::{End, Ending};
@@ -72,19 +73,17 @@ impl VcpuThread {
             platform,
             seed: Seed::default(),
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("vcpu{}", hart.id))
-            .spawn(move || {
-                hart.run();
-                if let Leave::Last(others) = &leave {
-                    // Nothing is ever sent: it ends when the others have.
-                    let _ = others.recv();
-                    residue::clear(&mut hart.vcpu);
-                }
-                drop(leave);
-                drop(running);
-                hart.vcpu
-            })?;
+        let thread = thread::spawn(Role::Vcpu(hart.id), move || {
+            hart.run();
+            if let Leave::Last(others) = &leave {
+                // Nothing is ever sent: it ends when the others have.
+                let _ = others.recv();
+                residue::clear(&mut hart.vcpu);
+            }
+            drop(leave);
+            drop(running);
+            hart.vcpu
+        })?;
         Ok(VcpuThread(thread))
     }
 

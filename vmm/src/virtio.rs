@@ -48,13 +48,13 @@ impl Device {
     pub fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
         Ok(match &self.backend {
             Backend::Disk { disk, serial } => {
-                Box::new(Block::new(disk.clone(), *serial, self.index))
+                Box::new(Block::new(disk.clone(), *serial, self.index)?)
             }
             Backend::Net { tap, mac, vhost } => {
                 Box::new(Net::new(tap.clone(), *mac, *vhost, self.index)?)
             }
             Backend::Rng => Box::new(Rng::new()?),
-            Backend::Console(ports) => Box::new(Console::new(ports.clone())),
+            Backend::Console(ports) => Box::new(Console::new(ports.clone())?),
         })
     }
 }

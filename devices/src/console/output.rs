@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{ConsoleOutput, copy_memory};
 use crate::lock;
+use crate::thread::{self, Role};
 
 /// What an [`OutputThread`] writes to.
 pub trait Outlet: Send + 'static {
@@ -112,12 +113,10 @@ impl OutputThread {
             work: Condvar::new(),
             progress: Condvar::new(),
         });
-        let thread = std::thread::Builder::new()
-            .name("console-out".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || shared.drain(&mut outlet)
-            })?;
+        let thread = thread::spawn(Role::ConsoleOutput, {
+            let shared = Arc::clone(&shared);
+            move || shared.drain(&mut outlet)
+        })?;
         Ok(Self {
             shared,
             thread: Mutex::new(Some(thread)),

@@ -12,7 +12,8 @@ use super::Notifier;
 /// A virtio device behind a transport.
 ///
 /// The transport keeps status, features and queue addresses; the device says what it offers, and runs from
-/// [`activate`](Self::activate) to [`reset`](Self::reset), as a rule in a worker thread of its own.
+/// [`activate`](Self::activate) to [`pause`](Self::pause) or [`reset`](Self::reset), as a rule in a worker thread of its
+/// own, which exists from the device's making on.
 pub trait VirtioDevice: Send {
     /// The device type (VIRTIO 1.3, section 5).
     fn device_id(&self) -> u32;
@@ -46,16 +47,25 @@ pub trait VirtioDevice: Send {
         None
     }
 
-    /// The driver is ready (DRIVER_OK): starts to serve the queues. Called at most once between two resets, on a vCPU's
-    /// thread.
+    /// Starts to serve the queues: the driver is ready (DRIVER_OK), or the device goes on after a
+    /// [`pause`](Self::pause). Called on a vCPU's thread, or the one that resumes the machine, and never for a device that
+    /// is active.
     ///
     /// # Errors
     /// If the host lacks the means, such as a thread. The transport then asks the driver for a reset.
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
 
-    /// Stops. When this returns, the device touches neither queues nor guest memory any more. Called on a vCPU's
-    /// thread, also for a device that is not active.
-    fn reset(&mut self);
+    /// Stops, and says where it is in each queue that it was serving. What it took from a queue is also done. When this
+    /// returns, the device touches neither queues nor guest memory any more; everything else that it knows stays, for
+    /// when it is activated with these positions. A queue that is broken has none. Also called for a device that is not
+    /// active.
+    fn pause(&mut self) -> Vec<QueuePosition>;
+
+    /// Stops as [`pause`](Self::pause) does, and is as after power-on then. Called on a vCPU's thread, also for a device
+    /// that is not active.
+    fn reset(&mut self) {
+        self.pause();
+    }
 }
 
 /// A shared memory region of a device.
@@ -86,6 +96,15 @@ pub struct Activation {
     pub queues: Vec<ActiveQueue>,
     /// How to notify the driver.
     pub notifier: Arc<dyn Notifier>,
+}
+
+/// How far a device has come in a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuePosition {
+    /// Which queue of the device this is.
+    pub index: u16,
+    /// How many chains were taken from the available ring and put into the used ring, modulo 2^16.
+    pub next: u16,
 }
 
 /// A queue that the driver has set up. Its addresses lie in guest memory.

@@ -28,5 +28,5 @@ pub(crate) mod testing;
 pub mod transport;
 mod worker;
 
-pub use device::{Activation, ActiveQueue, Doorbell, SharedMemory, VirtioDevice};
+pub use device::{Activation, ActiveQueue, Doorbell, QueuePosition, SharedMemory, VirtioDevice};
 pub use notifier::Notifier;

@@ -16,7 +16,7 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueState, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Activation, ActiveQueue, VirtioDevice};
@@ -33,8 +33,8 @@ pub(super) struct QueueSetup {
     /// In descriptors.
     pub size: u32,
     pub ready: bool,
-    /// The device has served it since it became ready.
-    served: bool,
+    /// How far the device has come in it.
+    next: u16,
     pub descriptor_table: u64,
     pub available_ring: u64,
     pub used_ring: u64,
@@ -77,17 +77,10 @@ impl QueueSetup {
 
     /// The queue as described, if its size and addresses are possible and lie in guest memory.
     fn build(&self, memory: &GuestMemoryMmap, event_idx: bool) -> Option<Queue> {
-        let next = if self.served {
-            // What was taken is also done: a device lets go of its queues only between buffers.
-            let index = GuestAddress(self.used_ring.checked_add(2)?);
-            u16::from_le(memory.read_obj(index).ok()?)
-        } else {
-            0
-        };
         let state = QueueState {
             max_size: self.max_size,
-            next_avail: next,
-            next_used: next,
+            next_avail: self.next,
+            next_used: self.next,
             event_idx_enabled: event_idx,
             size: u16::try_from(self.size).ok()?,
             ready: self.ready,
@@ -237,6 +230,7 @@ impl Negotiation {
             // A single queue can be restarted only with VIRTIO_F_RING_RESET, which is not offered: a driver that takes
             // a queue from a live device is about to reset it, so the device rests until then.
             self.device.reset();
+            self.started = false;
         }
     }
 
@@ -266,15 +260,30 @@ impl Negotiation {
         }
     }
 
+    /// Has the device stop serving the queues, until [`resume`](Self::resume).
+    pub fn pause(&mut self) {
+        for position in self.device.pause() {
+            if let Some(queue) = self.queues.get_mut(usize::from(position.index)) {
+                queue.next = position.next;
+            }
+        }
+    }
+
+    /// Has a device go on that was paused.
+    pub fn resume(&mut self) {
+        if self.started && !self.status.has(VIRTIO_CONFIG_S_NEEDS_RESET) {
+            self.start();
+        }
+    }
+
     /// Starts the device with all queues that are set up, or starts it again.
     fn start(&mut self) {
-        if std::mem::replace(&mut self.started, true) {
-            self.device.reset();
-        }
+        self.started = true;
+        self.pause();
         let features = self.driver_features & self.offered;
         let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.queues.len());
-        for ((index, setup), kick) in (0..).zip(&mut self.queues).zip(&self.kicks) {
+        for ((index, setup), kick) in (0..).zip(&self.queues).zip(&self.kicks) {
             if !setup.ready {
                 continue;
             }
@@ -283,7 +292,6 @@ impl Negotiation {
                     .needs_reset(&format_args!("queue {index} is impossible: {setup:x?}"));
                 return;
             };
-            setup.served = true;
             queues.push(ActiveQueue {
                 index,
                 queue,

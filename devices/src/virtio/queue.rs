@@ -42,6 +42,11 @@ impl Parked {
             queue,
         }
     }
+
+    /// How many chains were taken and used, modulo 2^16. Between two of them these are the same.
+    pub fn position(&self) -> u16 {
+        self.queue.next_used()
+    }
 }
 
 /// A queue that is being served.
@@ -64,6 +69,12 @@ impl<'m> DeviceQueue<'m> {
     /// Lets go of the memory.
     pub fn park(self) -> Parked {
         self.parked
+    }
+
+    /// How many chains were put into the used ring, modulo 2^16. Where chains are used in the order in which they were
+    /// taken, this is where the next one to be used is in the available ring.
+    pub fn position(&self) -> u16 {
+        self.parked.position()
     }
 
     /// How many chains are available.

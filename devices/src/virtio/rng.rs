@@ -8,7 +8,8 @@ use vm_memory::ReadVolatile;
 
 use super::chain::{Chain, Malformed};
 use super::worker::{Handler, Worker};
-use super::{Activation, VirtioDevice};
+use super::{Activation, QueuePosition, VirtioDevice};
+use crate::thread::Role;
 
 /// Descriptors in the request queue. Linux has one request under way.
 const QUEUE_SIZE: u16 = 8;
@@ -20,7 +21,7 @@ const MAX_BYTES: usize = 16 * 1024;
 /// A virtio entropy device with one queue, served by a thread named `virtio-rng`.
 pub struct Rng {
     source: File,
-    worker: Option<Worker>,
+    worker: Worker,
 }
 
 impl Rng {
@@ -29,16 +30,18 @@ impl Rng {
     /// # Errors
     /// If the host has no /dev/urandom, or no file descriptor left.
     pub fn new() -> io::Result<Self> {
-        File::open("/dev/urandom").map(Self::from_source)
+        Self::from_source(File::open("/dev/urandom")?)
     }
 
     /// A device that gives the bytes of `source`.
-    #[must_use]
-    pub fn from_source(source: File) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// If the host has no thread left.
+    pub fn from_source(source: File) -> io::Result<Self> {
+        Ok(Self {
             source,
-            worker: None,
-        }
+            worker: Worker::new(Role::Rng)?,
+        })
     }
 }
 
@@ -69,14 +72,13 @@ impl VirtioDevice for Rng {
                 file: self.source.try_clone()?,
                 reported: false,
             };
-            let name = "virtio-rng".to_owned();
-            self.worker = Some(Worker::spawn(name, memory, queue, notifier, source, None)?);
+            self.worker.start(memory, queue, notifier, source);
         }
         Ok(())
     }
 
-    fn reset(&mut self) {
-        self.worker = None;
+    fn pause(&mut self) -> Vec<QueuePosition> {
+        self.worker.pause().into_iter().collect()
     }
 }
 
@@ -142,7 +144,7 @@ mod tests {
         let random: Vec<u8> = (1..=100).collect();
         source.write_all(&random).unwrap();
         std::io::Seek::rewind(&mut source).unwrap();
-        let mut driver = Driver::new(Box::new(Rng::from_source(source)));
+        let mut driver = Driver::new(Box::new(Rng::from_source(source).unwrap()));
         driver.start(0);
         let buffers = [writable(DATA, 10), writable(DATA + 0x100, 60)];
         driver.give(0, 0, &buffers);

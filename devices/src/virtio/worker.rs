@@ -9,80 +9,112 @@ use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::JoinHandle;
 
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, Malformed};
 use super::queue::{Broken, DeviceQueue, Parked};
-use super::{ActiveQueue, Doorbell, Notifier};
+use super::{ActiveQueue, Doorbell, Notifier, QueuePosition};
 use crate::lock;
+use crate::thread::{Job, Role, WorkerThread};
 
 /// How many requests are served on vCPUs' threads before the worker gets one, to see whether more come with it; and how many
 /// the worker gets by itself after one that was not quick.
 const STRETCH: u8 = 32;
 
-/// A running worker. Ends when dropped.
+/// The thread of a device with one queue.
 pub(super) struct Worker {
+    thread: WorkerThread,
+    notify: Arc<NotifyHandler>,
+    serving: Option<Serving>,
+}
+
+/// What is being served.
+struct Serving {
     stop: Arc<AtomicBool>,
+    queue: u16,
     kick: Arc<EventFd>,
-    bell: Option<Arc<Bell>>,
-    thread: Option<JoinHandle<()>>,
+    /// Ends with the position in the queue, or without if that is broken.
+    job: Job<Option<u16>>,
 }
 
 impl Worker {
-    /// Starts the thread. What `handler` can do at once is done on the threads that ring `bell`.
-    pub fn spawn(
-        name: String,
+    /// The thread, with nothing to do yet.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub fn new(role: Role) -> io::Result<Self> {
+        Ok(Self {
+            thread: WorkerThread::spawn(role)?,
+            notify: Arc::default(),
+            serving: None,
+        })
+    }
+
+    /// Who hears of notifications: what the handler can do at once is done on the threads that make them.
+    pub fn notify_handler(&self) -> Arc<dyn Doorbell> {
+        Arc::clone(&self.notify) as Arc<dyn Doorbell>
+    }
+
+    /// Serves this queue from now on.
+    pub fn start(
+        &mut self,
         memory: Arc<GuestMemoryMmap>,
         queue: ActiveQueue,
         notifier: Arc<dyn Notifier>,
         handler: impl Handler,
-        bell: Option<&Arc<Bell>>,
-    ) -> io::Result<Self> {
+    ) {
+        self.pause();
         let stop = Arc::new(AtomicBool::new(false));
-        let kick = queue.kick;
+        let ActiveQueue { index, queue, kick } = queue;
         let service = Arc::new(Service {
             memory,
-            index: queue.index,
+            index,
             notifier,
             stop: Arc::clone(&stop),
             turn: Mutex::new(Turn {
-                queue: Some(Parked::new(queue.queue)),
+                queue: Some(Parked::new(queue)),
                 handler,
                 pace: Pace::default(),
             }),
         });
-        let thread = std::thread::Builder::new().name(name).spawn({
-            let (service, kick) = (Arc::clone(&service), Arc::clone(&kick));
-            move || service.run(&kick)
-        })?;
-        if let Some(bell) = bell {
-            bell.hang(Some(service));
-        }
-        Ok(Self {
+        self.notify.attach(Some(service.clone()));
+        let job = self.thread.run({
+            let kick = Arc::clone(&kick);
+            move || {
+                service.run(&kick);
+                let turn = lock(&service.turn);
+                turn.queue.as_ref().map(Parked::position)
+            }
+        });
+        self.serving = Some(Serving {
             stop,
+            queue: index,
             kick,
-            bell: bell.cloned(),
-            thread: Some(thread),
+            job,
+        });
+    }
+
+    /// Waits for the request at hand, and serves no more; those behind it stay available.
+    pub fn pause(&mut self) -> Option<QueuePosition> {
+        let serving = self.serving.take()?;
+        serving.stop.store(true, Ordering::Release);
+        self.notify.attach(None);
+        // The kick doubles as the wake-up, so that the worker waits with one system call on one descriptor. It stays
+        // readable if the worker has ended already, which costs the next one a look at its ring.
+        let _ = serving.kick.write(1);
+        let next = serving.job.wait().flatten()?;
+        Some(QueuePosition {
+            index: serving.queue,
+            next,
         })
     }
 }
 
 impl Drop for Worker {
-    /// Waits for the request at hand; those behind it stay undone.
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        if let Some(bell) = &self.bell {
-            bell.hang(None);
-        }
-        // The kick doubles as the wake-up, so that the worker waits with one system call on one descriptor. It stays
-        // readable if the worker has ended already, which costs the next one a look at its ring.
-        let _ = self.kick.write(1);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.pause();
     }
 }
 
@@ -105,18 +137,18 @@ pub(super) trait Handler: Send + 'static {
     }
 }
 
-/// The doorbell of a device, whose worker comes and goes.
+/// Hears of a device's notifications, whose service comes and goes.
 #[derive(Default)]
-pub(super) struct Bell(RwLock<Option<Arc<dyn Doorbell>>>);
+struct NotifyHandler(RwLock<Option<Arc<dyn Doorbell>>>);
 
-impl Bell {
-    /// Puts a worker's service behind it, or takes it away. Whoever is ringing has ended when this returns.
-    fn hang(&self, service: Option<Arc<dyn Doorbell>>) {
+impl NotifyHandler {
+    /// Puts a service behind it, or takes it away. Whoever is notifying has ended when this returns.
+    fn attach(&self, service: Option<Arc<dyn Doorbell>>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = service;
     }
 }
 
-impl Doorbell for Bell {
+impl Doorbell for NotifyHandler {
     fn ring(&self) -> bool {
         // Whoever is changing it does not want to be disturbed.
         self.0

@@ -17,8 +17,9 @@ use super::request::{
     Executor, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS,
     MAX_WRITE_ZEROES_SEGMENTS,
 };
-use crate::virtio::worker::{Bell, Worker};
-use crate::virtio::{Activation, Doorbell, VirtioDevice};
+use crate::thread::Role;
+use crate::virtio::worker::Worker;
+use crate::virtio::{Activation, Doorbell, QueuePosition, VirtioDevice};
 
 /// Descriptors in the request queue, as in QEMU.
 const QUEUE_SIZE: u16 = 256;
@@ -84,25 +85,22 @@ impl FromStr for Serial {
 pub struct Block {
     disk: Arc<Disk>,
     serial: Serial,
-    index: usize,
     config: [u8; CONFIG_SIZE],
-    bell: Arc<Bell>,
-    worker: Option<Worker>,
+    worker: Worker,
 }
 
 impl Block {
     /// A device on `disk`; `index` only names its thread.
-    #[must_use]
-    pub fn new(disk: Arc<Disk>, serial: Serial, index: usize) -> Self {
-        let config = config_space(&disk);
-        Self {
+    ///
+    /// # Errors
+    /// If the host has no thread left.
+    pub fn new(disk: Arc<Disk>, serial: Serial, index: usize) -> io::Result<Self> {
+        Ok(Self {
+            config: config_space(&disk),
             disk,
             serial,
-            index,
-            config,
-            bell: Arc::default(),
-            worker: None,
-        }
+            worker: Worker::new(Role::Block(index))?,
+        })
     }
 }
 
@@ -164,7 +162,7 @@ impl VirtioDevice for Block {
     }
 
     fn doorbell(&self, _queue: u32) -> Option<Arc<dyn Doorbell>> {
-        Some(self.bell.clone())
+        Some(self.worker.notify_handler())
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
@@ -184,20 +182,12 @@ impl VirtioDevice for Block {
             write_through: features & 1 << VIRTIO_BLK_F_FLUSH == 0,
             reported: AtomicBool::new(false),
         };
-        let name = format!("virtio-blk-{}", self.index);
-        self.worker = Some(Worker::spawn(
-            name,
-            memory,
-            queue,
-            notifier,
-            executor,
-            Some(&self.bell),
-        )?);
+        self.worker.start(memory, queue, notifier, executor);
         Ok(())
     }
 
-    fn reset(&mut self) {
-        self.worker = None;
+    fn pause(&mut self) -> Vec<QueuePosition> {
+        self.worker.pause().into_iter().collect()
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
 use super::port::Ports;
-use super::worker::Worker;
-use crate::virtio::{Activation, VirtioDevice};
+use super::worker::{self, State};
+use crate::thread::{Job, Role, WorkerThread};
+use crate::virtio::{Activation, QueuePosition, VirtioDevice};
 
 /// Feature bits (VIRTIO 1.3, section 5.3.3).
 pub(super) mod feature {
@@ -26,20 +28,33 @@ const EMERGENCY_WRITE: u64 = 8;
 pub struct Console {
     ports: Arc<Ports>,
     queue_sizes: Vec<u16>,
-    worker: Option<Worker>,
+    thread: WorkerThread,
+    serving: Option<Serving>,
+    /// While nobody serves the queues.
+    state: Option<State>,
+}
+
+/// The queues are being served.
+struct Serving {
+    stop: Arc<AtomicBool>,
+    job: Job<(State, Vec<QueuePosition>)>,
 }
 
 impl Console {
     /// A device with these ports, of which port 0 comes first.
-    #[must_use]
-    pub fn new(ports: Arc<Ports>) -> Self {
+    ///
+    /// # Errors
+    /// If the host has no thread left.
+    pub fn new(ports: Arc<Ports>) -> io::Result<Self> {
         // Two for each port, and two for control.
         let pairs = ports.all.len().saturating_add(ports.are_announced().into());
-        Self {
+        Ok(Self {
             queue_sizes: vec![QUEUE_SIZE; pairs.saturating_mul(2)],
             ports,
-            worker: None,
-        }
+            thread: WorkerThread::spawn(Role::Console)?,
+            serving: None,
+            state: None,
+        })
     }
 }
 
@@ -86,12 +101,41 @@ impl VirtioDevice for Console {
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let worker = Worker::spawn(activation, &self.ports)?;
-        self.worker = Some(worker);
+        let stop = Arc::new(AtomicBool::new(false));
+        let state = self.state.take();
+        let mut state = state.unwrap_or_else(|| State::new(&self.ports.all));
+        let (ports, stopped) = (Arc::clone(&self.ports), Arc::clone(&stop));
+        let job = self.thread.run(move || {
+            let Ports { all, wake } = &*ports;
+            let positions = worker::serve(activation, all, &mut state, &stopped, wake);
+            (state, positions)
+        });
+        self.serving = Some(Serving { stop, job });
         Ok(())
     }
 
+    fn pause(&mut self) -> Vec<QueuePosition> {
+        let Some(Serving { stop, job }) = self.serving.take() else {
+            return Vec::new();
+        };
+        stop.store(true, Ordering::Release);
+        // It fails only if the counter overflows, and then the event is signalled already.
+        let _ = self.ports.wake.write(1);
+        let Some((state, positions)) = job.wait() else {
+            return Vec::new();
+        };
+        self.state = Some(state);
+        positions
+    }
+
     fn reset(&mut self) {
-        self.worker = None;
+        self.pause();
+        self.state = None;
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.pause();
     }
 }

@@ -70,7 +70,7 @@ fn single(room: usize) -> (Driver, Arc<Port>, Arc<Sink>) {
     let ports = Ports::new(vec![port("", false, &sink)]).unwrap();
     let first = ports.get(0).unwrap();
     assert!(ports.get(1).is_none());
-    let console = Console::new(Arc::new(ports));
+    let console = Console::new(Arc::new(ports)).unwrap();
     (Driver::new(Box::new(console)), first, sink)
 }
 
@@ -78,7 +78,7 @@ fn single(room: usize) -> (Driver, Arc<Port>, Arc<Sink>) {
 fn one_port_has_two_queues_and_several_have_two_more() {
     let sink = Sink::new(0);
     let ports = |count| Ports::new((0..count).map(|_| port("", true, &sink)).collect());
-    let device = |count| Console::new(Arc::new(ports(count).unwrap()));
+    let device = |count| Console::new(Arc::new(ports(count).unwrap())).unwrap();
     let one = device(1);
     assert_eq!(one.device_id(), 3);
     assert_eq!(one.queue_sizes().len(), 2);
@@ -96,7 +96,7 @@ fn one_port_has_two_queues_and_several_have_two_more() {
 fn a_single_channel_is_announced() {
     let sink = Sink::new(usize::MAX);
     let ports = Arc::new(Ports::new(vec![port("org.example", false, &sink)]).unwrap());
-    let console = Console::new(ports.clone());
+    let console = Console::new(ports.clone()).unwrap();
     assert_eq!(console.queue_sizes().len(), 4);
     let mut single = Several {
         driver: Driver::new(Box::new(console)),
@@ -123,7 +123,7 @@ fn a_single_console_that_nobody_sits_at_is_announced() {
     let ports = Arc::new(Ports::new(vec![console]).unwrap());
     let port = ports.get(0).unwrap();
     let mut single = Several {
-        driver: Driver::new(Box::new(Console::new(ports))),
+        driver: Driver::new(Box::new(Console::new(ports).unwrap())),
         ports: vec![port],
         sinks: vec![sink],
     };
@@ -183,6 +183,44 @@ fn a_full_output_stops_its_port_alone_and_loses_nothing() {
     sink.give_room(0);
     driver.give(1, 0, &[readable(DATA, 6)]);
     driver.start(0);
+}
+
+/// What of a chain was printed before a pause is not printed again.
+#[test]
+fn a_chain_that_is_half_printed_goes_on_after_a_pause() {
+    let (mut driver, port, sink) = single(3);
+    driver.start(0);
+    driver.put(DATA, b"abcdef");
+    driver.give(1, 0, &[readable(DATA, 2), readable(DATA + 2, 4)]);
+    // The answer to input tells that the output has been tried.
+    driver.give(0, 0, &[writable(DATA + 0x1000, 16)]);
+    assert_eq!(port.receive(b"in"), 2);
+    assert_eq!(driver.wait_used(0), (0, 2));
+    for _ in 0..3 {
+        driver.transport.pause();
+        assert_eq!(sink.text(), b"abc");
+        assert_eq!(driver.used(1), None);
+        driver.transport.resume();
+    }
+    driver.transport.pause();
+    sink.give_room(usize::MAX);
+    driver.transport.resume();
+    assert_eq!(driver.wait_used(1), (0, 0));
+    assert_eq!(sink.text(), b"abcdef");
+    driver.give(1, 0, &[readable(DATA, 6)]);
+    assert_eq!(driver.wait_used(1), (0, 0));
+    assert_eq!(sink.text(), b"abcdefabcdef");
+    // A reset forgets it.
+    sink.give_room(1);
+    driver.give(1, 0, &[readable(DATA, 6)]);
+    driver.give(0, 0, &[writable(DATA + 0x1000, 16)]);
+    assert_eq!(port.receive(b"in"), 2);
+    assert_eq!(driver.wait_used(0), (0, 2));
+    driver.start(0);
+    sink.give_room(usize::MAX);
+    driver.give(1, 0, &[readable(DATA, 6)]);
+    assert_eq!(driver.wait_used(1), (0, 0));
+    assert!(sink.text().ends_with(b"defaabcdef"));
 }
 
 #[test]
@@ -271,7 +309,7 @@ impl Several {
         let all = Arc::new(Ports::new(ports).unwrap());
         let ports = vec![all.get(0).unwrap(), all.get(1).unwrap()];
         Self {
-            driver: Driver::new(Box::new(Console::new(all))),
+            driver: Driver::new(Box::new(Console::new(all).unwrap())),
             ports,
             sinks,
         }
@@ -332,6 +370,25 @@ fn ports_are_introduced_and_carry_bytes() {
     several.ports[1].receive(b"answer");
     assert_eq!(several.driver.wait_used(4), (0, 6));
     assert_eq!(several.driver.get(DATA, 6), b"answer");
+}
+
+/// Which ports are open in the guest is told once, and holds after a pause.
+#[test]
+fn a_pause_forgets_no_port() {
+    let mut several = Several::new();
+    several.meet();
+    several.driver.transport.pause();
+    several.ports[1].receive(b"answer");
+    several.driver.give(4, 0, &[writable(DATA, 8)]);
+    several.driver.transport.resume();
+    assert_eq!(several.driver.wait_used(4), (0, 6));
+    several.say(1, event::PORT_OPEN, 0);
+    several.driver.transport.pause();
+    several.driver.transport.resume();
+    several.ports[1].receive(b"later");
+    several.driver.give(4, 0, &[writable(DATA, 8)]);
+    several.say(1, event::PORT_NAME, 0);
+    assert_eq!(several.driver.used(4), None);
 }
 
 #[test]
@@ -407,7 +464,7 @@ fn an_output_thread_is_an_output() {
         on_terminal: true,
         output: output.clone(),
     }]);
-    let console = Console::new(Arc::new(ports.unwrap()));
+    let console = Console::new(Arc::new(ports.unwrap())).unwrap();
     let mut driver = Driver::new(Box::new(console));
     driver.start(0);
     let text: Vec<u8> = (0..500_000_u32).map(|n| (n % 253) as u8).collect();

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -12,10 +11,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, MESSAGE_SIZE};
 use super::device::feature;
-use super::port::{Port, Ports};
+use super::port::Port;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, DeviceQueue};
-use crate::virtio::{Activation, ActiveQueue, Notifier};
+use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
 
 /// How many bytes go from a buffer to the output, or from the input to a buffer, at once.
 const CHUNK: usize = 4096;
@@ -23,50 +22,48 @@ const CHUNK: usize = 4096;
 /// How often that happens before it is another queue's turn.
 const TURN: u32 = 64;
 
-/// A running worker. Ends when dropped.
-pub(super) struct Worker {
-    stop: Arc<AtomicBool>,
-    wake: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+/// What a device knows that no queue tells. It is there from the driver's start to the reset.
+pub(super) struct State {
+    pub control: Control,
+    /// For each port, how many bytes of the chain that is next in its transmit queue are printed already: an output that
+    /// had no room for all of it takes the rest later.
+    printed: Vec<u64>,
+    /// No driver has been served since the reset.
+    is_new: bool,
 }
 
-impl Worker {
-    /// Starts the thread.
-    pub fn spawn(activation: Activation, ports: &Ports) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let wake = &ports.wake;
-        let name = "virtio-console".to_owned();
-        let thread = std::thread::Builder::new().name(name).spawn({
-            let (stop, wake) = (Arc::clone(&stop), Arc::clone(wake));
-            let ports = ports.all.clone();
-            move || {
-                let Activation {
-                    memory,
-                    features,
-                    queues,
-                    notifier,
-                } = activation;
-                let mut server = Server::new(&memory, features, queues, ports, notifier.as_ref());
-                if let Err(reason) = server.run(&stop, &wake) {
-                    notifier.needs_reset(&reason);
-                }
-            }
-        })?;
-        Ok(Self {
-            stop,
-            wake: Arc::clone(wake),
-            thread: Some(thread),
-        })
+impl State {
+    /// As after a reset.
+    pub fn new(ports: &[Arc<Port>]) -> Self {
+        Self {
+            control: Control::new(ports),
+            printed: vec![0; ports.len()],
+            is_new: true,
+        }
     }
 }
 
-impl Drop for Worker {
-    /// Waits for the buffer at hand; nothing that the thread does blocks.
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        let _ = self.wake.write(1);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+/// Serves all queues until it is told to stop and woken by `wake`. Nothing that it does blocks. Returns how far it has
+/// come in each queue that is not broken.
+pub(super) fn serve(
+    activation: Activation,
+    ports: &[Arc<Port>],
+    state: &mut State,
+    stop: &AtomicBool,
+    wake: &EventFd,
+) -> Vec<QueuePosition> {
+    let Activation {
+        memory,
+        features,
+        queues,
+        notifier,
+    } = activation;
+    let mut server = Server::new(&memory, features, queues, ports, state, notifier.as_ref());
+    match server.run(stop, wake) {
+        Ok(()) => server.stop(),
+        Err(reason) => {
+            notifier.needs_reset(&reason);
+            Vec::new()
         }
     }
 }
@@ -79,6 +76,8 @@ struct Line<'m> {
     chain: Chain<'m>,
     /// The chain that was taken and is not used up.
     held: Option<u16>,
+    /// Bytes of it that are printed, or of the chain that is taken next.
+    printed: u64,
 }
 
 impl<'m> Line<'m> {
@@ -89,23 +88,40 @@ impl<'m> Line<'m> {
             kick: queue.kick,
             chain: Chain::default(),
             held: None,
+            printed: 0,
+        }
+    }
+
+    fn position(&self) -> QueuePosition {
+        QueuePosition {
+            index: self.index,
+            next: self.queue.position(),
         }
     }
 
     /// The chain at hand, or the next one. Without one, the driver has been asked to notify it.
     fn head(&mut self) -> Result<Option<u16>, Broken> {
         if self.held.is_none() {
-            self.held = self.queue.next(&mut self.chain)?;
+            self.take()?;
         }
         if self.held.is_none() && self.queue.enable_notification()? {
-            self.held = self.queue.next(&mut self.chain)?;
+            self.take()?;
         }
         Ok(self.held)
+    }
+
+    fn take(&mut self) -> Result<(), Broken> {
+        self.held = self.queue.next(&mut self.chain)?;
+        if self.held.is_some() {
+            self.chain.readable.advance(self.printed);
+        }
+        Ok(())
     }
 
     /// The chain at hand is used up.
     fn finish(&mut self, head: u16, length: u32) -> Result<(), Broken> {
         self.held = None;
+        self.printed = 0;
         self.queue.add_used(&[(head, length)])
     }
 }
@@ -118,7 +134,8 @@ struct Pair<'m> {
 
 struct Server<'m> {
     ports: Vec<(Arc<Port>, Pair<'m>)>,
-    control: Option<(Control, Pair<'m>)>,
+    control: Option<(&'m mut Control, Pair<'m>)>,
+    printed: &'m mut [u64],
     sized: bool,
     notifier: &'m dyn Notifier,
     /// What is on its way, on either.
@@ -130,7 +147,8 @@ impl<'m> Server<'m> {
         memory: &'m GuestMemoryMmap,
         features: u64,
         queues: Vec<ActiveQueue>,
-        mut ports: Vec<Arc<Port>>,
+        ports: &[Arc<Port>],
+        state: &'m mut State,
         notifier: &'m dyn Notifier,
     ) -> Self {
         let mut lines: Vec<_> = queues
@@ -147,25 +165,45 @@ impl<'m> Server<'m> {
         };
         // Queues 2 and 3 are for control, and those of port 1 follow them (VIRTIO 1.3, section 5.3.2).
         let several = features & feature::MULTIPORT != 0;
-        let control = several.then(|| (Control::new(&ports), pair(2)));
-        if !several {
-            ports.truncate(1);
-        }
-        let ports = ports.into_iter().enumerate().map(|(number, port)| {
-            port.driver_is_ready();
+        let State {
+            control,
+            printed,
+            is_new,
+        } = state;
+        let is_new = std::mem::take(is_new);
+        let control = several.then(|| (control, pair(2)));
+        let count = if several { ports.len() } else { 1 };
+        let ports = ports.iter().take(count).zip(printed.iter());
+        let ports = ports.enumerate().map(|(number, (port, printed))| {
+            if is_new {
+                port.driver_is_ready();
+            }
             let first = match number {
                 0 => 0,
                 _ => number.saturating_mul(2).saturating_add(2),
             };
-            (port, pair(first))
+            let mut pair = pair(first);
+            if let Some(transmit) = &mut pair.transmit {
+                transmit.printed = *printed;
+            }
+            (Arc::clone(port), pair)
         });
         Self {
             ports: ports.collect(),
             control,
+            printed,
             sized: features & feature::SIZE != 0,
             notifier,
             chunk: [0; CHUNK],
         }
+    }
+
+    /// Where it has come to in each queue. What of a chain is printed is kept for who goes on.
+    fn stop(mut self) -> Vec<QueuePosition> {
+        for (printed, (_, pair)) in self.printed.iter_mut().zip(&self.ports) {
+            *printed = pair.transmit.as_ref().map_or(0, |line| line.printed);
+        }
+        self.lines().map(|line| line.position()).collect()
     }
 
     fn run(&mut self, stop: &AtomicBool, wake: &EventFd) -> Result<(), Stopped> {
@@ -278,6 +316,7 @@ impl Pair<'_> {
                 .output
                 .try_write(chunk.get(..count).unwrap_or_default());
             line.chain.readable.advance(taken as u64);
+            line.printed = line.printed.saturating_add(taken as u64);
             if taken < count {
                 // The output says when there is room.
                 return Ok(false);

@@ -16,9 +16,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::mac::Mac;
 use super::tap::Tap;
-use super::vhost::{KernelWorker, Vhost};
-use super::worker::{Setup, Worker};
-use crate::virtio::{Activation, VirtioDevice};
+use super::vhost::{self, Vhost};
+use super::worker::{self, Setup};
+use crate::thread::{Job, Role, WorkerThread};
+use crate::virtio::{Activation, QueuePosition, VirtioDevice};
 
 /// Descriptors in each queue, as in QEMU.
 const QUEUE_SIZE: u16 = 256;
@@ -98,20 +99,31 @@ pub(super) const TRANSMIT: u16 = 1;
 /// Where `status` is in the configuration space: behind the address.
 pub(super) const STATUS: usize = 6;
 
-/// Who serves the queues. Ends when dropped.
-enum Running {
-    Kernel { _worker: KernelWorker },
-    Process { _worker: Worker },
+/// The queues are being served.
+struct Serving {
+    stop: Arc<AtomicBool>,
+    job: Job<Served>,
+}
+
+/// How far the queues have been served.
+#[derive(Default)]
+pub(super) struct Served {
+    /// Of the queues that are not broken.
+    pub positions: Vec<QueuePosition>,
+    /// A packet that was taken from the interface, and for which the driver has no room yet.
+    pub pending: Option<Vec<u8>>,
 }
 
 /// A virtio network device with one pair of queues, served by the host's kernel or by a thread named `virtio-net-N`.
 pub struct Net {
     tap: Arc<Tap>,
     mac: Mac,
-    index: usize,
     link: Arc<Link>,
     vhost: Vhost,
-    running: Option<Running>,
+    thread: WorkerThread,
+    serving: Option<Serving>,
+    /// As in [`Served`], while nobody serves the queues.
+    pending: Option<Vec<u8>>,
 }
 
 impl Net {
@@ -119,7 +131,7 @@ impl Net {
     /// names its thread.
     ///
     /// # Errors
-    /// If the host has no file descriptor left.
+    /// If the host has no file descriptor or thread left.
     pub fn new(tap: Arc<Tap>, mac: Mac, vhost: Vhost, index: usize) -> io::Result<Self> {
         let link = Link {
             up: AtomicBool::new(true),
@@ -129,10 +141,11 @@ impl Net {
         Ok(Self {
             tap,
             mac,
-            index,
             link: Arc::new(link),
             vhost,
-            running: None,
+            thread: WorkerThread::spawn(Role::Net(index))?,
+            serving: None,
+            pending: None,
         })
     }
 
@@ -203,13 +216,15 @@ impl VirtioDevice for Net {
         let long = features & (1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
         let header = if long { HEADER } else { LEGACY_HEADER };
         self.tap.configure(header, offloads(features))?;
-        let name = format!("virtio-net-{}", self.index);
+        let stop = Arc::new(AtomicBool::new(false));
         if self.vhost != Vhost::Off {
             let (tap, link) = (Arc::clone(&self.tap), Arc::clone(&self.link));
             let queues = [&receive, &transmit];
-            match KernelWorker::spawn(name.clone(), tap, link, &activation, queues) {
-                Ok(worker) => {
-                    self.running = Some(Running::Kernel { _worker: worker });
+            match vhost::Server::start(tap, link, &activation, queues) {
+                Ok(mut server) => {
+                    let stopped = Arc::clone(&stop);
+                    let job = self.thread.run(move || server.run(&stopped));
+                    self.serving = Some(Serving { stop, job });
                     return Ok(());
                 }
                 Err(error) if self.vhost == Vhost::On => return Err(error),
@@ -217,17 +232,38 @@ impl VirtioDevice for Net {
             }
         }
         let setup = Setup {
-            name,
             tap: Arc::clone(&self.tap),
             link: Arc::clone(&self.link),
             header,
+            pending: self.pending.take(),
         };
-        let worker = Worker::spawn(setup, activation, receive, transmit)?;
-        self.running = Some(Running::Process { _worker: worker });
+        let stopped = Arc::clone(&stop);
+        let job = self
+            .thread
+            .run(move || worker::serve(setup, &activation, receive, transmit, &stopped));
+        self.serving = Some(Serving { stop, job });
         Ok(())
     }
 
+    fn pause(&mut self) -> Vec<QueuePosition> {
+        let Some(Serving { stop, job }) = self.serving.take() else {
+            return Vec::new();
+        };
+        stop.store(true, Ordering::Release);
+        self.link.wake();
+        let served = job.wait().unwrap_or_default();
+        self.pending = served.pending;
+        served.positions
+    }
+
     fn reset(&mut self) {
-        self.running = None;
+        self.pause();
+        self.pending = None;
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.pause();
     }
 }

@@ -61,8 +61,21 @@ struct Buffer {
 
 impl<'m> Receiver<'m> {
     /// `header` is the length of a packet's header in bytes, and `longest` that of packets the interface will not
-    /// often exceed.
-    pub fn new(queue: DeviceQueue<'m>, merge: bool, header: usize, longest: usize) -> Self {
+    /// often exceed. `pending` is a packet that comes first.
+    pub fn new(
+        queue: DeviceQueue<'m>,
+        merge: bool,
+        header: usize,
+        longest: usize,
+        pending: Option<Vec<u8>>,
+    ) -> Self {
+        let mut overflow = vec![0; MAX_PACKET];
+        let waiting = pending.map(|packet| {
+            for (to, from) in overflow.iter_mut().zip(&packet) {
+                *to = *from;
+            }
+            (packet.len().min(MAX_PACKET) as u64, 0)
+        });
         Self {
             queue,
             merge,
@@ -72,10 +85,23 @@ impl<'m> Receiver<'m> {
             buffers: VecDeque::new(),
             vector: Vector::default(),
             room: 0,
-            overflow: vec![0; MAX_PACKET],
-            waiting: None,
+            overflow,
+            waiting,
             used: Vec::new(),
         }
+    }
+
+    /// The packet that waits for buffers. Those that are taken and not used stay available to the driver's next device.
+    pub fn into_pending(self) -> Option<Vec<u8>> {
+        let (length, stored) = self.waiting?;
+        let stored = usize::try_from(stored).ok()?;
+        let mut packet = vec![0; usize::try_from(length).ok()?];
+        let (front, rest) = packet.split_at_mut_checked(stored)?;
+        self.vector.copy_to(front);
+        for (to, from) in rest.iter_mut().zip(&self.overflow) {
+            *to = *from;
+        }
+        Some(packet)
     }
 
     /// Brings packets to the guest, up to a turn's worth.
@@ -141,10 +167,14 @@ impl<'m> Receiver<'m> {
             if parts > MAX_PARTS {
                 return Err(Malformed::TooLong.into());
             }
-            if buffer.length() == 0 {
+            if buffer.length() == 0 && self.buffers.is_empty() {
                 self.queue.add_used(&[(head, 0)])?;
                 // It does not count as progress, and a driver could keep this up.
                 return Ok(());
+            }
+            if self.buffers.len() >= usize::from(self.queue.size()) {
+                // A driver has no more than these, unless it makes one available twice.
+                return Err(Malformed::TooLong.into());
             }
             for slice in buffer.as_slice() {
                 self.vector.push(*slice);

@@ -240,6 +240,14 @@ impl<'m> Vector<'m> {
         self.entries.drain(..count.min(self.entries.len()));
     }
 
+    /// Reads what is at the front into `bytes`, as far as there are buffers.
+    pub fn copy_to(&self, mut bytes: &mut [u8]) {
+        for slice in &self.slices {
+            let count = slice.copy_to(&mut *bytes);
+            bytes = bytes.get_mut(count..).unwrap_or_default();
+        }
+    }
+
     /// Stores `bytes` from `offset` on, as far as there are buffers.
     pub fn copy_at(&self, mut offset: usize, mut bytes: &[u8]) {
         for slice in &self.slices {

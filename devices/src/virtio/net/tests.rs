@@ -331,6 +331,71 @@ fn a_reset_lets_go_of_buffers_and_keeps_packets() {
     assert_eq!(bench.driver.get(DATA, 22), [UNTOUCHED; 22]);
 }
 
+/// A packet that was read and did not fit comes after the pause, whole and once.
+#[test]
+fn a_packet_that_waits_for_buffers_outlives_a_pause() {
+    let mut bench = Bench::started(MODERN | MERGE);
+    bench.peer.send(&packet(1, 3000)).unwrap();
+    bench.peer.send(&packet(2, 10)).unwrap();
+    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
+    bench.driver.give(0, 1, &[writable(DATA + 1000, 1000)]);
+    for _ in 0..3 {
+        bench.driver.transport.pause();
+        assert_eq!(bench.driver.used(0), None);
+        bench.driver.transport.resume();
+    }
+    bench.driver.give(0, 2, &[writable(DATA + 2000, 1000)]);
+    bench.driver.transport.pause();
+    bench.driver.give(0, 3, &[writable(DATA + 3000, 1000)]);
+    bench.driver.transport.resume();
+    for used in [(0, 1000), (1, 1000), (2, 1000), (3, 12)] {
+        assert_eq!(bench.driver.wait_used(0), used);
+    }
+    assert!(bench.driver.get(DATA, 3012) == counted(packet(1, 3000), 4));
+    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
+    assert_eq!(bench.driver.wait_used(0), (0, 22));
+    assert_eq!(bench.driver.get(DATA, 22), counted(packet(2, 10), 1));
+}
+
+#[test]
+fn packets_from_the_guest_are_sent_once_across_pauses() {
+    let mut bench = Bench::started(MODERN);
+    let mut given = 0_u8;
+    for _ in 0..30 {
+        for _ in 0..3 {
+            let place = DATA + u64::from(given % 8) * 0x100;
+            bench.driver.put(place, &packet(given, 20));
+            let head = u16::from(given % 8);
+            bench.driver.give(1, head, &[readable(place, 32)]);
+            given += 1;
+        }
+        bench.driver.transport.pause();
+        bench.driver.transport.resume();
+        for n in given - 3..given {
+            assert_eq!(bench.arrives(), packet(n, 20));
+            assert_eq!(bench.driver.wait_used(1).0, u32::from(n % 8));
+        }
+    }
+}
+
+/// Buffers that were taken for a packet that has not come are there after a pause, those without room included.
+#[test]
+fn buffers_that_wait_for_a_packet_outlive_a_pause() {
+    let mut bench = Bench::started(MODERN | MERGE);
+    bench.driver.give(0, 0, &[writable(DATA, 100)]);
+    bench.driver.give(0, 1, &[readable(DATA, 100)]);
+    bench.driver.give(0, 2, &[writable(DATA + 0x100, 100)]);
+    bench.driver.transport.pause();
+    bench.driver.transport.resume();
+    bench.peer.send(&packet(1, 10)).unwrap();
+    bench.peer.send(&packet(2, 10)).unwrap();
+    let mut heads = Vec::new();
+    while heads.last() != Some(&2) {
+        heads.push(bench.driver.wait_used(0).0);
+    }
+    assert_eq!(heads, [0, 1, 2]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

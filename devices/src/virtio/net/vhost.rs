@@ -8,7 +8,6 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vhost::net::VhostNet;
@@ -21,10 +20,10 @@ use virtio_queue::QueueT;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::{Link, RECEIVE, STATUS, TRANSMIT};
+use super::device::{Link, RECEIVE, STATUS, Served, TRANSMIT};
 use super::tap::Tap;
 use crate::borrowed;
-use crate::virtio::{Activation, ActiveQueue, Notifier};
+use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
 
 /// The features that change how the queues work, of which the kernel has to know.
 const QUEUES: u64 = 1 << VIRTIO_F_VERSION_1
@@ -80,62 +79,6 @@ pub enum OpenError {
     /// Anything else.
     #[error("/dev/vhost-net cannot be opened: {0}")]
     Other(io::Error),
-}
-
-/// The kernel at work for one device. Ends when dropped.
-pub(super) struct KernelWorker {
-    stop: Arc<AtomicBool>,
-    link: Arc<Link>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl KernelWorker {
-    /// Has the kernel serve the queues, and starts the thread of this name that hands on its notifications.
-    ///
-    /// # Errors
-    /// The kernel refuses, or the host has no thread left.
-    pub fn spawn(
-        name: String,
-        tap: Arc<Tap>,
-        link: Arc<Link>,
-        activation: &Activation,
-        queues: [&ActiveQueue; 2],
-    ) -> io::Result<Self> {
-        let nonblocking = libc::EFD_NONBLOCK | libc::EFD_CLOEXEC;
-        let used = [EventFd::new(nonblocking)?, EventFd::new(nonblocking)?];
-        let failed = EventFd::new(nonblocking)?;
-        let kernel = set_up(activation, queues, &used, &failed).map_err(io_error)?;
-        let mut server = Server {
-            kernel,
-            tap,
-            link: Arc::clone(&link),
-            used,
-            failed,
-            notifier: Arc::clone(&activation.notifier),
-        };
-        server.connect().map_err(io_error)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new().name(name).spawn({
-            let stop = Arc::clone(&stop);
-            move || server.run(&stop)
-        })?;
-        Ok(Self {
-            stop,
-            link,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for KernelWorker {
-    /// The kernel lets go of the queues when the thread's end closes its descriptor.
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        self.link.wake();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 fn io_error(error: vhost::Error) -> io::Error {
@@ -196,7 +139,9 @@ fn set_up(
     Ok(kernel)
 }
 
-struct Server {
+/// The kernel at work for one device, and what hands on its notifications. The kernel lets go of the queues when this is
+/// dropped, at the latest.
+pub(super) struct Server {
     kernel: Kernel<Arc<GuestMemoryMmap>>,
     tap: Arc<Tap>,
     link: Arc<Link>,
@@ -207,6 +152,36 @@ struct Server {
 }
 
 impl Server {
+    /// Has the kernel serve the queues, which are the receive queue and the transmit queue.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn start(
+        tap: Arc<Tap>,
+        link: Arc<Link>,
+        activation: &Activation,
+        queues: [&ActiveQueue; 2],
+    ) -> io::Result<Self> {
+        let nonblocking = libc::EFD_NONBLOCK | libc::EFD_CLOEXEC;
+        let used = [EventFd::new(nonblocking)?, EventFd::new(nonblocking)?];
+        let failed = EventFd::new(nonblocking)?;
+        let kernel = set_up(activation, queues, &used, &failed).map_err(io_error)?;
+        let mut server = Self {
+            kernel,
+            tap,
+            link,
+            used,
+            failed,
+            notifier: Arc::clone(&activation.notifier),
+        };
+        server.connect().map_err(io_error)?;
+        // The kernel looks at a queue when it is notified. What is there already was notified to who served it before.
+        for queue in queues {
+            let _ = queue.kick.write(1);
+        }
+        Ok(server)
+    }
+
     /// Plugs the tap into the queues while the link is up, else out.
     fn connect(&mut self) -> vhost::Result<()> {
         let tap = self.link.is_up().then_some(self.tap.file());
@@ -214,7 +189,34 @@ impl Server {
         self.kernel.set_backend(1, tap)
     }
 
-    fn run(&mut self, stop: &AtomicBool) {
+    /// Hands on notifications until it is told to stop. Then the kernel serves the queues no more.
+    pub fn run(&mut self, stop: &AtomicBool) -> Served {
+        self.hand_on(stop);
+        let served = self.stop().unwrap_or_else(|error| {
+            self.notifier.needs_reset(&error);
+            Vec::new()
+        });
+        Served {
+            positions: served,
+            pending: None,
+        }
+    }
+
+    /// Takes the queues from the kernel.
+    fn stop(&mut self) -> vhost::Result<Vec<QueuePosition>> {
+        [RECEIVE, TRANSMIT]
+            .into_iter()
+            .map(|index| {
+                self.kernel.set_backend(index.into(), None)?;
+                let base = self.kernel.get_vring_base(index.into())?;
+                // The index of a ring has 16 bits.
+                let next = u16::try_from(base).map_err(|_| vhost::Error::InvalidQueue)?;
+                Ok(QueuePosition { index, next })
+            })
+            .collect()
+    }
+
+    fn hand_on(&mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) {
             if self.link.take_changed() {
                 self.notifier.config(STATUS, &self.link.status());

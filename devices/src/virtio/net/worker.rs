@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use virtio_bindings::virtio_net::{
@@ -13,88 +12,73 @@ use virtio_bindings::virtio_net::{
 use vmm_sys_util::eventfd::EventFd;
 
 use super::MAX_PACKET;
-use super::device::{Link, RECEIVE, STATUS, TRANSMIT};
+use super::device::{Link, RECEIVE, STATUS, Served, TRANSMIT};
 use super::receive::{Received, Receiver};
 use super::tap::Tap;
 use super::transmit::{Transmitted, Transmitter};
 use crate::borrowed;
 use crate::virtio::queue::{Broken, DeviceQueue};
-use crate::virtio::{Activation, ActiveQueue, Notifier};
-
-/// A running worker. Ends when dropped.
-pub(super) struct Worker {
-    stop: Arc<AtomicBool>,
-    link: Arc<Link>,
-    thread: Option<JoinHandle<()>>,
-}
+use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
 
 /// What a worker needs beside the queues.
 pub(super) struct Setup {
-    pub name: String,
     pub tap: Arc<Tap>,
     pub link: Arc<Link>,
     /// Bytes in front of each packet.
     pub header: usize,
+    /// A packet that comes before those of the interface.
+    pub pending: Option<Vec<u8>>,
 }
 
-impl Worker {
-    /// Starts the thread, on the receive queue and the transmit queue.
-    pub fn spawn(
-        setup: Setup,
-        activation: Activation,
-        receive: ActiveQueue,
-        transmit: ActiveQueue,
-    ) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let link = Arc::clone(&setup.link);
-        let thread = std::thread::Builder::new()
-            .name(setup.name.clone())
-            .spawn({
-                let stop = Arc::clone(&stop);
-                move || {
-                    let has = |bit: u32| activation.features & 1 << bit != 0;
-                    // Without segmentation offload packets are as long as the usual MTU has them.
-                    let longest = if has(VIRTIO_NET_F_GUEST_TSO4) || has(VIRTIO_NET_F_GUEST_TSO6) {
-                        MAX_PACKET
-                    } else {
-                        setup.header.saturating_add(1518)
-                    };
-                    let memory = &activation.memory;
-                    let mut server = Server {
-                        receiver: Receiver::new(
-                            DeviceQueue::new(memory, receive.queue),
-                            has(VIRTIO_NET_F_MRG_RXBUF),
-                            setup.header,
-                            longest,
-                        ),
-                        transmitter: Transmitter::new(DeviceQueue::new(memory, transmit.queue)),
-                        receive_kick: &receive.kick,
-                        transmit_kick: &transmit.kick,
-                        tap: &setup.tap,
-                        gone: false,
-                        link: &setup.link,
-                        notifier: activation.notifier.as_ref(),
-                    };
-                    if let Err(reason) = server.run(&stop) {
-                        activation.notifier.needs_reset(&reason);
-                    }
-                }
-            })?;
-        Ok(Self {
-            stop,
-            link,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Worker {
-    /// Waits for the turn at hand; nothing that the thread does blocks.
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        self.link.wake();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+/// Serves both queues until it is told to stop and woken by the link's event. Nothing that it does blocks.
+pub(super) fn serve(
+    setup: Setup,
+    activation: &Activation,
+    receive: ActiveQueue,
+    transmit: ActiveQueue,
+    stop: &AtomicBool,
+) -> Served {
+    let has = |bit: u32| activation.features & 1 << bit != 0;
+    // Without segmentation offload packets are as long as the usual MTU has them.
+    let longest = if has(VIRTIO_NET_F_GUEST_TSO4) || has(VIRTIO_NET_F_GUEST_TSO6) {
+        MAX_PACKET
+    } else {
+        setup.header.saturating_add(1518)
+    };
+    let memory = &activation.memory;
+    let mut server = Server {
+        receiver: Receiver::new(
+            DeviceQueue::new(memory, receive.queue),
+            has(VIRTIO_NET_F_MRG_RXBUF),
+            setup.header,
+            longest,
+            setup.pending,
+        ),
+        transmitter: Transmitter::new(DeviceQueue::new(memory, transmit.queue)),
+        receive_kick: &receive.kick,
+        transmit_kick: &transmit.kick,
+        tap: &setup.tap,
+        gone: false,
+        link: &setup.link,
+        notifier: activation.notifier.as_ref(),
+    };
+    match server.run(stop) {
+        Ok(()) => Served {
+            positions: vec![
+                QueuePosition {
+                    index: RECEIVE,
+                    next: server.receiver.queue.position(),
+                },
+                QueuePosition {
+                    index: TRANSMIT,
+                    next: server.transmitter.queue.position(),
+                },
+            ],
+            pending: server.receiver.into_pending(),
+        },
+        Err(reason) => {
+            activation.notifier.needs_reset(&reason);
+            Served::default()
         }
     }
 }

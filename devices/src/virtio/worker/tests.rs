@@ -191,8 +191,8 @@ fn while_the_worker_serves_it_is_told_to_look_again() {
 }
 
 #[test]
-fn a_bell_without_a_worker_is_not_answered() {
-    assert!(!Bell::default().ring());
+fn without_a_service_nobody_hears_of_a_notification() {
+    assert!(!NotifyHandler::default().ring());
 }
 
 proptest! {

@@ -36,7 +36,7 @@ impl Bench {
         )
         .unwrap();
         let disk = Arc::new(Disk::open(file.path(), read_only).unwrap());
-        let block = Block::new(disk, Serial::default(), 0);
+        let block = Block::new(disk, Serial::default(), 0).unwrap();
         let (memory, line) = (Arc::new(memory()), Arc::<TestLine>::default());
         let transport = MmioTransport::new(
             Version::Modern,
@@ -282,6 +282,43 @@ fn a_driver_that_wants_no_interrupt_gets_none() {
     // After a reset no interrupt can come any more.
     bench.write(VIRTIO_MMIO_STATUS, 0);
     assert_eq!(bench.line.assertions(), 0);
+}
+
+#[test]
+fn a_paused_device_goes_on_where_it_was() {
+    let bench = Bench::new(false);
+    bench.start(1 << VIRTIO_BLK_F_FLUSH, 4);
+    let mut ring = Ring::new(&bench.memory, 4);
+    // More than the ring's entries, and pauses with and without something left to do.
+    for round in 0..40_u64 {
+        let data = readable(BUFFERS, 512);
+        let fill = [round as u8; 512];
+        bench
+            .memory
+            .write_slice(&fill, GuestAddress(BUFFERS))
+            .unwrap();
+        let buffers = bench.request(0, VIRTIO_BLK_T_OUT, round, data);
+        ring.describe(0, &chain(0, &buffers));
+        if round % 3 == 0 {
+            bench.transport.pause();
+            ring.offer(0);
+            bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+            assert_eq!(u64::from(ring.used_index()), round);
+        } else {
+            ring.offer(0);
+            bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+            bench.transport.pause();
+        }
+        bench.transport.resume();
+        bench
+            .line
+            .wait(|| u64::from(ring.used_index()) == round + 1);
+        bench.write(VIRTIO_MMIO_INTERRUPT_ACK, 1);
+    }
+    let image = std::fs::read(bench.file.path()).unwrap();
+    for round in 0..40 {
+        assert_eq!(image[round * 512], round as u8);
+    }
 }
 
 #[test]

@@ -164,6 +164,19 @@ impl MmioTransport {
         u32::try_from(self.queues.len()).unwrap_or(u32::MAX)
     }
 
+    /// Has the device stop, between two requests, until [`resume`](Self::resume). Meanwhile it touches no guest memory and
+    /// raises no interrupt, and the driver must not run.
+    pub fn pause(&self) {
+        lock(&self.registers).state.pause();
+    }
+
+    /// Has the device go on where it was paused.
+    pub fn resume(&self) {
+        let mut registers = lock(&self.registers);
+        registers.state.resume();
+        registers.publish();
+    }
+
     /// Power-on state, as if the driver had reset the device: for a reboot of the machine.
     pub fn reset(&self) {
         let mut registers = lock(&self.registers);

@@ -12,7 +12,7 @@ use virtio_queue::QueueT;
 
 use super::*;
 use crate::virtio::testing::{AVAILABLE, RAM, RAM_SIZE, TABLE, TestLine, USED, memory, page};
-use crate::virtio::{Activation, Notifier, SharedMemory};
+use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition, SharedMemory};
 
 /// What the device has been through. `active` is there from activation to reset.
 #[derive(Default)]
@@ -23,6 +23,9 @@ pub(super) struct Log {
     config: [u8; 6],
     fail: bool,
 }
+
+/// How many chains of each queue the device has served when it is paused.
+pub(super) const SERVED: u16 = 3;
 
 /// Two queues, feature bits 0 and 40, six bytes of configuration.
 struct Device(Arc<Mutex<Log>>);
@@ -65,6 +68,16 @@ impl VirtioDevice for Device {
         log.activations += 1;
         log.active = Some(activation);
         Ok(())
+    }
+    fn pause(&mut self) -> Vec<QueuePosition> {
+        let active = lock(&self.0).active.take();
+        let queues = active.into_iter().flat_map(|active| active.queues);
+        queues
+            .map(|ActiveQueue { index, queue, .. }| QueuePosition {
+                index,
+                next: queue.next_avail().wrapping_add(SERVED),
+            })
+            .collect()
     }
     fn reset(&mut self) {
         let mut log = lock(&self.0);
@@ -381,6 +394,43 @@ fn a_driver_that_gave_up_is_not_served() {
     bench.set_status(DRIVER_OK);
     assert_eq!(bench.status(), ACKNOWLEDGE | DRIVER | FEATURES_OK | FAILED);
     assert_eq!(lock(&bench.log).activations, 0);
+}
+
+#[test]
+fn a_device_that_is_resumed_gets_its_queues_where_it_left_them() {
+    let bench = Bench::new();
+    // One that is not started is not started by it.
+    bench.transport.pause();
+    bench.transport.resume();
+    assert!(lock(&bench.log).active.is_none());
+    bench.start();
+    for round in 0..3 {
+        let before = lock(&bench.log).active.as_ref().unwrap().features;
+        bench.transport.pause();
+        assert!(lock(&bench.log).active.is_none());
+        bench.transport.resume();
+        let log = lock(&bench.log);
+        let active = log.active.as_ref().unwrap();
+        assert_eq!(active.features, before);
+        let [queue] = active.queues.as_slice() else {
+            panic!("queue 1 was not set up");
+        };
+        assert_eq!(queue.index, 0);
+        let next = SERVED * (round + 1);
+        assert_eq!(queue.queue.next_avail(), next);
+        assert_eq!(queue.queue.next_used(), next);
+    }
+    assert_eq!(lock(&bench.log).resets, 0);
+    // Nor is one that waits for a reset.
+    bench.notifier().needs_reset(&"test");
+    bench.transport.pause();
+    bench.transport.resume();
+    assert!(lock(&bench.log).active.is_none());
+    bench.write(VIRTIO_MMIO_STATUS, 0);
+    bench.start();
+    let log = lock(&bench.log);
+    let active = log.active.as_ref().unwrap();
+    assert_eq!(active.queues[0].queue.next_avail(), 0);
 }
 
 #[test]

@@ -7,10 +7,9 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_mmio::*;
 use virtio_queue::QueueT;
-use vm_memory::{Bytes, GuestAddress};
 
 use super::super::Version;
-use super::super::tests::Bench;
+use super::super::tests::{Bench, SERVED};
 use crate::bus::MmioDevice;
 use crate::lock;
 use crate::virtio::testing::RAM;
@@ -185,10 +184,7 @@ fn a_queue_set_up_after_driver_ok_is_served() {
     bench.set_legacy_queue(0, 8, 0x1000, RAM / PAGE);
     assert_eq!(bench.rings().len(), 1);
 
-    // The first one goes on where it was.
-    let (_, _, used) = bench.rings()[0];
-    let memory = lock(&bench.log).active.as_ref().unwrap().memory.clone();
-    memory.write_obj(7_u16, GuestAddress(used + 2)).unwrap();
+    // The first one goes on where the device was in it.
     bench.set_legacy_queue(1, 8, 0x1000, RAM / PAGE + 2);
     let log = lock(&bench.log);
     let queues = &log.active.as_ref().unwrap().queues;
@@ -202,7 +198,7 @@ fn a_queue_set_up_after_driver_ok_is_served() {
             )
         })
         .collect();
-    assert_eq!(positions, [(0, 7, 7), (1, 0, 0)]);
+    assert_eq!(positions, [(0, SERVED, SERVED), (1, 0, 0)]);
     assert_eq!(queues.len(), 2);
 }
 

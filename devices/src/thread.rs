@@ -1,0 +1,149 @@
+//! The threads of a machine. All of them are started here, each in a role.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+/// What a thread is for. It decides the thread's name, by which people know it in `ps -L` and in a debugger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Runs the vCPU with this number.
+    Vcpu(u32),
+    /// Serves the virtio block device with this number.
+    Block(usize),
+    /// Serves the virtio network device with this number.
+    Net(usize),
+    /// Serves the virtio console device.
+    Console,
+    /// Serves the virtio entropy device.
+    Rng,
+    /// Writes what a guest prints.
+    ConsoleOutput,
+}
+
+impl Role {
+    /// The thread's name: at most 15 bytes, as Linux has it.
+    fn name(self) -> String {
+        match self {
+            Self::Vcpu(number) => format!("vcpu{number}"),
+            Self::Block(number) => format!("virtio-blk-{number}"),
+            Self::Net(number) => format!("virtio-net-{number}"),
+            Self::Console => "virtio-console".into(),
+            Self::Rng => "virtio-rng".into(),
+            Self::ConsoleOutput => "console-out".into(),
+        }
+    }
+}
+
+/// Starts a thread.
+///
+/// # Errors
+/// The host has no thread left.
+pub fn spawn<T: Send + 'static>(
+    role: Role,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(role.name()).spawn(body)
+}
+
+type Body = Box<dyn FnOnce() + Send>;
+
+/// A thread that does one job after the other, and sleeps in between. It exists from power-on, so that a driver that gets
+/// ready makes no thread. Its drop waits for the job at hand.
+#[derive(Debug)]
+pub struct WorkerThread {
+    /// `None` while it is dropped.
+    jobs: Option<Sender<Body>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerThread {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub fn spawn(role: Role) -> io::Result<Self> {
+        let (jobs, work) = channel::<Body>();
+        let thread = spawn(role, move || work.into_iter().for_each(|job| job()))?;
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
+    }
+
+    /// Has the thread do this when it is done with what it was given before.
+    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Job<T> {
+        let (result, waiting) = channel();
+        let body: Body = Box::new(move || {
+            // Nobody need wait for it.
+            let _ = result.send(job());
+        });
+        if let Some(jobs) = &self.jobs {
+            // It fails only if the thread has panicked, and then the job's sender is dropped with the job.
+            let _ = jobs.send(body);
+        }
+        Job(waiting)
+    }
+}
+
+impl Drop for WorkerThread {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A job that was given to a [`WorkerThread`].
+#[derive(Debug)]
+pub struct Job<T>(Receiver<T>);
+
+impl<T> Job<T> {
+    /// Waits for its end, and returns what it has come to: `None` if the thread has panicked.
+    pub fn wait(self) -> Option<T> {
+        self.0.recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_of_the_length_that_linux_keeps() {
+        for role in [Role::Vcpu(511), Role::Block(7), Role::Net(7), Role::Console] {
+            assert!(role.name().len() <= 15, "{role:?}");
+        }
+    }
+
+    #[test]
+    fn jobs_are_done_in_order_by_one_thread() {
+        let worker = WorkerThread::spawn(Role::Rng).unwrap();
+        let name = || std::thread::current().name().map(String::from);
+        let jobs: Vec<_> = (0..3)
+            .map(|number| worker.run(move || (number, name())))
+            .collect();
+        for (number, job) in (0..).zip(jobs) {
+            assert_eq!(job.wait(), Some((number, Some("virtio-rng".to_owned()))));
+        }
+    }
+
+    #[test]
+    fn its_end_waits_for_the_job_at_hand() {
+        let worker = WorkerThread::spawn(Role::Rng).unwrap();
+        let (go, gone) = channel::<()>();
+        let job = worker.run(move || gone.recv().is_err());
+        drop(go);
+        drop(worker);
+        assert_eq!(job.0.try_recv(), Ok(true));
+    }
+
+    #[test]
+    fn a_job_that_panics_has_no_result() {
+        let worker = WorkerThread::spawn(Role::Rng).unwrap();
+        let job = worker.run(|| -> u32 { panic!("this is a test") });
+        assert_eq!(job.wait(), None);
+        assert_eq!(worker.run(|| 1).wait(), None);
+    }
+}
