@@ -32,7 +32,8 @@ pub struct Interrupt {
     /// Changes with `inner`, under its lock.
     page: RegisterPage,
     line: Arc<dyn IrqLine>,
-    device_id: u32,
+    /// What messages call the device.
+    name: String,
     /// A failure of this device has been reported. A guest can cause one after the other and must not fill the log.
     reported: AtomicBool,
 }
@@ -46,12 +47,12 @@ struct Inner {
 }
 
 impl Interrupt {
-    pub(super) fn new(line: Arc<dyn IrqLine>, device_id: u32, page: RegisterPage) -> Self {
+    pub(super) fn new(line: Arc<dyn IrqLine>, name: String, page: RegisterPage) -> Self {
         Self {
             inner: Mutex::default(),
             page,
             line,
-            device_id,
+            name,
             reported: AtomicBool::new(false),
         }
     }
@@ -82,8 +83,8 @@ impl Interrupt {
         };
         log::log!(
             level,
-            "virtio device {} stops until the guest resets it: {reason}",
-            self.device_id
+            "{} stops until the guest resets it: {reason}",
+            self.name
         );
         let mut inner = lock(&self.inner);
         inner.needs_reset = true;

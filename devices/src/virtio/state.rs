@@ -148,7 +148,7 @@ impl DeviceState {
                 // any way, which VERSION_1 implies, has a bit of its own.
                 Version::Legacy => own & u64::from(u32::MAX) | 1 << VIRTIO_F_ANY_LAYOUT,
             },
-            interrupt: Arc::new(Interrupt::new(line, device.device_id(), page)),
+            interrupt: Arc::new(Interrupt::new(line, device.name(), page)),
             version,
             status: 0,
             driver_features: 0,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
@@ -32,6 +32,15 @@ pub fn memory() -> GuestMemoryMmap {
 /// The page of a slot, full of what a transport overwrites.
 pub fn page() -> RegisterPage {
     RegisterPages::new(1).unwrap().get(0).unwrap()
+}
+
+/// Waits until `done` holds. Failing to is a hang.
+pub fn until(mut done: impl FnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < limit, "the device did not answer");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Device-readable buffer.

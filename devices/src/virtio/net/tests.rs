@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -22,6 +23,9 @@ const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
 /// What nothing was written to.
 const UNTOUCHED: u8 = 0xee;
 
+/// Numbers devices, so that their threads have names of their own.
+static NEXT: AtomicUsize = AtomicUsize::new(100);
+
 struct Bench {
     driver: Driver,
     link: Arc<Link>,
@@ -35,7 +39,15 @@ impl Bench {
         peer.set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
         let tap = Arc::new(Tap::from_socket(File::from(OwnedFd::from(ours)), 0));
-        let net = Net::new(tap, "52:54:00:12:34:56".parse().unwrap(), Vhost::Off, 0).unwrap();
+        let index = NEXT.fetch_add(1, Ordering::Relaxed);
+        let net = Net::new(
+            tap,
+            "52:54:00:12:34:56".parse().unwrap(),
+            None,
+            Vhost::Off,
+            index,
+        )
+        .unwrap();
         let link = net.link();
         let driver = Driver::new(Box::new(net));
         driver.put(DATA, &[UNTOUCHED; 0x2_0000]);
@@ -75,7 +87,7 @@ fn features_are_what_the_interface_can_do() {
     let net = |offloads| {
         let (ours, _) = UnixDatagram::pair().unwrap();
         let tap = Tap::from_socket(File::from(OwnedFd::from(ours)), offloads);
-        Net::new(Arc::new(tap), Mac([2; 6]), Vhost::Off, 0).unwrap()
+        Net::new(Arc::new(tap), Mac([2; 6]), None, Vhost::Off, 0).unwrap()
     };
     let always = 1 << 0 | 1 << 5 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16;
     assert_eq!(net(0).device_id(), 1);
@@ -310,7 +322,7 @@ fn an_interface_that_is_gone_leaves_the_guest_running() {
     // A directory can be neither read nor written.
     let directory = File::open("/").unwrap();
     let tap = Arc::new(Tap::from_socket(directory, 0));
-    let net = Net::new(tap, Mac([2; 6]), Vhost::Off, 0).unwrap();
+    let net = Net::new(tap, Mac([2; 6]), None, Vhost::Off, 0).unwrap();
     let mut driver = Driver::new(Box::new(net));
     driver.start(MODERN);
     driver.give(0, 0, &[writable(DATA, 100)]);

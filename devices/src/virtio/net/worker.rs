@@ -21,6 +21,9 @@ use crate::borrowed;
 use crate::virtio::queue::{Broken, DeviceQueue};
 use crate::virtio::{Activation, ActiveQueue, Interrupt};
 
+/// Bytes in front of an IP packet: an Ethernet header with a VLAN tag.
+const ETHERNET: usize = 18;
+
 /// A running worker. Ends when dropped.
 pub(super) struct Worker {
     stop: Arc<AtomicBool>,
@@ -35,6 +38,8 @@ pub(super) struct Setup {
     pub link: Arc<Link>,
     /// Bytes in front of each packet.
     pub header: usize,
+    /// The longest IP packet, in bytes.
+    pub mtu: u16,
 }
 
 impl Worker {
@@ -53,11 +58,14 @@ impl Worker {
                 let stop = Arc::clone(&stop);
                 move || {
                     let has = |bit: u32| activation.features & 1 << bit != 0;
-                    // Without segmentation offload packets are as long as the usual MTU has them.
+                    // Without segmentation offload packets are as long as the MTU has them.
                     let longest = if has(VIRTIO_NET_F_GUEST_TSO4) || has(VIRTIO_NET_F_GUEST_TSO6) {
                         MAX_PACKET
                     } else {
-                        setup.header.saturating_add(1518)
+                        setup
+                            .header
+                            .saturating_add(ETHERNET)
+                            .saturating_add(setup.mtu.into())
                     };
                     let memory = &activation.memory;
                     let mut server = Server {

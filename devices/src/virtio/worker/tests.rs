@@ -45,9 +45,13 @@ impl Witness {
 }
 
 impl Handler for Witness {
-    fn handle(&mut self, chain: &mut Chain<'_>) -> Result<u32, Malformed> {
+    fn handle(
+        &mut self,
+        chain: &mut Chain<'_>,
+        _stop: &AtomicBool,
+    ) -> Result<Option<u32>, Malformed> {
         byte(chain)?;
-        Ok(self.answer(By::Worker, chain))
+        Ok(Some(self.answer(By::Worker, chain)))
     }
 
     fn handle_now(&mut self, chain: &mut Chain<'_>) -> Result<Option<u32>, Malformed> {
@@ -72,7 +76,7 @@ impl<'a> Bench<'a> {
             ring: Ring::new(memory, SIZE),
             service: Service {
                 memory: memory.clone(),
-                interrupt: Arc::new(Interrupt::new(line.clone(), 42, page())),
+                interrupt: Arc::new(Interrupt::new(line.clone(), "test".into(), page())),
                 stop: Arc::default(),
                 turn: Mutex::new(Turn {
                     queue: Some(Parked::new(queue(SIZE, event_idx, 0))),
