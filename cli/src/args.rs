@@ -63,12 +63,12 @@ pub struct Args {
 
     /// A disk: a raw image or a block device; up to 8 times, the first is the guest's vda.
     ///
-    /// readonly=on keeps the guest from writing, serial= is at most 20 bytes, slot= and virtio= are where a guest looks for
-    /// it: slots 0 to 7 from 0x10001000 on, and the version of its registers (see --virtio). A comma in the path is written
-    /// twice.
+    /// readonly=on keeps the guest from writing, format=raw takes a file as it is that looks like a container, such as qcow2,
+    /// serial= is at most 20 bytes, slot= and virtio= are where a guest looks for it: slots 0 to 7 from 0x10001000 on, and the
+    /// version of its registers (see --virtio). A comma in the path is written twice.
     #[arg(
         long = "disk",
-        value_name = "FILE[,readonly=on][,serial=TEXT][,slot=N][,virtio=VERSION]",
+        value_name = "FILE[,readonly=on][,format=raw][,serial=TEXT][,slot=N][,virtio=VERSION]",
         value_parser = parse_disk,
         value_hint = ValueHint::FilePath,
         help_heading = "What to boot"
@@ -78,11 +78,12 @@ pub struct Args {
     /// A network interface, repeatable: the other end of the host's tap interface NAME.
     ///
     /// The tap is made for as long as the guest runs if there is none and you may. mac= is the guest's address [default:
-    /// random]. vhost=auto has the host's kernel move the packets where it has vhost-net, on insists on it, off has hvrun
-    /// do it [default: auto]. slot= and virtio= are as for --disk.
+    /// random], mtu= the longest IP packet that it is to send, in bytes [default: what the tap has]. vhost=auto has the host's
+    /// kernel move the packets where it has vhost-net, on insists on it, off has hvrun do it [default: auto]. slot= and virtio=
+    /// are as for --disk.
     #[arg(
         long = "net",
-        value_name = "tap=NAME[,mac=ADDRESS][,vhost=WHEN][,slot=N][,virtio=VERSION]",
+        value_name = "tap=NAME[,mac=ADDRESS][,mtu=BYTES][,vhost=WHEN][,slot=N][,virtio=VERSION]",
         value_parser = parse_net,
         help_heading = "The machine"
     )]

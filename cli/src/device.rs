@@ -1,6 +1,6 @@
 //! What `--disk` and its like say of a device.
 
-use hv_vmm::{DiskConfig, NetConfig, Placement, Serial, Vhost, VirtioVersion};
+use hv_vmm::{DiskConfig, ImageFormat, NetConfig, Placement, Serial, Vhost, VirtioVersion};
 
 /// The parts between single commas; two commas stand for one that belongs to a part.
 pub fn split_options(text: &str) -> Vec<String> {
@@ -25,7 +25,7 @@ pub fn parse_placement(option: &str, placement: &mut Placement) -> Result<bool, 
     Ok(true)
 }
 
-/// `FILE[,readonly=on|off][,serial=TEXT][,slot=N][,virtio=VERSION]`, where `,,` in the path stands for one comma.
+/// `FILE[,readonly=on|off][,format=raw][,serial=TEXT][,slot=N][,virtio=VERSION]`, where `,,` in the path stands for one comma.
 pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
     let mut path = String::new();
     let mut rest = text;
@@ -52,6 +52,7 @@ pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
     }
     let mut disk = DiskConfig {
         path: path.into(),
+        format: ImageFormat::Auto,
         readonly: false,
         serial: Serial::default(),
         placement: Placement::default(),
@@ -63,13 +64,19 @@ pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
         match option.split_once('=') {
             Some(("readonly", "on")) => disk.readonly = true,
             Some(("readonly", "off")) => disk.readonly = false,
+            Some(("format", "raw")) => disk.format = ImageFormat::Raw,
+            Some(("format", other)) => {
+                return Err(format!(
+                    "format={other}: hvrun reads raw images only; convert others with 'qemu-img convert -O raw'"
+                ));
+            }
             Some(("serial", text)) => {
                 disk.serial = text.parse().map_err(|error| format!("{error}"))?;
             }
             _ => {
                 return Err(format!(
-                    "unknown option {option:?}: expected readonly=on, readonly=off, serial=TEXT, slot=0 to 7, virtio=modern \
-                     or virtio=legacy (a comma in the path is written twice)"
+                    "unknown option {option:?}: expected readonly=on, readonly=off, format=raw, serial=TEXT, slot=0 to 7, \
+                     virtio=modern or virtio=legacy (a comma in the path is written twice)"
                 ));
             }
         }
@@ -77,10 +84,11 @@ pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
     Ok(disk)
 }
 
-/// `tap=NAME[,mac=ADDRESS][,vhost=auto|on|off][,slot=N][,virtio=VERSION]`.
+/// `tap=NAME[,mac=ADDRESS][,mtu=BYTES][,vhost=auto|on|off][,slot=N][,virtio=VERSION]`.
 pub fn parse_net(text: &str) -> Result<NetConfig, String> {
     let mut tap = None;
     let mut mac = None;
+    let mut mtu = None;
     let mut vhost = Vhost::Auto;
     let mut placement = Placement::default();
     for option in text.split(',') {
@@ -95,12 +103,17 @@ pub fn parse_net(text: &str) -> Result<NetConfig, String> {
             Some(("mac", text)) => {
                 mac = Some(text.parse().map_err(|error| format!("{error}"))?);
             }
+            Some(("mtu", number)) => {
+                // An Internet host takes packets of 68 bytes (RFC 791), and the configuration space has 16 bits.
+                let bytes = number.parse().ok().filter(|bytes: &u16| *bytes >= 68);
+                mtu = Some(bytes.ok_or("mtu= expects a number of bytes from 68 to 65535")?);
+            }
             Some(("vhost", "auto")) => vhost = Vhost::Auto,
             Some(("vhost", "on")) => vhost = Vhost::On,
             Some(("vhost", "off")) => vhost = Vhost::Off,
             _ => {
                 return Err(format!(
-                    "unknown option {option:?}: expected tap=NAME, mac=ADDRESS, vhost=auto, on or off, slot=0 to 7, virtio=modern or virtio=legacy"
+                    "unknown option {option:?}: expected tap=NAME, mac=ADDRESS, mtu=BYTES, vhost=auto, on or off, slot=0 to 7, virtio=modern or virtio=legacy"
                 ));
             }
         }
@@ -108,6 +121,7 @@ pub fn parse_net(text: &str) -> Result<NetConfig, String> {
     Ok(NetConfig {
         tap: tap.ok_or("expected tap=NAME, the name of a tap interface of the host")?,
         mac,
+        mtu,
         vhost,
         placement,
     })
@@ -121,6 +135,7 @@ mod tests {
     fn disks() {
         let disk = |path: &str, readonly, serial: &str| DiskConfig {
             path: path.into(),
+            format: ImageFormat::Auto,
             readonly,
             serial: serial.parse().unwrap(),
             placement: Placement::default(),
@@ -134,7 +149,11 @@ mod tests {
         let placed = parse_disk("a.img,slot=7,virtio=legacy").unwrap();
         assert_eq!(placed.placement.slot, Some(7));
         assert_eq!(placed.placement.version, Some(VirtioVersion::Legacy));
+        let raw = parse_disk("a.img,format=raw").unwrap();
+        assert_eq!(raw.format, ImageFormat::Raw);
         for wrong in [
+            "a.img,format=",
+            "a.img,format=qcow2",
             "a.img,slot=8",
             "a.img,slot=-1",
             "a.img,slot=",
@@ -156,6 +175,9 @@ mod tests {
         assert_eq!((net.tap.as_str(), net.placement.slot), ("tap0", Some(3)));
         assert_eq!(net.mac.unwrap().to_string(), "52:54:00:12:34:56");
         assert_eq!(parse_net("tap=tap0").unwrap().mac, None);
+        assert_eq!(parse_net("tap=tap0").unwrap().mtu, None);
+        assert_eq!(parse_net("tap=tap0,mtu=68").unwrap().mtu, Some(68));
+        assert_eq!(parse_net("tap=tap0,mtu=65535").unwrap().mtu, Some(65535));
         assert_eq!(parse_net("tap=tap0").unwrap().vhost, Vhost::Auto);
         assert_eq!(parse_net("vhost=off,tap=tap0").unwrap().vhost, Vhost::Off);
         for wrong in [
@@ -164,6 +186,9 @@ mod tests {
             "tap0",
             "mac=52:54:00:12:34:56",
             "tap=tap0,mac=x",
+            "tap=tap0,mtu=67",
+            "tap=tap0,mtu=65536",
+            "tap=tap0,mtu=",
             "tap=tap0,slot=8",
             "tap=tap0,vhost=yes",
         ] {

@@ -43,7 +43,7 @@ pub enum Problem {
     WrongArchitecture(String),
     /// It is surely something else than a program.
     #[error("{0}")]
-    NoProgram(&'static str),
+    NoProgram(String),
     /// The format is known, its contents make no sense.
     #[error("{0}")]
     Malformed(String),
@@ -175,7 +175,7 @@ pub fn foreign_pe(head: &[u8]) -> Option<&'static str> {
     }
 }
 
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     bytes
         .get(offset..)?
         .get(..4)?

@@ -8,6 +8,7 @@
 //! | [`layout`] | where everything is: one constant per region, the map drawn above them |
 //! | [`instruction`] | loads and stores that fault, decoded |
 //! | [`isa`] | the ISA extensions of a hart, in canonical order |
+//! | [`format`] | what a file is, by its first bytes |
 //! | [`kernel`] | kernel files: where in memory one goes |
 //! | [`machine`] | one machine, described once |
 //! | [`devicetree`] | that description as a flattened device tree |
@@ -29,6 +30,7 @@ extern crate alloc;
 
 pub mod addr;
 pub mod devicetree;
+pub mod format;
 pub mod instruction;
 pub mod isa;
 pub mod kernel;

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use hv_devices::virtio::block::{ImageFormat, Raw};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::tcgetattr;
@@ -188,7 +189,7 @@ fn a_disk_in_use_is_refused_at_once() {
     let directory = TempDir::new().unwrap();
     let image = directory.path().join("disk.img");
     fs::write(&image, [0; 4096]).unwrap();
-    let _locked = hv_devices::virtio::block::Disk::open(&image, false).unwrap();
+    let _locked = Raw::open(&image, false, ImageFormat::Auto).unwrap();
     let option = format!("--disk={}", image.display());
     let output = run(&mut lab(&["hvrun", "--kernel", "Image", &option]));
     assert_eq!(output.status.code(), Some(1));

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, Read};
 
+use hv_core::format::{Compression, Format};
+
 /// The compressions that hvrun can undo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
@@ -39,10 +41,9 @@ pub enum UnpackError {
 impl Codec {
     /// The compression of what begins with `head`.
     pub fn of(head: &[u8]) -> Option<Codec> {
-        // RFC 1952, 2.3.1, and RFC 8878, 3.1.1 and 3.1.2
-        match head {
-            [0x1f, 0x8b, ..] => Some(Codec::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Codec::Zstd),
+        match Format::of(head)? {
+            Format::Compressed(Compression::Gzip) => Some(Codec::Gzip),
+            Format::Compressed(Compression::Zstd) => Some(Codec::Zstd),
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use hv_devices::virtio::block::Serial;
+use hv_devices::virtio::block::{ImageFormat, Serial};
 use hv_devices::virtio::net::{Mac, Vhost};
 use hv_devices::virtio::transport::mmio::Version;
 
@@ -80,6 +80,8 @@ impl Payload {
 pub struct DiskConfig {
     /// A raw image, or a block device.
     pub path: PathBuf,
+    /// Whether it is looked at before it is taken for a raw image.
+    pub format: ImageFormat,
     /// The guest can only read it.
     pub readonly: bool,
     /// What the guest reads as its serial number.
@@ -95,6 +97,8 @@ pub struct NetConfig {
     pub tap: String,
     /// The guest's Ethernet address; `None` for a random one.
     pub mac: Option<Mac>,
+    /// The longest IP packet that the guest may send or get, in bytes, 68 at least; `None` for what the tap interface has.
+    pub mtu: Option<u16>,
     /// Who serves its queues.
     pub vhost: Vhost,
     /// Where it is.
@@ -201,6 +205,7 @@ mod tests {
     fn the_command_line_follows_from_the_disks() {
         let disk = |readonly| DiskConfig {
             path: "disk".into(),
+            format: ImageFormat::default(),
             readonly,
             serial: Serial::default(),
             placement: Placement::default(),

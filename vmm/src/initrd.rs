@@ -2,12 +2,13 @@
 //!
 //! Linux unpacks an initrd by itself where it has been built to (`RD_GZIP`, `RD_ZSTD`), and others do not at all. So a file
 //! that is one gzip or zstd stream is unpacked here. Whatever else there is in initrds, such as several archives one
-//! after the other, is the guest's to make sense of.
+//! after the other, is the guest's to make sense of; but disks in containers, which no guest does, are refused.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::Path;
 
+use hv_core::format::{Archive, Format, HEAD};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
@@ -49,6 +50,17 @@ impl<'a> Initrd<'a> {
         let mut file = File::open(path).map_err(|error| file_problem(&error))?;
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             return Err("it is a directory; name the archive in it".into());
+        }
+        let mut head = Vec::new();
+        (&file)
+            .take(HEAD as u64)
+            .read_to_end(&mut head)
+            .and_then(|_| file.rewind())
+            .map_err(|error| format!("it cannot be read: {error}"))?;
+        match Format::of(&head).map_or(Suits::Perhaps, Suits::of) {
+            Suits::Perhaps => {}
+            Suits::Hardly(problem) => log::warn!("the initrd {}: {problem}", path.display()),
+            Suits::No(problem) => return Err(problem),
         }
         let unpacked = unpack(path, &file, free / SHARE)
             .map_err(|error| format!("it cannot be read: {error}"))?;
@@ -103,6 +115,43 @@ impl<'a> Initrd<'a> {
             path: self.path.to_owned(),
             problem: format!("it cannot be read: {error}"),
         })
+    }
+}
+
+/// Whether a file can be an initrd, and what to do if not.
+enum Suits {
+    Perhaps,
+    /// Some guests take it.
+    Hardly(String),
+    No(String),
+}
+
+impl Suits {
+    fn of(format: Format) -> Self {
+        match format {
+            Format::DiskImage(image) => Self::No(format!(
+                "it is a disk image in {} format; convert it (qemu-img convert -O raw) and give it with --disk",
+                image.name()
+            )),
+            Format::Partitions => {
+                Self::No("it is a disk with partitions; give it with --disk".into())
+            }
+            Format::Luks => Self::No("it is an encrypted disk; give it with --disk".into()),
+            // Linux's RAM disk of old, which other systems have as well.
+            Format::FileSystem(system) => Self::Hardly(format!(
+                "it is a file system ({}), which Linux takes for one with root=/dev/ram0 only; give it with --disk",
+                system.name()
+            )),
+            Format::UImage => Self::Hardly(
+                "it is wrapped for U-Boot, which Linux does not undo; give it the archive inside"
+                    .into(),
+            ),
+            Format::DeviceTree => Self::Hardly("it is a device tree, which --dtb takes".into()),
+            Format::Archive(Archive::Zip | Archive::SevenZip | Archive::Ar) => {
+                Self::Hardly("it is an archive, and not of the cpio kind that Linux unpacks".into())
+            }
+            Format::Archive(Archive::Cpio | Archive::Tar) | Format::Compressed(_) => Self::Perhaps,
+        }
     }
 }
 
@@ -179,10 +228,33 @@ mod tests {
     }
 
     #[test]
+    fn what_some_guests_take_is_handed_over_with_a_warning() {
+        let mut ext = vec![0x13; 0x1000];
+        ext[0x438..0x43e].copy_from_slice(&[0x53, 0xef, 1, 0, 1, 0]);
+        let uimage = b"\x27\x05\x19\x56 and more".to_vec();
+        for file in [ext, uimage, b"hsqs".to_vec()] {
+            let format = Format::of(&file).unwrap();
+            assert!(matches!(Suits::of(format), Suits::Hardly(_)));
+            assert!(loaded(&file, 1 << 20) == file);
+        }
+    }
+
+    #[test]
     fn what_is_no_file_is_refused() {
         let problem = |path: &Path| Initrd::open(path, 1 << 20).unwrap_err().to_string();
         assert!(problem(Path::new("/")).contains("directory"));
         assert!(problem(Path::new("/no/such/file")).contains("no such file"));
+        for (magic, expected) in [
+            (&b"QFI\xfb\0\0\0\x03"[..], "qcow2"),
+            (b"vhdxfile", "vhdx"),
+            (b"LUKS\xba\xbe\0\x02", "encrypted disk"),
+        ] {
+            let disk = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(disk.path(), magic).unwrap();
+            let problem = problem(disk.path());
+            assert!(problem.contains(expected), "{problem}");
+            assert!(problem.contains("give it with --disk"), "{problem}");
+        }
         let empty = tempfile::NamedTempFile::new().unwrap();
         assert!(problem(empty.path()).contains("empty"));
     }

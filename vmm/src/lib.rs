@@ -71,7 +71,7 @@ pub use console::{ConsoleBackend, ConsoleConfig, PortConfig, PseudoTerminal, Std
 pub use error::Error;
 pub use files::{BootFile, BootFiles};
 pub use host::{DeviceFile, DeviceState, Host, HugePages};
-pub use hv_devices::virtio::block::Serial;
+pub use hv_devices::virtio::block::{ImageFormat, Serial};
 pub use hv_devices::virtio::net::{Mac, Vhost};
 pub use hv_devices::virtio::transport::mmio::Version as VirtioVersion;
 pub use kernel::Problem as KernelProblem;

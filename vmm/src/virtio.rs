@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hv_core::layout::VIRTIO_SLOTS;
 use hv_devices::virtio::VirtioDevice;
-use hv_devices::virtio::block::{Block, Disk, Serial};
+use hv_devices::virtio::block::{Block, Raw, Serial};
 use hv_devices::virtio::console::{Console, Ports};
 use hv_devices::virtio::net::{Mac, Net, Tap, Vhost};
 use hv_devices::virtio::rng::Rng;
@@ -18,12 +18,13 @@ use crate::config::{Config, Placement};
 /// What the host has opened for a device.
 enum Backend {
     Disk {
-        disk: Arc<Disk>,
+        disk: Arc<Raw>,
         serial: Serial,
     },
     Net {
         tap: Arc<Tap>,
         mac: Mac,
+        mtu: Option<u16>,
         vhost: Vhost,
     },
     Rng,
@@ -50,9 +51,12 @@ impl Device {
             Backend::Disk { disk, serial } => {
                 Box::new(Block::new(disk.clone(), *serial, self.index)?)
             }
-            Backend::Net { tap, mac, vhost } => {
-                Box::new(Net::new(tap.clone(), *mac, *vhost, self.index)?)
-            }
+            Backend::Net {
+                tap,
+                mac,
+                mtu,
+                vhost,
+            } => Box::new(Net::new(tap.clone(), *mac, *mtu, *vhost, self.index)?),
             Backend::Rng => Box::new(Rng::new()?),
             Backend::Console(ports) => Box::new(Console::new(ports.clone())?),
         })
@@ -87,15 +91,26 @@ impl Slots {
         };
         for (index, disk) in config.disks.iter().enumerate() {
             let backend = Backend::Disk {
-                disk: Arc::new(Disk::open(&disk.path, disk.readonly)?),
+                disk: Arc::new(Raw::open(&disk.path, disk.readonly, disk.format)?),
                 serial: disk.serial,
             };
             add(disk.placement, index, backend);
         }
         for (index, net) in config.nets.iter().enumerate() {
             let served = net.vhost.is_available()?;
+            let tap = Tap::open(&net.tap)?;
+            if let (Some(guest), Some(host)) = (net.mtu, tap.mtu())
+                && guest > host
+            {
+                log::warn!(
+                    "tap interface '{0}': the host drops what is longer than its own MTU, {host}: make that larger \
+                     (ip link set {0} mtu {guest})",
+                    tap.name()
+                );
+            }
             let backend = Backend::Net {
-                tap: Arc::new(Tap::open(&net.tap)?),
+                mtu: net.mtu.or(tap.mtu()),
+                tap: Arc::new(tap),
                 mac: match net.mac {
                     Some(mac) => mac,
                     None => Mac::random().map_err(Error::host("choose an Ethernet address"))?,

@@ -18,6 +18,9 @@ pub trait VirtioDevice: Send {
     /// The device type (VIRTIO 1.3, section 5).
     fn device_id(&self) -> u32;
 
+    /// What messages call it: its kind, and what tells it from others of that kind.
+    fn name(&self) -> String;
+
     /// The feature bits this device offers: its own ones, bits 0 to 23 and 50 up. Those of the queues and of the
     /// transport (bits 24 to 49) are not the device's business.
     fn features(&self) -> u64;

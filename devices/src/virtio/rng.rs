@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::AtomicBool;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use vm_memory::ReadVolatile;
@@ -50,6 +51,10 @@ impl VirtioDevice for Rng {
         VIRTIO_ID_RNG
     }
 
+    fn name(&self) -> String {
+        "entropy device".into()
+    }
+
     fn features(&self) -> u64 {
         0
     }
@@ -89,7 +94,11 @@ struct Source {
 }
 
 impl Handler for Source {
-    fn handle(&mut self, chain: &mut Chain<'_>) -> Result<u32, Malformed> {
+    fn handle(
+        &mut self,
+        chain: &mut Chain<'_>,
+        _stop: &AtomicBool,
+    ) -> Result<Option<u32>, Malformed> {
         let mut given = 0_usize;
         for buffer in chain.writable.as_slice() {
             let room = MAX_BYTES.saturating_sub(given).min(buffer.len());
@@ -109,12 +118,12 @@ impl Handler for Source {
                         if !std::mem::replace(&mut self.reported, true) {
                             log::warn!("the host's entropy ends, the guest gets none: {end:?}");
                         }
-                        return Ok(bytes(given));
+                        return Ok(Some(bytes(given)));
                     }
                 }
             }
         }
-        Ok(bytes(given))
+        Ok(Some(bytes(given)))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
@@ -32,6 +32,15 @@ pub fn memory() -> GuestMemoryMmap {
 /// The page of a slot, full of what a transport overwrites.
 pub fn page() -> RegisterPage {
     RegisterPages::new(1).unwrap().get(0).unwrap()
+}
+
+/// Waits until `done` holds. Failing to is a hang.
+pub fn until(mut done: impl FnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < limit, "the device did not answer");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Device-readable buffer.
@@ -192,14 +201,65 @@ impl Notifier for TestLine {
     }
 }
 
-/// The entries of each queue that [`Driver`] sets up.
-const QUEUE_SIZE: u16 = 8;
+/// Waits until the threads of this process that have this name are asleep, and returns their ids: whatever comes now has to
+/// wake them. A thread that has only been interrupted counts as asleep, which makes a test weaker and never fails it.
+pub fn wait_asleep(name: &str) -> Vec<libc::pid_t> {
+    let mut before = None;
+    let mut ids = Vec::new();
+    until(|| {
+        std::thread::sleep(Duration::from_millis(5));
+        let now = sleepers(name);
+        let same = now.is_some() && now == before;
+        before = now;
+        if same && let Some(sleepers) = &before {
+            ids = sleepers.iter().map(|(id, _)| *id).collect();
+        }
+        same
+    });
+    ids
+}
 
-/// A whole driver, for devices with any number of queues: queue `n` has a page of its own from [`RAM`] on.
+/// The threads of this name and how often each has gone to sleep, if all of them sleep.
+fn sleepers(name: &str) -> Option<Vec<(libc::pid_t, String)>> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").ok()? {
+        let task = task.ok()?.path();
+        // A thread may end meanwhile.
+        let Ok(status) = std::fs::read_to_string(task.join("status")) else {
+            continue;
+        };
+        let field = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        if field("Name:") == name {
+            if !field("State:").starts_with('S') {
+                return None;
+            }
+            let id = field("Pid:").parse().ok()?;
+            found.push((id, field("voluntary_ctxt_switches:")));
+        }
+    }
+    found.sort();
+    (!found.is_empty()).then_some(found)
+}
+
+/// The entries of each queue that [`Driver`] sets up, as a rule and at most.
+const QUEUE_SIZE: u16 = 8;
+pub const MAX_QUEUE_SIZE: u16 = 128;
+
+/// The memory of one queue: the table, and where the rings are in it, in bytes.
+pub const PAGE: u64 = 0x1000;
+const AVAILABLE_IN_PAGE: u64 = 0x800;
+const USED_IN_PAGE: u64 = 0xa00;
+
+/// A whole driver, for devices with any number of queues: queue `n` has memory of its own from [`RAM`] on.
 pub struct Driver {
     pub memory: Arc<GuestMemoryMmap>,
     pub line: Arc<TestLine>,
     pub transport: MmioTransport,
+    /// The entries of each queue.
+    size: u16,
     /// How many chains were offered to each queue, and how many of them have been seen used.
     counts: Vec<(u16, u16)>,
 }
@@ -219,6 +279,7 @@ impl Driver {
             memory,
             line,
             transport,
+            size: QUEUE_SIZE,
             counts: Vec::new(),
         }
     }
@@ -242,6 +303,13 @@ impl Driver {
 
     /// Resets the device and starts it with these features and all of its queues.
     pub fn start(&mut self, features: u64) {
+        self.start_with(features, QUEUE_SIZE);
+    }
+
+    /// The same with queues of this size.
+    pub fn start_with(&mut self, features: u64, size: u16) {
+        assert!(size <= MAX_QUEUE_SIZE);
+        self.size = size;
         self.write(VIRTIO_MMIO_STATUS, 0);
         self.write(VIRTIO_MMIO_STATUS, 3);
         for (word, half) in [(0, features), (1, features >> 32)] {
@@ -254,27 +322,41 @@ impl Driver {
         for queue in 0..self.transport.queue_count() {
             let page = Self::page(queue as u16);
             self.memory
-                .write_slice(&[0; 0x1000], GuestAddress(page))
+                .write_slice(&[0; PAGE as usize], GuestAddress(page))
                 .unwrap();
             self.write(VIRTIO_MMIO_QUEUE_SEL, queue);
-            self.write(VIRTIO_MMIO_QUEUE_NUM, QUEUE_SIZE.into());
+            self.write(VIRTIO_MMIO_QUEUE_NUM, size.into());
             self.write(VIRTIO_MMIO_QUEUE_DESC_LOW, page as u32);
-            self.write(VIRTIO_MMIO_QUEUE_AVAIL_LOW, page as u32 + 0x800);
-            self.write(VIRTIO_MMIO_QUEUE_USED_LOW, page as u32 + 0xc00);
+            self.write(
+                VIRTIO_MMIO_QUEUE_AVAIL_LOW,
+                (page + AVAILABLE_IN_PAGE) as u32,
+            );
+            self.write(VIRTIO_MMIO_QUEUE_USED_LOW, (page + USED_IN_PAGE) as u32);
             self.write(VIRTIO_MMIO_QUEUE_READY, 1);
         }
         self.write(VIRTIO_MMIO_STATUS, 15);
         assert_eq!(self.read(VIRTIO_MMIO_STATUS), 15);
     }
 
-    fn page(queue: u16) -> u64 {
-        let page = RAM + 0x1000 * u64::from(queue);
+    /// Where the memory of a queue begins.
+    pub fn page(queue: u16) -> u64 {
+        let page = RAM + PAGE * u64::from(queue);
         assert!(page < DATA);
         page
     }
 
     /// Makes a chain of `buffers` available, in table entries from `head` on, and notifies the queue.
     pub fn give(&mut self, queue: u16, head: u16, buffers: &[(u64, u32, u16)]) {
+        self.offer(queue, head, buffers);
+        self.notify(queue);
+    }
+
+    pub fn notify(&self, queue: u16) {
+        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, queue.into());
+    }
+
+    /// Makes a chain of `buffers` available, in table entries from `head` on, without a notification.
+    pub fn offer(&mut self, queue: u16, head: u16, buffers: &[(u64, u32, u16)]) {
         let page = Self::page(queue);
         for (n, descriptor) in (u64::from(head)..).zip(chain(head, buffers)) {
             let address = GuestAddress(page + 16 * n);
@@ -283,15 +365,21 @@ impl Driver {
                 .unwrap();
         }
         let (offered, _) = &mut self.counts[usize::from(queue)];
-        let slot = u64::from(*offered % QUEUE_SIZE);
+        let slot = u64::from(*offered % self.size);
+        let ring = page + AVAILABLE_IN_PAGE;
         self.memory
-            .write_obj(head, GuestAddress(page + 0x804 + 2 * slot))
+            .write_obj(head, GuestAddress(ring + 4 + 2 * slot))
             .unwrap();
         *offered = offered.wrapping_add(1);
         self.memory
-            .store(*offered, GuestAddress(page + 0x802), Ordering::Release)
+            .store(*offered, GuestAddress(ring + 2), Ordering::Release)
             .unwrap();
-        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, queue.into());
+    }
+
+    /// Whether the device wants to be notified of the next chain.
+    pub fn is_asked(&self, queue: u16) -> bool {
+        let flags = GuestAddress(Self::page(queue) + USED_IN_PAGE);
+        self.memory.read_obj::<u16>(flags).unwrap() == 0
     }
 
     /// Head and length of the next used chain, if there is one.
@@ -299,13 +387,13 @@ impl Driver {
         let page = Self::page(queue);
         let index: u16 = self
             .memory
-            .load(GuestAddress(page + 0xc02), Ordering::Acquire)
+            .load(GuestAddress(page + USED_IN_PAGE + 2), Ordering::Acquire)
             .unwrap();
         let (_, seen) = &mut self.counts[usize::from(queue)];
         if index == *seen {
             return None;
         }
-        let entry = page + 0xc04 + 8 * u64::from(*seen % QUEUE_SIZE);
+        let entry = page + USED_IN_PAGE + 4 + 8 * u64::from(*seen % self.size);
         *seen = seen.wrapping_add(1);
         let word = |address| self.memory.read_obj(GuestAddress(address)).unwrap();
         Some((word(entry), word(entry + 4)))

@@ -113,6 +113,7 @@ impl Worker {
 }
 
 impl Drop for Worker {
+    /// Waits for the request at hand, or for what a long one is doing at the moment; those behind it stay undone.
     fn drop(&mut self) {
         self.pause();
     }
@@ -121,10 +122,15 @@ impl Drop for Worker {
 /// What a device does with its requests.
 pub(super) trait Handler: Send + 'static {
     /// Carries out the request in `chain`. Returns how many bytes from the start of its writable buffers on are written.
+    /// A long request looks at `stop` now and then; `None` if it was given up because that is set.
     ///
     /// # Errors
     /// If there is no request in it, which stops the device.
-    fn handle(&mut self, chain: &mut Chain<'_>) -> Result<u32, Malformed>;
+    fn handle(
+        &mut self,
+        chain: &mut Chain<'_>,
+        stop: &AtomicBool,
+    ) -> Result<Option<u32>, Malformed>;
 
     /// The same on a vCPU's thread, if it takes some microseconds and no waiting. `None` if not: then the request is handled
     /// once more, from its start.
@@ -347,7 +353,9 @@ impl<H: Handler> Server<'_, H> {
             let Some(head) = self.queue.next(&mut self.chain)? else {
                 break;
             };
-            let used = self.handler.handle(&mut self.chain)?;
+            let Some(used) = self.handler.handle(&mut self.chain, self.stop)? else {
+                break;
+            };
             self.queue.add_used(&[(head, used)])?;
             served = served.saturating_add(1);
         }

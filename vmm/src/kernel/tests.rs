@@ -231,7 +231,7 @@ fn what_is_surely_no_program_is_refused() {
     ] {
         let problem = open(&bytes).unwrap_err();
         assert!(
-            matches!(problem, Problem::File(NoProgram(what)) if what.contains(expected)),
+            matches!(problem, Problem::File(NoProgram(ref what)) if what.contains(expected)),
             "{expected}: {problem}"
         );
     }

@@ -4,7 +4,6 @@ use std::fmt::{self, Write};
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
@@ -12,7 +11,7 @@ use virtio_bindings::virtio_blk::{
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
-use super::disk::Disk;
+use super::backend::{Backend, Info};
 use super::request::{
     Executor, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS,
     MAX_WRITE_ZEROES_SEGMENTS,
@@ -83,21 +82,21 @@ impl FromStr for Serial {
 /// A virtio block device with one queue, served by a thread named `virtio-blk-N`, and by the vCPUs' threads where a single
 /// request need not wait for the host's storage.
 pub struct Block {
-    disk: Arc<Disk>,
+    backend: Arc<dyn Backend>,
     serial: Serial,
     config: [u8; CONFIG_SIZE],
     worker: Worker,
 }
 
 impl Block {
-    /// A device on `disk`; `index` only names its thread.
+    /// A device on `backend`; `index` only names its thread.
     ///
     /// # Errors
     /// If the host has no thread left.
-    pub fn new(disk: Arc<Disk>, serial: Serial, index: usize) -> io::Result<Self> {
+    pub fn new(backend: Arc<dyn Backend>, serial: Serial, index: usize) -> io::Result<Self> {
         Ok(Self {
-            config: config_space(&disk),
-            disk,
+            config: config_space(backend.info()),
+            backend,
             serial,
             worker: Worker::new(Role::Block(index))?,
         })
@@ -105,7 +104,7 @@ impl Block {
 }
 
 /// `struct virtio_blk_config` (VIRTIO 1.3, section 5.2.4): fields of features that are not offered are zero.
-fn config_space(disk: &Disk) -> [u8; CONFIG_SIZE] {
+fn config_space(info: &Info) -> [u8; CONFIG_SIZE] {
     let mut config = [0; CONFIG_SIZE];
     let mut put = |offset: usize, value: &[u8]| {
         if let Some(field) = config
@@ -115,10 +114,10 @@ fn config_space(disk: &Disk) -> [u8; CONFIG_SIZE] {
             field.copy_from_slice(value);
         }
     };
-    put(0, &disk.sectors().to_le_bytes()); // capacity
+    put(0, &info.sectors.to_le_bytes()); // capacity
     put(12, &SEGMENTS_MAX.to_le_bytes()); // seg_max
     put(20, &512_u32.to_le_bytes()); // blk_size, in bytes
-    if !disk.is_read_only() {
+    if !info.read_only {
         put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
         put(40, &MAX_DISCARD_SEGMENTS.to_le_bytes());
         put(44, &DISCARD_ALIGNMENT.to_le_bytes()); // discard_sector_alignment
@@ -134,11 +133,15 @@ impl VirtioDevice for Block {
         VIRTIO_ID_BLOCK
     }
 
+    fn name(&self) -> String {
+        format!("disk '{}'", self.backend.info().name)
+    }
+
     fn features(&self) -> u64 {
         let common =
             1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_FLUSH;
         common
-            | if self.disk.is_read_only() {
+            | if self.backend.info().read_only {
                 1 << VIRTIO_BLK_F_RO
             } else {
                 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
@@ -176,12 +179,8 @@ impl VirtioDevice for Block {
             // A driver that uses no queue. There is nothing to serve.
             return Ok(());
         };
-        let executor = Executor {
-            disk: Arc::clone(&self.disk),
-            serial: self.serial,
-            write_through: features & 1 << VIRTIO_BLK_F_FLUSH == 0,
-            reported: AtomicBool::new(false),
-        };
+        let write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
+        let executor = Executor::new(Arc::clone(&self.backend), self.serial, write_through);
         self.worker.start(memory, queue, notifier, executor);
         Ok(())
     }

@@ -1,17 +1,22 @@
-//! The block device (VIRTIO 1.3, section 5.2), on a raw disk image.
+//! The block device (VIRTIO 1.3, section 5.2).
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `disk` | the image: opening, locking, reading and writing guest memory without a copy |
+//! | `backend` | [`Backend`]: what a device keeps its sectors on |
+//! | `raw` | [`Raw`], the back end of raw images: opening, locking, reading and writing guest memory without a copy |
 //! | `request` | one request: from a descriptor chain to its status byte |
 //! | `device` | features, configuration space, start and stop |
 
+mod backend;
 mod device;
-mod disk;
+mod raw;
 mod request;
+#[cfg(test)]
+mod testing;
 
+pub use backend::{Backend, Info};
 pub use device::{Block, Serial, SerialError};
-pub use disk::{Disk, OpenError};
+pub use raw::{ImageFormat, OpenError, Raw};
 
 /// Bytes in a sector, the unit of every request whatever the block size (VIRTIO 1.3, section 5.2.4).
 const SECTOR_SIZE: u64 = 512;

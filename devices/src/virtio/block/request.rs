@@ -13,8 +13,7 @@ use virtio_bindings::virtio_blk::{
 
 use vm_memory::VolatileSlice;
 
-use super::disk::Disk;
-use super::{SECTOR_SIZE, Serial};
+use super::{Backend, SECTOR_SIZE, Serial};
 use crate::virtio::chain::{Buffers, Chain, Malformed};
 use crate::virtio::worker::Handler;
 
@@ -23,14 +22,17 @@ use crate::virtio::worker::Handler;
 pub(super) const MAX_DISCARD_SECTORS: u32 = 1 << 22;
 /// Segments in a discard request.
 pub(super) const MAX_DISCARD_SEGMENTS: u32 = 16;
-/// Sectors in a segment of a write-zeroes request: 32 MiB. Where the host cannot zero a range by itself this much is
-/// written, and a reset waits for it.
+/// Sectors in a segment of a write-zeroes request: 32 MiB.
 pub(super) const MAX_WRITE_ZEROES_SECTORS: u32 = 1 << 16;
 /// Segments in a write-zeroes request.
 pub(super) const MAX_WRITE_ZEROES_SEGMENTS: u32 = 1;
 
 /// The most bytes that are read or written on a vCPU's thread, where they take some microseconds.
 const MAX_NOW: u64 = 32 << 10;
+
+/// The most bytes that the back end is asked for at once. Between two pieces a long request sees that the device is being
+/// reset; Linux's requests are shorter than this.
+const PIECE: u64 = 4 << 20;
 
 /// Bytes of `struct virtio_blk_req` in front of the data: type, reserved, sector.
 const HEADER_SIZE: usize = 16;
@@ -42,12 +44,14 @@ const SEGMENT_SIZE: usize = 16;
 enum Failure {
     Io,
     Unsupported,
+    /// The device is being reset, and nobody waits for the rest of the request.
+    Stopped,
 }
 
 impl Failure {
     fn status(self) -> u32 {
         match self {
-            Self::Io => VIRTIO_BLK_S_IOERR,
+            Self::Io | Self::Stopped => VIRTIO_BLK_S_IOERR,
             Self::Unsupported => VIRTIO_BLK_S_UNSUPP,
         }
     }
@@ -92,20 +96,27 @@ impl<'m> Request<'m> {
     }
 }
 
-/// Carries out requests on a disk.
+/// Carries out requests on a back end.
 pub(super) struct Executor {
-    pub disk: Arc<Disk>,
-    pub serial: Serial,
+    backend: Arc<dyn Backend>,
+    serial: Serial,
     /// The driver has no way to flush, so that a write is done only when it is on stable storage (VIRTIO 1.3, section
     /// 5.2.6.2).
-    pub write_through: bool,
+    write_through: bool,
     /// An error of the host has been reported. A guest can cause one after the other and must not fill the log.
-    pub reported: AtomicBool,
+    reported: AtomicBool,
+    /// From the back end's [`Info`](super::Info).
+    sectors: u64,
+    read_only: bool,
 }
 
 impl Handler for Executor {
-    fn handle(&mut self, chain: &mut Chain<'_>) -> Result<u32, Malformed> {
-        self.execute(chain)
+    fn handle(
+        &mut self,
+        chain: &mut Chain<'_>,
+        stop: &AtomicBool,
+    ) -> Result<Option<u32>, Malformed> {
+        self.execute(chain, stop)
     }
 
     fn handle_now(&mut self, chain: &mut Chain<'_>) -> Result<Option<u32>, Malformed> {
@@ -114,21 +125,41 @@ impl Handler for Executor {
 }
 
 impl Executor {
+    pub fn new(backend: Arc<dyn Backend>, serial: Serial, write_through: bool) -> Self {
+        let info = backend.info();
+        Self {
+            sectors: info.sectors,
+            read_only: info.read_only,
+            backend,
+            serial,
+            write_through,
+            reported: AtomicBool::new(false),
+        }
+    }
+
     /// Carries out the request in `chain` and stores its status. Returns how many bytes from the start of the writable
-    /// buffers on are written, for the used ring.
-    pub fn execute(&self, chain: &mut Chain<'_>) -> Result<u32, Malformed> {
+    /// buffers on are written, for the used ring. `None` if `stop` was set before the end: then some of it is done, and there
+    /// is no status.
+    pub fn execute(
+        &self,
+        chain: &mut Chain<'_>,
+        stop: &AtomicBool,
+    ) -> Result<Option<u32>, Malformed> {
         let request = Request::take(chain)?;
         let Chain { readable, writable } = chain;
         let result = match request.kind {
-            VIRTIO_BLK_T_IN => self.read(writable, request.sector),
-            VIRTIO_BLK_T_OUT => self.write(readable, request.sector).map(|()| 0),
-            VIRTIO_BLK_T_FLUSH => self.check("flush", self.disk.flush()).map(|()| 0),
+            VIRTIO_BLK_T_IN => self.read(writable, request.sector, stop),
+            VIRTIO_BLK_T_OUT => self.write(readable, request.sector, stop).map(|()| 0),
+            VIRTIO_BLK_T_FLUSH => self.check("flush", self.backend.flush()).map(|()| 0),
             VIRTIO_BLK_T_GET_ID => Ok(writable.copy_from(&self.serial.0)),
-            VIRTIO_BLK_T_DISCARD => self.discard(readable).map(|()| 0),
-            VIRTIO_BLK_T_WRITE_ZEROES => self.write_zeroes(readable).map(|()| 0),
+            VIRTIO_BLK_T_DISCARD => self.discard(readable, stop).map(|()| 0),
+            VIRTIO_BLK_T_WRITE_ZEROES => self.write_zeroes(readable, stop).map(|()| 0),
             _ => Err(Failure::Unsupported),
         };
-        Ok(request.end(writable, result))
+        Ok(match result {
+            Err(Failure::Stopped) => None,
+            result => Some(request.end(writable, result)),
+        })
     }
 
     /// Carries out the request in `chain` if it is a small read or write that need not wait for the host's storage, and
@@ -138,7 +169,7 @@ impl Executor {
         let Chain { readable, writable } = chain;
         let data = match request.kind {
             VIRTIO_BLK_T_IN => &*writable,
-            VIRTIO_BLK_T_OUT if !self.write_through && !self.disk.is_read_only() => &*readable,
+            VIRTIO_BLK_T_OUT if !self.write_through && !self.read_only => &*readable,
             _ => return Ok(None),
         };
         let Ok(offset) = self.offset(request.sector, data.length()) else {
@@ -149,42 +180,49 @@ impl Executor {
         }
         let written = match request.kind {
             VIRTIO_BLK_T_IN => self
-                .disk
+                .backend
                 .read_now(data.as_slice(), offset)
                 .then(|| data.length()),
-            _ => self.disk.write_now(data.as_slice(), offset).then_some(0),
+            _ => self.backend.write_now(data.as_slice(), offset).then_some(0),
         };
         Ok(written.map(|written| request.end(writable, Ok(written))))
     }
 
-    fn read(&self, buffers: &Buffers<'_>, sector: u64) -> Result<u64, Failure> {
+    fn read(&self, buffers: &Buffers<'_>, sector: u64, stop: &AtomicBool) -> Result<u64, Failure> {
         let offset = self.offset(sector, buffers.length())?;
-        self.check("read", self.disk.read(buffers.as_slice(), offset))?;
+        for_each_piece(buffers, offset, stop, |piece, offset| {
+            self.check("read", self.backend.read(piece, offset))
+        })?;
         Ok(buffers.length())
     }
 
-    fn write(&self, buffers: &Buffers<'_>, sector: u64) -> Result<(), Failure> {
+    fn write(&self, buffers: &Buffers<'_>, sector: u64, stop: &AtomicBool) -> Result<(), Failure> {
         let offset = self.offset(sector, buffers.length())?;
         self.writable()?;
-        self.check("write", self.disk.write(buffers.as_slice(), offset))?;
+        for_each_piece(buffers, offset, stop, |piece, offset| {
+            self.check("write", self.backend.write(piece, offset))
+        })?;
         self.written()
     }
 
-    fn discard(&self, segments: &mut Buffers<'_>) -> Result<(), Failure> {
+    fn discard(&self, segments: &mut Buffers<'_>, stop: &AtomicBool) -> Result<(), Failure> {
         self.writable()?;
         self.for_each_segment(
             segments,
             MAX_DISCARD_SEGMENTS,
             MAX_DISCARD_SECTORS,
             |offset, length, flags| match flags {
-                0 => self.check("discard", self.disk.discard(offset, length)),
+                0 => {
+                    go_on(stop)?;
+                    self.check("discard", self.backend.discard(offset, length))
+                }
                 _ => Err(Failure::Unsupported),
             },
         )?;
         self.written()
     }
 
-    fn write_zeroes(&self, segments: &mut Buffers<'_>) -> Result<(), Failure> {
+    fn write_zeroes(&self, segments: &mut Buffers<'_>, stop: &AtomicBool) -> Result<(), Failure> {
         self.writable()?;
         let (count, sectors) = (MAX_WRITE_ZEROES_SEGMENTS, MAX_WRITE_ZEROES_SECTORS);
         self.for_each_segment(segments, count, sectors, |offset, length, flags| {
@@ -193,10 +231,15 @@ impl Executor {
                 VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP => true,
                 _ => return Err(Failure::Unsupported),
             };
-            self.check(
-                "write zeroes",
-                self.disk.write_zeroes(offset, length, unmap),
-            )
+            let (mut offset, mut rest) = (offset, length);
+            while rest > 0 {
+                go_on(stop)?;
+                let piece = rest.min(PIECE);
+                let result = self.backend.write_zeroes(offset, piece, unmap);
+                self.check("write zeroes", result)?;
+                (offset, rest) = (offset.saturating_add(piece), rest.saturating_sub(piece));
+            }
+            Ok(())
         })?;
         self.written()
     }
@@ -235,7 +278,7 @@ impl Executor {
         let end = sector
             .checked_add(length / SECTOR_SIZE)
             .ok_or(Failure::Io)?;
-        if length.is_multiple_of(SECTOR_SIZE) && end <= self.disk.sectors() {
+        if length.is_multiple_of(SECTOR_SIZE) && end <= self.sectors {
             sector.checked_mul(SECTOR_SIZE).ok_or(Failure::Io)
         } else {
             Err(Failure::Io)
@@ -243,7 +286,7 @@ impl Executor {
     }
 
     fn writable(&self) -> Result<(), Failure> {
-        if self.disk.is_read_only() {
+        if self.read_only {
             Err(Failure::Io)
         } else {
             Ok(())
@@ -253,7 +296,7 @@ impl Executor {
     /// After every change of the disk.
     fn written(&self) -> Result<(), Failure> {
         if self.write_through {
-            self.check("flush", self.disk.flush())
+            self.check("flush", self.backend.flush())
         } else {
             Ok(())
         }
@@ -263,10 +306,67 @@ impl Executor {
     fn check(&self, what: &str, result: std::io::Result<()>) -> Result<(), Failure> {
         result.map_err(|error| {
             if !self.reported.swap(true, Ordering::Relaxed) {
-                log::warn!("disk image: {what} failed, the guest sees an I/O error: {error}");
+                log::warn!(
+                    "disk '{}': {what} failed, the guest sees an I/O error: {error}",
+                    self.backend.info().name
+                );
             }
             Failure::Io
         })
+    }
+}
+
+/// Calls `transfer` with `buffers`, whose first byte is at `offset` of the disk, in pieces of at most [`PIECE`] bytes.
+fn for_each_piece(
+    buffers: &Buffers<'_>,
+    mut offset: u64,
+    stop: &AtomicBool,
+    transfer: impl Fn(&[VolatileSlice<'_>], u64) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut rest = buffers.as_slice();
+    if buffers.length() <= PIECE {
+        return transfer(rest, offset);
+    }
+    while let Some((first, others)) = rest.split_first() {
+        let mut length = first.len() as u64;
+        if length > PIECE {
+            // One buffer is several pieces.
+            let mut first = *first;
+            while !first.is_empty() {
+                go_on(stop)?;
+                let count = usize::try_from(PIECE).map_or(first.len(), |max| max.min(first.len()));
+                let (piece, behind) = first.split_at(count).map_err(|_| Failure::Io)?;
+                transfer(&[piece], offset)?;
+                offset = offset.saturating_add(count as u64);
+                first = behind;
+            }
+            rest = others;
+        } else {
+            // One piece is several buffers.
+            let fitting = others.iter().take_while(|slice| {
+                let sum = length.saturating_add(slice.len() as u64);
+                let fits = sum <= PIECE;
+                if fits {
+                    length = sum;
+                }
+                fits
+            });
+            let count = fitting.count().saturating_add(1);
+            let (piece, behind) = rest.split_at_checked(count).ok_or(Failure::Io)?;
+            go_on(stop)?;
+            transfer(piece, offset)?;
+            offset = offset.saturating_add(length);
+            rest = behind;
+        }
+    }
+    Ok(())
+}
+
+fn go_on(stop: &AtomicBool) -> Result<(), Failure> {
+    if stop.load(Ordering::Acquire) {
+        Err(Failure::Stopped)
+    } else {
+        Ok(())
     }
 }
 

@@ -63,6 +63,10 @@ impl VirtioDevice for Console {
         VIRTIO_ID_CONSOLE
     }
 
+    fn name(&self) -> String {
+        "virtio console".into()
+    }
+
     fn features(&self) -> u64 {
         let announced = if self.ports.are_announced() {
             feature::MULTIPORT

@@ -15,7 +15,7 @@ use crate::bus::MmioDevice;
 use crate::console::{ConsoleOutput, InputSink};
 use crate::lock;
 use crate::virtio::VirtioDevice;
-use crate::virtio::testing::{DATA, Driver, readable, writable};
+use crate::virtio::testing::{DATA, Driver, readable, wait_asleep, writable};
 
 /// Output with as much room as a test gives it.
 struct Sink {
@@ -409,6 +409,7 @@ fn a_resize_is_told_columns_first() {
     let mut several = Several::new();
     several.meet();
     several.ports[1].set_size(1, 2);
+    wait_asleep(THREAD);
     several.ports[0].set_size(132, 50);
     assert_eq!(
         several.hear(),
@@ -475,4 +476,127 @@ fn an_output_thread_is_an_output() {
     assert!(read == text);
     assert_eq!(driver.wait_used(1), (0, 0));
     assert!(output.close(Duration::from_secs(60)));
+}
+
+/// The thread's name. Other tests may have threads of that name, which fall asleep as well.
+const THREAD: &str = "virtio-console";
+
+#[test]
+fn a_worker_that_sleeps_is_woken() {
+    let (mut driver, port, sink) = single(3);
+    driver.start(feature::SIZE);
+    wait_asleep(THREAD);
+    driver.give(0, 0, &[writable(DATA, 8)]);
+    wait_asleep(THREAD);
+    assert_eq!(port.receive(b"in"), 2);
+    assert_eq!(driver.wait_used(0), (0, 2));
+    driver.put(DATA, b"abcdef");
+    wait_asleep(THREAD);
+    driver.give(1, 0, &[readable(DATA, 6)]);
+    wait_asleep(THREAD);
+    assert_eq!((driver.used(1), sink.text()), (None, b"abc".to_vec()));
+    sink.give_room(usize::MAX);
+    assert_eq!(driver.wait_used(1), (0, 0));
+    wait_asleep(THREAD);
+    let interrupts = driver.line.assertions();
+    port.set_size(80, 25);
+    driver
+        .line
+        .wait(|| driver.read(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG != 0);
+    wait_asleep(THREAD);
+    assert_eq!(
+        driver.line.assertions(),
+        interrupts + 1,
+        "one change is one interrupt"
+    );
+}
+
+#[test]
+fn a_driver_that_knows_no_sizes_is_told_none() {
+    let (mut driver, port, _) = single(0);
+    driver.start(0);
+    wait_asleep(THREAD);
+    port.set_size(80, 25);
+    wait_asleep(THREAD);
+    assert_eq!(driver.line.assertions(), 0);
+    assert_eq!(driver.config(0), [0; 4]);
+}
+
+#[test]
+fn a_driver_without_multiport_has_no_other_port() {
+    let mut several = Several::new();
+    several.driver.start(0);
+    several.driver.put(DATA, b"to nobody");
+    for queue in 2..6 {
+        several.driver.give(queue, 0, &[readable(DATA, 9)]);
+    }
+    wait_asleep(THREAD);
+    assert!((2..6).all(|queue| several.driver.used(queue).is_none()));
+    assert!(several.sinks.iter().all(|sink| sink.text().is_empty()));
+}
+
+#[test]
+fn only_consoles_that_the_driver_knows_have_a_size() {
+    let mut several = Several::new();
+    several.driver.start(feature::MULTIPORT);
+    several.ports[0].set_size(1, 2);
+    wait_asleep(THREAD);
+    several.driver.give(2, 0, &[writable(DATA + 0x100, 64)]);
+    wait_asleep(THREAD);
+    assert_eq!(several.driver.used(2), None, "no port is ready");
+
+    let mut several = Several::new();
+    several.meet();
+    several.driver.give(2, 0, &[writable(DATA + 0x100, 64)]);
+    several.ports[1].set_size(1, 2);
+    wait_asleep(THREAD);
+    assert_eq!(several.driver.used(2), None, "a channel has no size");
+}
+
+/// One notification may be for as much as a turn takes. Then the device has to look once more, and ask for the next one.
+#[test]
+fn a_whole_turn_comes_with_one_notification() {
+    const WHOLE: u16 = 64;
+    let mut several = Several::new();
+    let features = feature::MULTIPORT | feature::SIZE;
+    several.driver.start_with(features, WHOLE);
+    wait_asleep(THREAD);
+    several.driver.put(DATA, &[0; 8]);
+    for queue in [3, 1] {
+        for head in 0..WHOLE {
+            several.driver.offer(queue, head, &[readable(DATA, 8)]);
+        }
+        several.driver.notify(queue);
+        for head in 0..WHOLE {
+            assert_eq!(several.driver.wait_used(queue), (head.into(), 0));
+        }
+        wait_asleep(THREAD);
+        assert!(several.driver.is_asked(queue), "{queue}");
+    }
+    assert_eq!(several.sinks[0].text(), [0; 8 * WHOLE as usize]);
+    several.say(0, event::PORT_OPEN, 1);
+    several.ports[0].receive(&[7; WHOLE as usize + 1]);
+    wait_asleep(THREAD);
+    for head in 0..WHOLE {
+        several.driver.offer(0, head, &[writable(DATA, 1)]);
+    }
+    several.driver.notify(0);
+    for head in 0..WHOLE {
+        assert_eq!(several.driver.wait_used(0), (head.into(), 1));
+    }
+    wait_asleep(THREAD);
+    assert!(several.driver.is_asked(0));
+}
+
+#[test]
+fn input_that_is_read_elsewhere_is_not_the_drivers() {
+    let (_driver, port, _) = single(0);
+    port.receive(b"sbi");
+    let mut byte = [0];
+    assert_eq!(port.take_received(&mut byte), 1);
+    assert!(!port.has_input());
+    assert_eq!(port.take_input(&mut byte), 0);
+    port.driver_is_ready();
+    assert!(port.has_input());
+    assert_eq!((port.take_input(&mut byte), byte), (1, *b"b"));
 }

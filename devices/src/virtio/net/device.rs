@@ -10,7 +10,8 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_S_LINK_UP,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -28,6 +29,9 @@ const QUEUE_SIZE: u16 = 256;
 /// buffers are mergeable (VIRTIO 1.3, sections 5.1.6 and 5.1.6.1).
 const HEADER: usize = 12;
 const LEGACY_HEADER: usize = 10;
+
+/// The longest IP packet where nobody has said otherwise, in bytes.
+const DEFAULT_MTU: u16 = 1500;
 
 /// What may be left undone in packets from the guest: the host's kernel does it for any tap interface.
 const FROM_GUEST: u64 = 1 << VIRTIO_NET_F_CSUM
@@ -118,6 +122,8 @@ pub(super) struct Served {
 pub struct Net {
     tap: Arc<Tap>,
     mac: Mac,
+    /// What the driver is told of the longest IP packet, in bytes.
+    mtu: Option<u16>,
     link: Arc<Link>,
     vhost: Vhost,
     thread: WorkerThread,
@@ -127,12 +133,18 @@ pub struct Net {
 }
 
 impl Net {
-    /// A device at the other end of `tap`, with the address `mac`, whose queues are served as `vhost` says; `index` only
-    /// names its thread.
+    /// A device at the other end of `tap`, with the address `mac`, whose queues are served as `vhost` says. The driver is
+    /// told that IP packets are at most `mtu` bytes long, 68 at least. `index` only names its thread.
     ///
     /// # Errors
     /// If the host has no file descriptor or thread left.
-    pub fn new(tap: Arc<Tap>, mac: Mac, vhost: Vhost, index: usize) -> io::Result<Self> {
+    pub fn new(
+        tap: Arc<Tap>,
+        mac: Mac,
+        mtu: Option<u16>,
+        vhost: Vhost,
+        index: usize,
+    ) -> io::Result<Self> {
         let link = Link {
             up: AtomicBool::new(true),
             changed: AtomicBool::new(false),
@@ -141,6 +153,7 @@ impl Net {
         Ok(Self {
             tap,
             mac,
+            mtu,
             link: Arc::new(link),
             vhost,
             thread: WorkerThread::spawn(Role::Net(index))?,
@@ -177,13 +190,19 @@ impl VirtioDevice for Net {
         VIRTIO_ID_NET
     }
 
+    fn name(&self) -> String {
+        format!("network interface on tap '{}'", self.tap.name())
+    }
+
     fn features(&self) -> u64 {
         let to_guest = TO_GUEST
             .iter()
             .filter(|(_, flag)| self.tap.offloads() & flag != 0)
             .fold(0, |features, (bit, _)| features | 1 << bit);
+        let mtu = self.mtu.map_or(0, |_| 1 << VIRTIO_NET_F_MTU);
         FROM_GUEST
             | to_guest
+            | mtu
             | 1 << VIRTIO_NET_F_MAC
             | 1 << VIRTIO_NET_F_STATUS
             | 1 << VIRTIO_NET_F_MRG_RXBUF
@@ -193,9 +212,12 @@ impl VirtioDevice for Net {
         &[QUEUE_SIZE, QUEUE_SIZE]
     }
 
-    /// `struct virtio_net_config` (section 5.1.4), up to the status.
+    /// `struct virtio_net_config` (section 5.1.4), up to the MTU. Between status and MTU is the number of queue pairs, which is
+    /// that of a feature that is not offered.
     fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let mtu = self.mtu.unwrap_or(0).to_le_bytes();
         let config = self.mac.0.into_iter().chain(self.link.status());
+        let config = config.chain([0, 0]).chain(mtu);
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         for (to, from) in data.iter_mut().zip(config.skip(offset)) {
             *to = from;
@@ -228,7 +250,10 @@ impl VirtioDevice for Net {
                     return Ok(());
                 }
                 Err(error) if self.vhost == Vhost::On => return Err(error),
-                Err(error) => log::debug!("network: the host's kernel does not serve it: {error}"),
+                Err(error) => log::debug!(
+                    "tap interface '{}': the host's kernel does not serve it: {error}",
+                    self.tap.name()
+                ),
             }
         }
         let setup = Setup {
@@ -236,6 +261,7 @@ impl VirtioDevice for Net {
             link: Arc::clone(&self.link),
             header,
             pending: self.pending.take(),
+            mtu: self.mtu.unwrap_or(DEFAULT_MTU),
         };
         let stopped = Arc::clone(&stop);
         let job = self

@@ -104,8 +104,13 @@ mod tests {
 
     #[test]
     fn a_random_address_is_a_local_one() {
-        let mac = Mac::random().unwrap();
-        assert_eq!(mac.0[0] & 3, 2);
-        assert_eq!(mac.to_string().parse(), Ok(mac));
+        let mut seen = 0;
+        for _ in 0..100 {
+            let mac = Mac::random().unwrap();
+            assert_eq!(mac.0[0] & 3, 2);
+            assert_eq!(mac.to_string().parse(), Ok(mac));
+            seen |= mac.0[0];
+        }
+        assert_eq!(seen, 0xfe, "all other bits are random");
     }
 }

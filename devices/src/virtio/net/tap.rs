@@ -2,11 +2,12 @@
 //!
 //! Source: Linux, `Documentation/networking/tuntap.rst` and `include/uapi/linux/if_tun.h`.
 
-use std::ffi::c_uint;
+use std::ffi::{CStr, CString, c_uint};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_memory::VolatileSlice;
@@ -53,6 +54,10 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Tap {
     file: File,
+    /// The interface's, as it was when it was opened.
+    name: String,
+    /// The longest IP packet that it carries, in bytes; `None` if that is unknown.
+    mtu: Option<u16>,
     /// The `TUN_F_` bits that the host's kernel knows: what may be left undone in packets to the guest.
     offloads: c_uint,
     /// It is really one, and takes its control requests.
@@ -105,7 +110,7 @@ impl Tap {
     /// If it is something else.
     pub fn from_file(file: File) -> io::Result<Self> {
         let (frames, packets) = (libc::IFF_TAP, libc::IFF_NO_PI | libc::IFF_VNET_HDR);
-        let flags = attached(&file)?;
+        let (name, flags) = attached(&file)?;
         if flags & (frames | packets) != frames | packets {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -121,6 +126,8 @@ impl Tap {
             .find(|offloads| set_offloads(&file, *offloads).is_ok());
         Ok(Self {
             file,
+            mtu: mtu(&name).ok(),
+            name: name.to_string_lossy().into_owned(),
             offloads: offloads.unwrap_or(0),
             is_real: true,
             reported: AtomicBool::new(false),
@@ -133,10 +140,24 @@ impl Tap {
         set_nonblocking(&file).unwrap();
         Self {
             file,
+            name: "tap0".into(),
+            mtu: None,
             offloads,
             is_real: false,
             reported: AtomicBool::new(false),
         }
+    }
+
+    /// The interface's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The longest IP packet that the interface carried when it was opened, in bytes. `None` if the host does not tell.
+    #[must_use]
+    pub fn mtu(&self) -> Option<u16> {
+        self.mtu
     }
 
     /// The interface's descriptor, for the kernel to use.
@@ -164,7 +185,10 @@ impl Tap {
     /// The interface gives nothing more, for this reason.
     pub(super) fn report_gone(&self, error: &io::Error) {
         if !self.reported.swap(true, Ordering::Relaxed) {
-            log::warn!("network: the tap interface is gone, the guest receives nothing: {error}");
+            log::warn!(
+                "tap interface '{}' is gone, the guest receives nothing: {error}",
+                self.name
+            );
         }
     }
 
@@ -295,13 +319,37 @@ fn attach(file: &File, name: &str) -> io::Result<()> {
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) })
 }
 
-/// The `IFF_` flags with which the device is attached to an interface.
-fn attached(file: &File) -> io::Result<libc::c_int> {
+/// The interface to which the device is attached, and with which `IFF_` flags.
+fn attached(file: &File) -> io::Result<(CString, libc::c_int)> {
     let mut request = request();
     // SAFETY: the request writes one `struct ifreq`, which lives across the call.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETIFF, &mut request) })?;
+    let name: Vec<u8> = request
+        .ifr_name
+        .iter()
+        .map(|character| *character as u8)
+        .take_while(|byte| *byte != 0)
+        .collect();
     // SAFETY: TUNGETIFF has stored flags there, and every value of the bytes is an integer.
-    Ok(unsafe { request.ifr_ifru.ifru_flags }.into())
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    // There is no zero in it.
+    Ok((CString::new(name).unwrap_or_default(), flags.into()))
+}
+
+/// The MTU of the interface `name` (netdevice(7), `SIOCGIFMTU`).
+fn mtu(name: &CStr) -> io::Result<u16> {
+    // Such requests take any socket.
+    let socket = UnixDatagram::unbound()?;
+    let mut request = request();
+    for (to, from) in request.ifr_name.iter_mut().zip(name.to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    // SAFETY: the request reads and writes one `struct ifreq`, which lives across the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &mut request) })?;
+    // SAFETY: SIOCGIFMTU has stored it there, and every value of the bytes is an integer.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    // The loopback interface has one byte more than a packet can be long.
+    Ok(u16::try_from(mtu.clamp(0, 0xffff)).unwrap_or(u16::MAX))
 }
 
 fn set_offloads(file: &File, offloads: c_uint) -> io::Result<()> {
@@ -345,6 +393,14 @@ mod tests {
     }
 
     #[test]
+    fn the_host_tells_the_mtu_of_an_interface() {
+        // Every network namespace has this one.
+        let found = mtu(c"lo").unwrap();
+        assert!(found >= 1280, "{found}");
+        assert!(mtu(c"no such one").is_err());
+    }
+
+    #[test]
     fn a_file_is_no_tap() {
         assert!(Tap::from_file(tempfile::tempfile().unwrap()).is_err());
     }
@@ -357,6 +413,7 @@ mod tests {
             let address = GuestAddress(DATA + offset);
             vector.push(memory.get_slice(address, length).unwrap());
         }
+        assert_eq!(vector.len(), 4);
         vector.copy_at(2, b"abcd");
         vector.copy_at(8, b"xyz");
         let byte = |offset| memory.read_obj::<u8>(GuestAddress(DATA + offset)).unwrap();

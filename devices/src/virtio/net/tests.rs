@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -15,15 +16,22 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use super::device::offloads;
 use super::*;
 use crate::virtio::VirtioDevice;
-use crate::virtio::testing::{DATA, Driver, readable, writable};
+use crate::virtio::testing::{
+    DATA, Driver, MAX_QUEUE_SIZE, PAGE, readable, until, wait_asleep, writable,
+};
 
 const MODERN: u64 = 1 << VIRTIO_F_VERSION_1;
 const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
 /// What nothing was written to.
 const UNTOUCHED: u8 = 0xee;
 
+/// Numbers devices, so that their threads have names of their own.
+static NEXT: AtomicUsize = AtomicUsize::new(100);
+
 struct Bench {
     driver: Driver,
+    /// The name of the worker's thread.
+    thread: String,
     link: Arc<Link>,
     /// The other end of the cable.
     peer: UnixDatagram,
@@ -35,11 +43,28 @@ impl Bench {
         peer.set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
         let tap = Arc::new(Tap::from_socket(File::from(OwnedFd::from(ours)), 0));
-        let net = Net::new(tap, "52:54:00:12:34:56".parse().unwrap(), Vhost::Off, 0).unwrap();
+        let index = NEXT.fetch_add(1, Ordering::Relaxed);
+        let net = Net::new(
+            tap,
+            "52:54:00:12:34:56".parse().unwrap(),
+            None,
+            Vhost::Off,
+            index,
+        )
+        .unwrap();
         let link = net.link();
         let driver = Driver::new(Box::new(net));
         driver.put(DATA, &[UNTOUCHED; 0x2_0000]);
-        Self { driver, link, peer }
+        Self {
+            driver,
+            thread: format!("virtio-net-{index}"),
+            link,
+            peer,
+        }
+    }
+
+    fn wait_asleep(&self) {
+        wait_asleep(&self.thread);
     }
 
     fn started(features: u64) -> Self {
@@ -75,7 +100,7 @@ fn features_are_what_the_interface_can_do() {
     let net = |offloads| {
         let (ours, _) = UnixDatagram::pair().unwrap();
         let tap = Tap::from_socket(File::from(OwnedFd::from(ours)), offloads);
-        Net::new(Arc::new(tap), Mac([2; 6]), Vhost::Off, 0).unwrap()
+        Net::new(Arc::new(tap), Mac([2; 6]), None, Vhost::Off, 0).unwrap()
     };
     let always = 1 << 0 | 1 << 5 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16;
     assert_eq!(net(0).device_id(), 1);
@@ -310,7 +335,7 @@ fn an_interface_that_is_gone_leaves_the_guest_running() {
     // A directory can be neither read nor written.
     let directory = File::open("/").unwrap();
     let tap = Arc::new(Tap::from_socket(directory, 0));
-    let net = Net::new(tap, Mac([2; 6]), Vhost::Off, 0).unwrap();
+    let net = Net::new(tap, Mac([2; 6]), None, Vhost::Off, 0).unwrap();
     let mut driver = Driver::new(Box::new(net));
     driver.start(MODERN);
     driver.give(0, 0, &[writable(DATA, 100)]);
@@ -396,20 +421,182 @@ fn buffers_that_wait_for_a_packet_outlive_a_pause() {
     assert_eq!(heads, [0, 1, 2]);
 }
 
+/// Whatever comes while the thread sleeps wakes it, and only that.
+#[test]
+fn a_worker_that_sleeps_is_woken() {
+    let mut bench = Bench::started(MODERN | MERGE);
+    bench.wait_asleep();
+    // The wire has nothing, and then a packet.
+    bench.driver.give(0, 0, &[writable(DATA, 1600)]);
+    bench.wait_asleep();
+    bench.peer.send(&packet(1, 100)).unwrap();
+    assert_eq!(bench.driver.wait_used(0), (0, 112));
+    bench.wait_asleep();
+    // A packet that is too long for the buffers that there are.
+    bench.peer.send(&packet(2, 988)).unwrap();
+    bench.driver.give(0, 0, &[writable(DATA, 500)]);
+    bench.wait_asleep();
+    assert_eq!(bench.driver.used(0), None);
+    bench.driver.give(0, 1, &[writable(DATA + 0x1000, 500)]);
+    assert_eq!(bench.driver.wait_used(0), (0, 500), "an exact fit");
+    assert_eq!(bench.driver.wait_used(0), (1, 500));
+    bench.wait_asleep();
+    bench.driver.put(DATA, &packet(3, 60));
+    bench.driver.give(1, 0, &[readable(DATA, 72)]);
+    assert_eq!(bench.arrives(), packet(3, 60));
+    assert_eq!(bench.driver.wait_used(1), (0, 0));
+    bench.wait_asleep();
+    let config =
+        |driver: &Driver| driver.read(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG != 0;
+    assert!(!config(&bench.driver), "nothing has changed");
+    bench.link.set(false);
+    bench.driver.line.wait(|| config(&bench.driver));
+    bench.wait_asleep();
+    let interrupts = bench.driver.line.assertions();
+    bench.link.wake();
+    bench.wait_asleep();
+    assert_eq!(
+        bench.driver.line.assertions(),
+        interrupts,
+        "there is nothing new"
+    );
+}
+
+/// A notification may be for more packets than a turn takes.
+#[test]
+fn more_than_a_turn_leaves_with_one_notification() {
+    assert!(u32::from(MAX_QUEUE_SIZE) > TURN);
+    let mut bench = Bench::new();
+    bench.link.set(false);
+    bench.driver.start_with(MODERN, MAX_QUEUE_SIZE);
+    bench.wait_asleep();
+    for head in 0..MAX_QUEUE_SIZE {
+        bench.driver.offer(1, head, &[readable(DATA, 72)]);
+    }
+    bench.driver.notify(1);
+    for head in 0..MAX_QUEUE_SIZE {
+        assert_eq!(bench.driver.wait_used(1), (head.into(), 0));
+    }
+    bench.wait_asleep();
+}
+
+#[test]
+fn more_than_a_turn_arrives_with_one_notification() {
+    use std::io::{Error, Write};
+    use std::os::fd::FromRawFd;
+    let mut ends = [0; 2];
+    // A socket whose buffer counts bytes and not packets.
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK;
+    // SAFETY: the call stores two descriptors in `ends`, which lives across it.
+    let made = unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) };
+    assert_eq!(made, 0, "{}", Error::last_os_error());
+    // SAFETY: the two were just opened, and nobody else has them.
+    let [ours, mut peer] = ends.map(|end| unsafe { File::from_raw_fd(end) });
+    let tap = Arc::new(Tap::from_socket(ours, 0));
+    let index = NEXT.fetch_add(1, Ordering::Relaxed);
+    let net = Net::new(tap, Mac([2; 6]), None, Vhost::Off, index).unwrap();
+    let mut driver = Driver::new(Box::new(net));
+    driver.start_with(MODERN | MERGE, MAX_QUEUE_SIZE);
+    let mut sent = 0;
+    while sent < 2 * TURN && peer.write(&packet(sent as u8, 20)).is_ok() {
+        sent += 1;
+    }
+    assert!(sent > TURN, "the socket takes {sent} packets only");
+    wait_asleep(&format!("virtio-net-{index}"));
+    for head in 0..MAX_QUEUE_SIZE {
+        let place = DATA + 0x800 * u64::from(head);
+        driver.offer(0, head, &[writable(place, 0x800)]);
+    }
+    driver.notify(0);
+    for n in 0..sent {
+        assert_eq!(driver.wait_used(0), (n, 32));
+        let place = DATA + 0x800 * u64::from(n);
+        assert_eq!(driver.get(place, 32), counted(packet(n as u8, 20), 1));
+    }
+    wait_asleep(&format!("virtio-net-{index}"));
+}
+
+/// Nobody notifies any more, and the interface takes packets again.
+#[test]
+fn a_worker_that_sleeps_on_a_full_interface_is_woken() {
+    let mut bench = Bench::new();
+    bench.driver.start_with(MODERN, MAX_QUEUE_SIZE);
+    let mut total = 0;
+    // Until nothing more goes.
+    until(|| {
+        for _ in 0..MAX_QUEUE_SIZE / 2 {
+            let place = DATA + u64::from(total % MAX_QUEUE_SIZE) * 0x100;
+            bench.driver.put(place, &packet(total as u8, 20));
+            bench
+                .driver
+                .offer(1, total % MAX_QUEUE_SIZE, &[readable(place, 32)]);
+            total += 1;
+        }
+        bench.driver.notify(1);
+        wait_asleep(&bench.thread);
+        let mut done = 0;
+        while bench.driver.used(1).is_some() {
+            done += 1;
+        }
+        done < MAX_QUEUE_SIZE / 2
+    });
+    for n in 0..total {
+        assert_eq!(bench.arrives(), packet(n as u8, 20), "none is lost");
+    }
+}
+
+/// What a packet leaves in the last of its buffers may be a single byte, and the next packet begins in the one behind.
+#[test]
+fn packets_end_at_any_byte_of_a_buffer() {
+    for length in [988, 989, 1987, 1988, 1989] {
+        let mut bench = Bench::started(MODERN | MERGE);
+        for head in 0..8_u16 {
+            let buffer = [writable(DATA + u64::from(head) * 0x1000, 1000)];
+            bench.driver.give(0, head, &buffer);
+        }
+        bench.peer.send(&packet(1, length)).unwrap();
+        bench.peer.send(&packet(2, 10)).unwrap();
+        let total = length as u32 + 12;
+        let mut head = 0;
+        while head * 1000 < total {
+            let used = (total - head * 1000).min(1000);
+            assert_eq!(bench.driver.wait_used(0), (head, used), "{length}");
+            head += 1;
+        }
+        assert_eq!(bench.driver.wait_used(0), (head, 22), "{length}");
+        let place = DATA + u64::from(head) * 0x1000;
+        assert_eq!(bench.driver.get(place, 22), counted(packet(2, 10), 1));
+    }
+}
+
+#[test]
+fn the_mtu_is_in_the_configuration_space() {
+    let net = |mtu| {
+        let (ours, _) = UnixDatagram::pair().unwrap();
+        let tap = Tap::from_socket(File::from(OwnedFd::from(ours)), 0);
+        Net::new(Arc::new(tap), Mac([2; 6]), mtu, Vhost::Off, 0).unwrap()
+    };
+    let told = Driver::new(Box::new(net(Some(9001))));
+    assert_eq!(told.config(8), [0, 0, 0x29, 0x23, 0, 0, 0, 0]);
+    assert_eq!(net(Some(68)).features() & 1 << 3, 1 << 3);
+    assert_eq!(net(None).features() & 1 << 3, 0);
+    assert_eq!(Driver::new(Box::new(net(None))).config(8), [0; 8]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Whatever is in the rings, the device can be reset and works again.
     #[test]
     fn nonsense_in_the_rings_ends_with_a_reset(
-        pages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0x1000), 2),
+        pages in prop::collection::vec(prop::collection::vec(any::<u8>(), PAGE as usize), 2),
         merge in any::<bool>(),
         sizes in prop::collection::vec(0..3000_usize, 0..5),
     ) {
         let features = if merge { MODERN | MERGE } else { MODERN };
         let mut bench = Bench::started(features);
         for (page, bytes) in (0..).zip(&pages) {
-            bench.driver.put(crate::virtio::testing::RAM + page * 0x1000, bytes);
+            bench.driver.put(Driver::page(page), bytes);
         }
         for size in &sizes {
             bench.peer.send(&packet(1, *size)).unwrap();

@@ -20,12 +20,17 @@ use crate::borrowed;
 use crate::virtio::queue::{Broken, DeviceQueue};
 use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
 
+/// Bytes in front of an IP packet: an Ethernet header with a VLAN tag.
+const ETHERNET: usize = 18;
+
 /// What a worker needs beside the queues.
 pub(super) struct Setup {
     pub tap: Arc<Tap>,
     pub link: Arc<Link>,
     /// Bytes in front of each packet.
     pub header: usize,
+    /// The longest IP packet, in bytes.
+    pub mtu: u16,
     /// A packet that comes before those of the interface.
     pub pending: Option<Vec<u8>>,
 }
@@ -39,11 +44,14 @@ pub(super) fn serve(
     stop: &AtomicBool,
 ) -> Served {
     let has = |bit: u32| activation.features & 1 << bit != 0;
-    // Without segmentation offload packets are as long as the usual MTU has them.
+    // Without segmentation offload packets are as long as the MTU has them.
     let longest = if has(VIRTIO_NET_F_GUEST_TSO4) || has(VIRTIO_NET_F_GUEST_TSO6) {
         MAX_PACKET
     } else {
-        setup.header.saturating_add(1518)
+        setup
+            .header
+            .saturating_add(ETHERNET)
+            .saturating_add(setup.mtu.into())
     };
     let memory = &activation.memory;
     let mut server = Server {

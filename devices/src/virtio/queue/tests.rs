@@ -65,6 +65,21 @@ fn used_chains_appear_together_and_wrap_around() {
 }
 
 #[test]
+fn what_was_used_is_news_until_it_was_considered() {
+    for event_idx in [false, true] {
+        let memory = memory();
+        let mut queue = queue(&memory, event_idx, u16::MAX);
+        assert!(!queue.has_used());
+        queue.add_used(&[]).unwrap();
+        assert!(!queue.has_used());
+        queue.add_used(&[(0, 0)]).unwrap();
+        assert!(queue.has_used());
+        queue.wants_interrupt().unwrap();
+        assert!(!queue.has_used());
+    }
+}
+
+#[test]
 fn the_flag_decides_without_event_indexes() {
     let memory = memory();
     let mut queue = queue(&memory, false, 0);

@@ -1,5 +1,6 @@
 //! Who serves what, and that nothing is served twice or forgotten.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use proptest::prelude::*;
@@ -7,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::virtio::testing::{
-    DATA, Ring, TestLine, USED, chain, memory, queue, readable, writable,
+    DATA, Ring, TestLine, USED, chain, memory, queue, readable, until, wait_asleep, writable,
 };
 
 const SIZE: u16 = 16;
@@ -45,9 +46,13 @@ impl Witness {
 }
 
 impl Handler for Witness {
-    fn handle(&mut self, chain: &mut Chain<'_>) -> Result<u32, Malformed> {
+    fn handle(
+        &mut self,
+        chain: &mut Chain<'_>,
+        _stop: &AtomicBool,
+    ) -> Result<Option<u32>, Malformed> {
         byte(chain)?;
-        Ok(self.answer(By::Worker, chain))
+        Ok(Some(self.answer(By::Worker, chain)))
     }
 
     fn handle_now(&mut self, chain: &mut Chain<'_>) -> Result<Option<u32>, Malformed> {
@@ -193,6 +198,170 @@ fn while_the_worker_serves_it_is_told_to_look_again() {
 #[test]
 fn without_a_service_nobody_hears_of_a_notification() {
     assert!(!NotifyHandler::default().ring());
+}
+
+/// A worker with its thread, and requests that are a byte each.
+struct Threaded<'a> {
+    ring: Ring<'a>,
+    worker: Worker,
+    kick: Arc<EventFd>,
+    line: Arc<TestLine>,
+    name: String,
+}
+
+impl<'a> Threaded<'a> {
+    fn new(memory: &'a Arc<GuestMemoryMmap>, handler: impl Handler, kick: EventFd) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        // Other tests have devices of low numbers.
+        let number = 1000 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let line = Arc::<TestLine>::default();
+        let mut worker = Worker::new(Role::Block(number)).unwrap();
+        let kick = Arc::new(kick);
+        let queue = ActiveQueue {
+            index: 0,
+            queue: queue(SIZE, false, 0),
+            kick: kick.clone(),
+        };
+        worker.start(memory.clone(), queue, line.clone(), handler);
+        Self {
+            ring: Ring::new(memory, SIZE),
+            worker,
+            kick,
+            line,
+            name: format!("virtio-blk-{number}"),
+        }
+    }
+
+    fn offer(&mut self, slot: u16) {
+        let address = DATA + 16 * u64::from(slot);
+        let buffers = [readable(address, 1), writable(address + 8, 1)];
+        self.ring.describe(2 * slot, &chain(2 * slot, &buffers));
+        self.ring.offer(2 * slot);
+    }
+}
+
+/// By a signal, too, which is no request.
+#[test]
+fn a_worker_that_sleeps_is_woken() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // Without SA_RESTART, so that system calls are interrupted.
+    let action = nix::sys::signal::SigAction::new(
+        nix::sys::signal::SigHandler::Handler(nothing),
+        nix::sys::signal::SaFlags::empty(),
+        nix::sys::signal::SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing, and nobody else here uses this signal, which is ignored otherwise.
+    unsafe { nix::sys::signal::sigaction(nix::sys::signal::SIGURG, &action) }.unwrap();
+    let memory = Arc::new(memory());
+    let (sender, served) = channel();
+    let mut threaded = Threaded::new(&memory, Witness(sender), EventFd::new(0).unwrap());
+    for round in 0..3 {
+        let thread = wait_asleep(&threaded.name);
+        // SAFETY: a system call with three numbers; the thread is one of this process.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_tgkill,
+                std::process::id(),
+                thread[0],
+                libc::SIGURG,
+            )
+        };
+        assert_eq!(result, 0);
+        wait_asleep(&threaded.name);
+        assert!(!threaded.line.needs_reset());
+        threaded.offer(round);
+        threaded.kick.write(1).unwrap();
+        let ring = &threaded.ring;
+        threaded.line.wait(|| ring.used_index() == ring.available);
+        assert_eq!(served.recv(), Ok(By::Worker));
+    }
+}
+
+#[test]
+fn a_worker_that_cannot_wait_says_so() {
+    let memory = Arc::new(memory());
+    let (sender, _served) = channel();
+    let kick = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    let threaded = Threaded::new(&memory, Witness(sender), kick);
+    until(|| threaded.line.needs_reset());
+}
+
+#[test]
+fn nothing_of_a_worker_is_left_when_it_was_dropped() {
+    let memory = Arc::new(memory());
+    let (sender, served) = channel();
+    let threaded = Threaded::new(&memory, Witness(sender), EventFd::new(0).unwrap());
+    wait_asleep(&threaded.name);
+    drop(threaded.worker);
+    assert!(served.recv().is_err(), "its handler is gone");
+}
+
+/// Takes until the device is reset.
+struct Endless(Sender<()>);
+
+impl Handler for Endless {
+    fn handle(
+        &mut self,
+        _chain: &mut Chain<'_>,
+        stop: &AtomicBool,
+    ) -> Result<Option<u32>, Malformed> {
+        self.0.send(()).unwrap();
+        until(|| stop.load(Ordering::Acquire));
+        Ok(None)
+    }
+}
+
+#[test]
+fn a_reset_does_not_wait_for_a_long_request() {
+    let memory = Arc::new(memory());
+    let (sender, begun) = channel();
+    let mut threaded = Threaded::new(&memory, Endless(sender), EventFd::new(0).unwrap());
+    threaded.offer(0);
+    threaded.offer(1);
+    threaded.kick.write(1).unwrap();
+    begun.recv().unwrap();
+    drop(threaded.worker);
+    assert_eq!(threaded.ring.used_index(), 0, "it is not done");
+    assert!(begun.recv().is_err(), "nor is the next one begun");
+}
+
+#[test]
+fn nothing_is_quick_unless_a_device_says_so() {
+    let (sender, _) = channel();
+    let none = Endless(sender).handle_now(&mut Chain::default());
+    assert_eq!(none, Ok(None));
+}
+
+#[test]
+fn a_worker_that_is_stopped_begins_nothing() {
+    let memory = Arc::new(memory());
+    let mut bench = Bench::new(&memory, false);
+    bench.offer(QUICK);
+    bench.service.stop.store(true, Ordering::Release);
+    bench.service.serve();
+    assert_eq!(bench.served(), []);
+}
+
+#[test]
+fn an_empty_ring_is_no_reason_for_an_interrupt() {
+    let memory = Arc::new(memory());
+    let mut bench = Bench::new(&memory, false);
+    bench.service.serve().unwrap();
+    assert_eq!(bench.line.assertions(), 0);
+    bench.request(QUICK);
+    let interrupts = bench.line.assertions();
+    bench.service.serve().unwrap();
+    assert_eq!(bench.line.assertions(), interrupts);
+}
+
+#[test]
+fn the_worker_sleeps_on_when_a_vcpu_has_emptied_the_ring() {
+    let memory = Arc::new(memory());
+    let mut bench = Bench::new(&memory, false);
+    bench.request(QUICK);
+    bench.offer(QUICK);
+    assert!(bench.service.ring());
+    assert_eq!(bench.served(), [By::Vcpu]);
 }
 
 proptest! {

@@ -194,7 +194,7 @@ fn disks(config: &Config) -> Result<Vec<Disk>, Failure> {
     let slots = config.disk_slots().map_err(hvrun_failure)?;
     let disk = |(disk, slot): (&hv_vmm::DiskConfig, u32)| {
         // QEMU locks it for as long as it runs. Here is what hvrun would say.
-        drop(block::Disk::open(&disk.path, disk.readonly).map_err(hvrun_failure)?);
+        drop(block::Raw::open(&disk.path, disk.readonly, disk.format).map_err(hvrun_failure)?);
         Ok(Disk {
             path: std::path::absolute(&disk.path)?,
             slot,

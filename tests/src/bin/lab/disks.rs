@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use hv_devices::virtio::block::{Disk, OpenError};
+use hv_devices::virtio::block::{ImageFormat, OpenError, Raw};
 
 use super::Failure;
 
@@ -13,10 +13,11 @@ use super::Failure;
 const EXIT_HVRUN: u8 = 1;
 
 /// Locks the disk images among hvrun's arguments. What is wrong with them otherwise, hvrun will say.
-pub(super) fn lock(arguments: &[String]) -> Result<Vec<Disk>, Failure> {
+pub(super) fn lock(arguments: &[String]) -> Result<Vec<Raw>, Failure> {
     let mut disks = Vec::new();
     for (path, read_only) in images(arguments) {
-        match Disk::open(&path, read_only) {
+        // Whatever it holds: hvrun looks at that.
+        match Raw::open(&path, read_only, ImageFormat::Raw) {
             Ok(disk) => disks.push(disk),
             Err(error @ OpenError::Locked { .. }) => {
                 return Err(Failure {

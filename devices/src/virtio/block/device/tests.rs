@@ -4,18 +4,20 @@ use std::io::Write;
 
 use proptest::prelude::*;
 use tempfile::NamedTempFile;
-use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_INDIRECT};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::super::testing::{Call, TestBackend};
+use super::super::{ImageFormat, Raw};
 use super::*;
 use crate::bus::MmioDevice;
 use crate::virtio::testing::{
-    AVAILABLE, DATA, RAM, RAM_SIZE, Ring, TABLE, TestLine, USED, chain, memory, page, readable,
-    writable,
+    AVAILABLE, DATA, Driver, RAM, RAM_SIZE, Ring, TABLE, TestLine, USED, chain, memory, page,
+    readable, until, writable,
 };
 use crate::virtio::transport::mmio::{MmioTransport, Version};
 
@@ -35,7 +37,7 @@ impl Bench {
                 .collect::<Vec<_>>(),
         )
         .unwrap();
-        let disk = Arc::new(Disk::open(file.path(), read_only).unwrap());
+        let disk = Arc::new(Raw::open(file.path(), read_only, ImageFormat::Raw).unwrap());
         let block = Block::new(disk, Serial::default(), 0).unwrap();
         let (memory, line) = (Arc::new(memory()), Arc::<TestLine>::default());
         let transport = MmioTransport::new(
@@ -126,8 +128,19 @@ fn configuration_space() {
     assert_eq!(u32::from_le_bytes(config(&bench, 4)), 0);
     assert_eq!(u32::from_le_bytes(config(&bench, 12)), 254);
     assert_eq!(u32::from_le_bytes(config(&bench, 20)), 512);
-    assert_eq!(u32::from_le_bytes(config(&bench, 36)), MAX_DISCARD_SECTORS);
-    assert_eq!(u32::from_le_bytes(config(&bench, 52)), 1);
+    for (offset, value) in [
+        (36, MAX_DISCARD_SECTORS),
+        (40, MAX_DISCARD_SEGMENTS),
+        (44, 8), // discard_sector_alignment
+        (48, MAX_WRITE_ZEROES_SECTORS),
+        (52, MAX_WRITE_ZEROES_SEGMENTS),
+    ] {
+        assert_eq!(
+            u32::from_le_bytes(config(&bench, offset)),
+            value,
+            "{offset}"
+        );
+    }
     assert_eq!(
         config(&bench, 56),
         [1, 0, 0, 0, 0, 0, 0, 0],
@@ -276,9 +289,7 @@ fn a_driver_that_wants_no_interrupt_gets_none() {
     );
     ring.offer(0);
     bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-    while ring.used_index() != 1 {
-        std::thread::yield_now();
-    }
+    until(|| ring.used_index() == 1);
     // After a reset no interrupt can come any more.
     bench.write(VIRTIO_MMIO_STATUS, 0);
     assert_eq!(bench.line.assertions(), 0);
@@ -374,9 +385,7 @@ fn a_broken_ring_stops_the_device_until_it_is_reset() {
         break_it(&mut ring);
         let before = bench.line.assertions();
         bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-        while bench.line.assertions() == before {
-            std::thread::yield_now();
-        }
+        until(|| bench.line.assertions() != before);
         assert_eq!(bench.read(VIRTIO_MMIO_STATUS), 15 | 64);
         assert_eq!(
             bench.read(VIRTIO_MMIO_INTERRUPT_STATUS),
@@ -468,5 +477,43 @@ proptest! {
         bench.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
         bench.line.wait(|| ring.used_index() == 1);
         prop_assert_eq!(bench.byte(DATA + 16), 0);
+    }
+}
+
+/// Whether a flush is a sync, and a write one by itself, is up to what the driver has negotiated.
+#[test]
+fn the_driver_decides_what_is_synced() {
+    for (features, syncs) in [
+        (0, vec![Call::Flush]),
+        (1 << VIRTIO_BLK_F_FLUSH, vec![]),
+        (1 << VIRTIO_BLK_F_DISCARD, vec![Call::Flush]),
+    ] {
+        let backend = Arc::new(TestBackend::new(64, false));
+        let mut driver = Driver::new(Box::new(
+            Block::new(backend.clone(), Serial::default(), 0).unwrap(),
+        ));
+        driver.start(features);
+        // What comes alone may be served on this thread or by the worker.
+        for n in 0..40_u64 {
+            driver.put(DATA, &[VIRTIO_BLK_T_OUT as u8; 1]);
+            driver.put(DATA + 1, &[0; 15]);
+            driver.put(DATA + 8, &(n % 64).to_le_bytes());
+            let buffers = [
+                readable(DATA, 16),
+                readable(BUFFERS, 512),
+                writable(DATA + 16, 1),
+            ];
+            driver.give(0, 0, &buffers);
+            assert_eq!(driver.wait_used(0), (0, 1));
+            assert_eq!(driver.get(DATA + 16, 1), [0]);
+            let calls = backend.calls();
+            let wrote = matches!(calls[0], Call::Write(..) | Call::WriteNow(..));
+            assert!(wrote, "{calls:?}");
+            assert_eq!(calls[1..], syncs, "{features:#x}");
+        }
+        driver.put(DATA, &[VIRTIO_BLK_T_FLUSH as u8]);
+        driver.give(0, 0, &[readable(DATA, 16), writable(DATA + 16, 1)]);
+        driver.wait_used(0);
+        assert_eq!(backend.calls(), [Call::Flush]);
     }
 }

@@ -5,6 +5,8 @@ use std::io::Write;
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::super::testing::{Call, TestBackend};
+use super::super::{ImageFormat, Raw};
 use super::*;
 use crate::virtio::chain::MAX_DESCRIPTORS;
 use crate::virtio::testing::{DATA, RAM, RAM_SIZE, chain, memory, readable, writable};
@@ -16,6 +18,7 @@ const SECTORS: u64 = 64;
 /// What the status byte holds before a request.
 const UNTOUCHED: u8 = 0xee;
 
+/// Requests on a raw image.
 struct Bench {
     file: NamedTempFile,
     memory: GuestMemoryMmap,
@@ -28,12 +31,8 @@ impl Bench {
     fn new(read_only: bool) -> Self {
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(&Self::content()).unwrap();
-        let executor = Executor {
-            disk: Arc::new(Disk::open(file.path(), read_only).unwrap()),
-            serial: "a-serial".parse().unwrap(),
-            write_through: false,
-            reported: AtomicBool::new(false),
-        };
+        let disk = Raw::open(file.path(), read_only, ImageFormat::Raw).unwrap();
+        let executor = Executor::new(Arc::new(disk), "a-serial".parse().unwrap(), false);
         Self {
             file,
             memory: memory(),
@@ -97,7 +96,10 @@ impl Bench {
             assert_eq!(self.get(STATUS, 1), [UNTOUCHED], "it is not done");
         }
         chain_of.load(&self.memory, chain(0, buffers).into_iter())?;
-        self.executor.execute(&mut chain_of)
+        let used = self
+            .executor
+            .execute(&mut chain_of, &AtomicBool::new(false))?;
+        Ok(used.expect("it is not given up"))
     }
 
     /// A request in the usual cut: header, data, status. Returns status and used length.
@@ -426,8 +428,382 @@ fn a_chain_can_be_used_again() {
         chain_of
             .load(&bench.memory, chain(0, &buffers).into_iter())
             .unwrap();
-        assert_eq!(bench.executor.execute(&mut chain_of), Ok(513));
+        assert_eq!(
+            bench
+                .executor
+                .execute(&mut chain_of, &AtomicBool::new(false)),
+            Ok(Some(513))
+        );
         let from = sector as usize * 512;
         assert_eq!(bench.get(BUFFER, 512), Bench::content()[from..from + 512]);
+    }
+}
+
+/// Requests on a back end that tells what was asked of it.
+struct Account {
+    backend: Arc<TestBackend>,
+    memory: GuestMemoryMmap,
+    executor: Executor,
+}
+
+/// The largest request here.
+const LARGE: u64 = 2 * PIECE + 3 * SECTOR_SIZE;
+
+impl Account {
+    fn new(backend: TestBackend, write_through: bool) -> Self {
+        let backend = Arc::new(backend);
+        Self {
+            executor: Executor::new(backend.clone(), Serial::default(), write_through),
+            backend,
+            memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM), 32 << 20)]).unwrap(),
+        }
+    }
+
+    fn disk(write_through: bool) -> Self {
+        Self::new(TestBackend::new(SECTORS, false), write_through)
+    }
+
+    /// The chain of a request, whose segment for discard and write-zeroes is two sectors from sector 1 on.
+    fn chain(&self, kind: u32, sector: u64, data: &[(u64, u32, u16)]) -> Chain<'_> {
+        let memory = &self.memory;
+        memory.write_obj(kind, GuestAddress(HEADER)).unwrap();
+        memory.write_obj(sector, GuestAddress(HEADER + 8)).unwrap();
+        memory.write_obj(UNTOUCHED, GuestAddress(STATUS)).unwrap();
+        let mut buffers = vec![readable(HEADER, 16)];
+        buffers.extend_from_slice(data);
+        if matches!(kind, VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES) {
+            memory.write_obj(1_u64, GuestAddress(BUFFER)).unwrap();
+            memory.write_obj(2_u64, GuestAddress(BUFFER + 8)).unwrap();
+            buffers.push(readable(BUFFER, 16));
+        }
+        buffers.push(writable(STATUS, 1));
+        let mut chain_of = Chain::default();
+        chain_of
+            .load(memory, chain(0, &buffers).into_iter())
+            .unwrap();
+        chain_of
+    }
+
+    fn status(&self) -> u32 {
+        let status: u8 = self.memory.read_obj(GuestAddress(STATUS)).unwrap();
+        status.into()
+    }
+
+    /// Executes a request, and returns its status and what it took.
+    fn execute(&self, kind: u32, sector: u64, data: &[(u64, u32, u16)]) -> (u32, Vec<Call>) {
+        let mut chain_of = self.chain(kind, sector, data);
+        let never = AtomicBool::new(false);
+        let used = self.executor.execute(&mut chain_of, &never).unwrap();
+        assert!(used.is_some(), "it is not given up");
+        (self.status(), self.backend.calls())
+    }
+
+    /// Tries a request on the spot. Returns the used length and what it took.
+    fn execute_now(&self, kind: u32, data: &[(u64, u32, u16)]) -> (Option<u32>, Vec<Call>) {
+        let mut chain_of = self.chain(kind, 1, data);
+        let used = self.executor.execute_now(&mut chain_of).unwrap();
+        (used, self.backend.calls())
+    }
+}
+
+const SECTOR: u32 = SECTOR_SIZE as u32;
+
+#[test]
+fn a_flush_is_one_sync() {
+    for write_through in [false, true] {
+        let account = Account::disk(write_through);
+        assert_eq!(
+            account.execute(VIRTIO_BLK_T_FLUSH, 0, &[]),
+            (VIRTIO_BLK_S_OK, vec![Call::Flush])
+        );
+    }
+}
+
+#[test]
+fn every_change_is_synced_where_the_driver_cannot_flush() {
+    for (kind, data, call) in [
+        (
+            VIRTIO_BLK_T_OUT,
+            vec![readable(BUFFER, SECTOR)],
+            Call::Write(512, 512),
+        ),
+        (VIRTIO_BLK_T_DISCARD, vec![], Call::Discard(512, 1024)),
+        (
+            VIRTIO_BLK_T_WRITE_ZEROES,
+            vec![],
+            Call::WriteZeroes(512, 1024, false),
+        ),
+    ] {
+        let synced = Account::disk(true).execute(kind, 1, &data);
+        assert_eq!(synced, (VIRTIO_BLK_S_OK, vec![call, Call::Flush]), "{kind}");
+        let cached = Account::disk(false).execute(kind, 1, &data);
+        assert_eq!(cached, (VIRTIO_BLK_S_OK, vec![call]), "{kind}");
+    }
+    for write_through in [false, true] {
+        let account = Account::disk(write_through);
+        let (status, calls) = account.execute(VIRTIO_BLK_T_IN, 1, &[writable(BUFFER, SECTOR)]);
+        assert_eq!(
+            (status, calls),
+            (VIRTIO_BLK_S_OK, vec![Call::Read(512, 512)])
+        );
+    }
+}
+
+#[test]
+fn what_fails_is_not_synced_and_what_was_not_synced_has_failed() {
+    let account = Account::disk(true);
+    account.backend.error.store(libc::EIO, Ordering::Relaxed);
+    let data = [readable(BUFFER, SECTOR)];
+    assert_eq!(
+        account.execute(VIRTIO_BLK_T_OUT, 1, &data),
+        (VIRTIO_BLK_S_IOERR, vec![Call::Write(512, 512)])
+    );
+    account.backend.error.store(0, Ordering::Relaxed);
+    account
+        .backend
+        .sync_error
+        .store(libc::ENOSPC, Ordering::Relaxed);
+    for (kind, data) in [
+        (VIRTIO_BLK_T_OUT, &data[..]),
+        (VIRTIO_BLK_T_DISCARD, &[]),
+        (VIRTIO_BLK_T_WRITE_ZEROES, &[]),
+    ] {
+        let (status, calls) = account.execute(kind, 1, data);
+        assert_eq!((status, calls.len()), (VIRTIO_BLK_S_IOERR, 2), "{kind}");
+        assert_eq!(calls.last(), Some(&Call::Flush));
+    }
+}
+
+#[test]
+fn the_quick_path_reads_and_writes_without_a_sync() {
+    let account = Account::disk(false);
+    let read = account.execute_now(VIRTIO_BLK_T_IN, &[writable(BUFFER, SECTOR)]);
+    assert_eq!(read, (Some(SECTOR + 1), vec![Call::ReadNow(512, 512)]));
+    assert_eq!(account.status(), VIRTIO_BLK_S_OK);
+    let write = account.execute_now(VIRTIO_BLK_T_OUT, &[readable(BUFFER, SECTOR)]);
+    assert_eq!(write, (Some(1), vec![Call::WriteNow(512, 512)]));
+    assert_eq!(account.status(), VIRTIO_BLK_S_OK);
+}
+
+#[test]
+fn the_quick_path_is_not_for_what_has_to_be_synced_or_may_wait() {
+    for (read_only, write_through) in [(false, true), (true, false), (true, true)] {
+        let backend = TestBackend::new(SECTORS, read_only);
+        let account = Account::new(backend, write_through);
+        let write = account.execute_now(VIRTIO_BLK_T_OUT, &[readable(BUFFER, SECTOR)]);
+        assert_eq!(write, (None, vec![]), "{read_only} {write_through}");
+        let (read, _) = account.execute_now(VIRTIO_BLK_T_IN, &[writable(BUFFER, SECTOR)]);
+        assert!(read.is_some(), "a read is as quick as ever");
+    }
+    let account = Account::new(TestBackend::new(LARGE / 512, false), false);
+    for kind in [
+        VIRTIO_BLK_T_FLUSH,
+        VIRTIO_BLK_T_DISCARD,
+        VIRTIO_BLK_T_WRITE_ZEROES,
+        VIRTIO_BLK_T_GET_ID,
+        77,
+    ] {
+        assert_eq!(account.execute_now(kind, &[]), (None, vec![]), "{kind}");
+    }
+    let limit = MAX_NOW as u32;
+    let (fits, _) = account.execute_now(VIRTIO_BLK_T_IN, &[writable(BUFFER, limit)]);
+    assert_eq!(fits, Some(limit + 1));
+    let beyond = account.execute_now(VIRTIO_BLK_T_IN, &[writable(BUFFER, limit + SECTOR)]);
+    assert_eq!(beyond, (None, vec![]));
+    assert_eq!(account.status(), u32::from(UNTOUCHED));
+}
+
+#[test]
+fn what_the_back_end_declines_is_not_done() {
+    let mut backend = TestBackend::new(SECTORS, false);
+    backend.quick = false;
+    let account = Account::new(backend, false);
+    for (kind, data) in [
+        (VIRTIO_BLK_T_IN, writable(BUFFER, SECTOR)),
+        (VIRTIO_BLK_T_OUT, readable(BUFFER, SECTOR)),
+    ] {
+        let (used, calls) = account.execute_now(kind, &[data]);
+        assert_eq!((used, calls.len()), (None, 1), "{kind}");
+        assert_eq!(account.status(), u32::from(UNTOUCHED), "{kind}");
+        let (status, calls) = account.execute(kind, 1, &[data]);
+        assert_eq!((status, calls.len()), (VIRTIO_BLK_S_OK, 1), "{kind}");
+    }
+}
+
+/// Every error of the host is an I/O error of the guest's request, and of no other.
+#[test]
+fn errors_of_the_host_reach_the_guest() {
+    for error in [
+        libc::EIO,
+        libc::ENOSPC,
+        libc::EFBIG,
+        libc::EDQUOT,
+        libc::ENOMEM,
+    ] {
+        let account = Account::disk(false);
+        for kind in [
+            VIRTIO_BLK_T_IN,
+            VIRTIO_BLK_T_OUT,
+            VIRTIO_BLK_T_FLUSH,
+            VIRTIO_BLK_T_DISCARD,
+            VIRTIO_BLK_T_WRITE_ZEROES,
+        ] {
+            let data = match kind {
+                VIRTIO_BLK_T_IN => vec![writable(BUFFER, SECTOR)],
+                VIRTIO_BLK_T_OUT => vec![readable(BUFFER, SECTOR)],
+                _ => vec![],
+            };
+            account.backend.error.store(error, Ordering::Relaxed);
+            let (now, _) = account.execute_now(kind, &data);
+            assert_eq!(now, None, "the worker finds out and reports");
+            let (status, calls) = account.execute(kind, 1, &data);
+            assert_eq!(
+                (status, calls.len()),
+                (VIRTIO_BLK_S_IOERR, 1),
+                "{kind} {error}"
+            );
+            account.backend.error.store(0, Ordering::Relaxed);
+            let (status, calls) = account.execute(kind, 1, &data);
+            assert_eq!(
+                (status, calls.len()),
+                (VIRTIO_BLK_S_OK, 1),
+                "{kind} {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn segments_of_the_greatest_length_are_taken() {
+    let mut account = Account::disk(false);
+    account.executor.sectors = u64::MAX;
+    for (kind, max) in [
+        (VIRTIO_BLK_T_DISCARD, MAX_DISCARD_SECTORS),
+        (VIRTIO_BLK_T_WRITE_ZEROES, MAX_WRITE_ZEROES_SECTORS),
+    ] {
+        for (sectors, taken) in [(max, true), (max + 1, false)] {
+            let mut chain_of = account.chain(kind, 0, &[]);
+            let count = GuestAddress(BUFFER + 8);
+            account.memory.write_obj(sectors, count).unwrap();
+            // It fails at its first piece, as the back end is not that large, or before.
+            account.backend.error.store(libc::EIO, Ordering::Relaxed);
+            let never = AtomicBool::new(false);
+            account.executor.execute(&mut chain_of, &never).unwrap();
+            let asked = !account.backend.calls().is_empty();
+            assert_eq!(asked, taken, "{kind} {sectors}");
+        }
+    }
+}
+
+#[test]
+fn zeros_are_written_in_pieces() {
+    let account = Account::new(TestBackend::new(LARGE / 512, false), true);
+    let mut chain_of = account.chain(VIRTIO_BLK_T_WRITE_ZEROES, 0, &[]);
+    let sectors = u32::try_from(LARGE / 512 - 1).unwrap();
+    let count = GuestAddress(BUFFER + 8);
+    account.memory.write_obj(sectors, count).unwrap();
+    let never = AtomicBool::new(false);
+    account.executor.execute(&mut chain_of, &never).unwrap();
+    let call = Call::WriteZeroes;
+    assert_eq!(
+        account.backend.calls(),
+        [
+            call(512, PIECE, false),
+            call(512 + PIECE, PIECE, false),
+            call(512 + 2 * PIECE, 1024, false),
+            Call::Flush
+        ]
+    );
+    assert!(account.backend.bytes()[512..].iter().all(|byte| *byte == 0));
+}
+
+/// A long request is done in pieces, however it is cut into buffers.
+#[test]
+fn long_requests_are_done_in_pieces() {
+    let (large, piece) = (LARGE as u32, PIECE as u32);
+    let cuts: [&[u32]; 5] = [
+        &[large],
+        &[piece, piece, 3 * SECTOR],
+        &[512, piece, large - piece - 512],
+        &[piece - 1, 1, 1, large - piece - 1],
+        &[1 << 20; 8],
+    ];
+    let account = Account::new(TestBackend::new(LARGE / 512, false), false);
+    let content = account.backend.bytes();
+    for cut in cuts {
+        let mut at = BUFFER;
+        let mut data = Vec::new();
+        for length in cut {
+            data.push((at, *length));
+            at += u64::from(*length);
+        }
+        let total = (at - BUFFER) as usize;
+        let place = |kind: fn(u64, u32) -> (u64, u32, u16)| {
+            data.iter()
+                .map(|(at, length)| kind(*at, *length))
+                .collect::<Vec<_>>()
+        };
+        let (status, calls) = account.execute(VIRTIO_BLK_T_IN, 0, &place(writable));
+        assert_eq!(status, VIRTIO_BLK_S_OK);
+        let mut end = 0;
+        for call in &calls {
+            let Call::Read(offset, length) = *call else {
+                panic!("{call:?}");
+            };
+            assert_eq!(offset, end, "{calls:?}");
+            assert!(0 < length && length <= PIECE, "{calls:?}");
+            end += length;
+        }
+        assert_eq!(end, total as u64);
+        assert!(calls.len() <= 4, "no more than it takes: {calls:?}");
+        let mut found = vec![0; total];
+        account
+            .memory
+            .read_slice(&mut found, GuestAddress(BUFFER))
+            .unwrap();
+        assert!(found == content[..total], "{cut:?}");
+
+        found.reverse();
+        account
+            .memory
+            .write_slice(&found, GuestAddress(BUFFER))
+            .unwrap();
+        let (status, writes) = account.execute(VIRTIO_BLK_T_OUT, 0, &place(readable));
+        assert_eq!((status, writes.len()), (VIRTIO_BLK_S_OK, calls.len()));
+        assert!(account.backend.bytes()[..total] == found, "{cut:?}");
+        found.reverse();
+        account
+            .memory
+            .write_slice(&found, GuestAddress(BUFFER))
+            .unwrap();
+        account.execute(VIRTIO_BLK_T_OUT, 0, &place(readable));
+    }
+}
+
+#[test]
+fn a_reset_is_noticed_between_two_pieces() {
+    let large = LARGE as u32;
+    for (kind, data) in [
+        (VIRTIO_BLK_T_IN, vec![writable(BUFFER, large)]),
+        (VIRTIO_BLK_T_IN, vec![writable(BUFFER, 1 << 20); 8]),
+        (VIRTIO_BLK_T_OUT, vec![readable(BUFFER, large)]),
+    ] {
+        let account = Account::new(TestBackend::new(LARGE / 512, false), true);
+        let mut chain_of = account.chain(kind, 0, &data);
+        let stop = &account.backend.stop;
+        assert_eq!(account.executor.execute(&mut chain_of, stop), Ok(None));
+        assert_eq!(account.backend.calls().len(), 1, "{kind}");
+        assert_eq!(
+            account.status(),
+            u32::from(UNTOUCHED),
+            "nobody waits for it"
+        );
+    }
+    for kind in [VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES] {
+        let account = Account::disk(true);
+        let mut chain_of = account.chain(kind, 0, &[]);
+        let stop = AtomicBool::new(true);
+        assert_eq!(account.executor.execute(&mut chain_of, &stop), Ok(None));
+        assert_eq!(account.backend.calls(), []);
     }
 }

@@ -34,7 +34,8 @@ pub struct Interrupt {
     /// Changes with `inner`, under its lock.
     page: RegisterPage,
     line: Arc<dyn IrqLine>,
-    device_id: u32,
+    /// What messages call the device.
+    name: String,
     /// A failure of this device has been reported. A guest can cause one after the other and must not fill the log.
     reported: AtomicBool,
 }
@@ -48,7 +49,7 @@ struct Inner {
 impl Interrupt {
     pub fn new(
         line: Arc<dyn IrqLine>,
-        device_id: u32,
+        name: String,
         page: RegisterPage,
         status: Arc<DeviceStatus>,
     ) -> Self {
@@ -57,7 +58,7 @@ impl Interrupt {
             inner: Mutex::default(),
             page,
             line,
-            device_id,
+            name,
             reported: AtomicBool::new(false),
         }
     }
@@ -138,8 +139,8 @@ impl Notifier for Interrupt {
         };
         log::log!(
             level,
-            "virtio device {} stops until the guest resets it: {reason}",
-            self.device_id
+            "{} stops until the guest resets it: {reason}",
+            self.name
         );
         let mut inner = lock(&self.inner);
         let driver_is_ready = self.status.needs_reset();

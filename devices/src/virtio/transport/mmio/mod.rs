@@ -114,7 +114,7 @@ impl MmioTransport {
     ) -> io::Result<Self> {
         let device_id = device.device_id();
         let status = Arc::<DeviceStatus>::default();
-        let interrupt = Interrupt::new(line, device_id, page.clone(), Arc::clone(&status));
+        let interrupt = Interrupt::new(line, device.name(), page.clone(), Arc::clone(&status));
         let interrupt = Arc::new(interrupt);
         let notifier = Arc::clone(&interrupt);
         let state = Negotiation::new(version.interface(), device, memory, notifier, status)?;

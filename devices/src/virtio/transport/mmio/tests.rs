@@ -34,6 +34,10 @@ impl VirtioDevice for Device {
     fn device_id(&self) -> u32 {
         42
     }
+
+    fn name(&self) -> String {
+        "test device".into()
+    }
     fn features(&self) -> u64 {
         1 | 1 << 50
     }

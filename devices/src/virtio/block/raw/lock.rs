@@ -32,23 +32,18 @@ pub(super) enum LockError {
     Io(io::Error),
 }
 
-/// Locks `file` for reading or for writing, without waiting. The lock goes away with the file. File systems that know no
-/// locks go unlocked, with a warning.
-pub(super) fn acquire(file: &File, read_only: bool) -> Result<(), LockError> {
+/// Locks `file` for reading or for writing, without waiting. The lock goes away with the file. `false` where the file
+/// system knows no locks.
+pub(super) fn acquire(file: &File, read_only: bool) -> Result<bool, LockError> {
     let result = if read_only {
         acquire_shared(file)
     } else {
         set(file, libc::F_WRLCK, 0, 0)
     };
     match result {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Err(LockError::Held),
-        Err(Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-            log::warn!(
-                "the disk image's file system has no locks: nothing prevents a second writer"
-            );
-            Ok(())
-        }
+        Err(Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
         Err(error) => Err(LockError::Io(error.into())),
     }
 }
@@ -83,3 +78,6 @@ fn flock(kind: i32, start: i64, length: i64) -> libc::flock {
         l_pid: 0,
     }
 }
+
+#[cfg(test)]
+mod tests;
