@@ -30,7 +30,7 @@ use crate::sbi::SbiPlatform;
 use crate::vcpu::{Leave, Shared, VcpuThread};
 use crate::virtio::Slots;
 use crate::wakeup::Wakeup;
-use crate::{Error, counters, entropy};
+use crate::{Error, capabilities, counters, entropy};
 
 /// What stays the same from one boot of a guest to the next.
 pub struct Blueprint {
@@ -360,10 +360,11 @@ fn describe(
         .ok_or_else(no_answer)?;
     let host_mmu =
         isa::mmu_of_cpuinfo(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+    let hidden = capabilities::hidden_extensions(&blueprint.kvm, vcpu)?;
     let mut seed = [0; 32];
     Ok(Machine {
         harts: blueprint.cpus,
-        hart: isa::hart(vcpu, host_mmu)
+        hart: isa::hart(vcpu, host_mmu, hidden)
             .map_err(|error| Error::host("name the harts' ISA")(std::io::Error::other(error)))?,
         timebase_frequency,
         ram_base: layout::RAM_BASE,

@@ -53,6 +53,17 @@ pub fn newest_host(chip: HostChip) -> &'static Host {
     })
 }
 
+/// The host with the oldest kernel that hvrun runs on, which all tests share. It knows no AIA. Its harts have state enable
+/// bits, which KVM of that age does not know.
+pub fn oldest_host() -> &'static Host {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    hvrun();
+    HOST.get_or_init(|| {
+        let config = HostConfig::new(HostChip::Plic).kernel(provision::oldest_kernel().unwrap());
+        Host::boot(config.cpu("rv64,h=true,sv57=off,sv48=off,smstateen=on")).unwrap()
+    })
+}
+
 /// hvrun with these arguments, on this machine's files.
 pub fn command<A: Into<String>>(host: &Host, args: impl IntoIterator<Item = A>) -> Exec {
     host.local(hvrun()).unwrap().args(args)

@@ -12,7 +12,7 @@ use hv_lab::host::{Host, HostChip};
 use hv_lab::provision;
 use tempfile::TempDir;
 
-use crate::fixture::{CHIPS, STEP, command, host, newest_host, text};
+use crate::fixture::{CHIPS, STEP, command, host, newest_host, oldest_host, text};
 use crate::report::Report;
 
 /// A machine that the kernel is run on.
@@ -52,6 +52,14 @@ const KVM: &[&str] = &[
     // Sscofpmf, only once the guest has configured them by SBI.
     "counters-cycle-in-user-mode",
     "counters-instret-in-user-mode",
+];
+
+/// The same as of 6.1, beside that.
+const KVM_6_1: &[&str] = &[
+    // vcpu_sbi_replace.c: the hart mask is not checked, and an unknown function is an "invalid parameter".
+    "ipi-to-no-hart",
+    "ipi-unknown-function",
+    "time-unknown-function",
 ];
 
 /// Its AIA.
@@ -191,6 +199,14 @@ impl Machine {
         Self {
             absent: &[NO_LEGACY_CONSOLE, HART_SUSPEND, SUSPEND],
             ..self
+        }
+    }
+
+    /// The same on the oldest host. The small kernel, which that is, hands legacy calls on.
+    fn on_the_oldest_host(self) -> Self {
+        Self {
+            wrong: &[KVM, KVM_6_1],
+            ..self.with_legacy_console()
         }
     }
 
@@ -406,6 +422,15 @@ fn on_hosts_with_the_newest_kernel() {
     for chip in CHIPS {
         let machine = Machine::hvrun(chip, chip, 4, Virtio::Modern);
         judge_on_hvrun(newest_host(chip), machine.with_suspend());
+    }
+}
+
+/// And on the oldest.
+#[test]
+fn on_a_host_with_the_oldest_kernel() {
+    for (harts, virtio) in [(1, Virtio::Legacy), (4, Virtio::Modern)] {
+        let machine = Machine::hvrun(HostChip::Plic, HostChip::Plic, harts, virtio);
+        judge_on_hvrun(oldest_host(), machine.on_the_oldest_host());
     }
 }
 
