@@ -102,6 +102,7 @@ pub struct HostConfig {
     pub(super) plugin: Option<String>,
     pub(super) boot_timeout: Duration,
     pub(super) lifetime: Option<Duration>,
+    pub(super) quiet: bool,
 }
 
 impl HostConfig {
@@ -123,6 +124,7 @@ impl HostConfig {
             plugin: None,
             boot_timeout: Duration::from_secs(180),
             lifetime: Some(Duration::from_secs(30 * 60)),
+            quiet: false,
         }
     }
 
@@ -217,6 +219,13 @@ impl HostConfig {
     /// How long the boot may take; 180 s unless set.
     pub fn boot_timeout(mut self, timeout: Duration) -> Self {
         self.boot_timeout = timeout;
+        self
+    }
+
+    /// Prints no note at the boot if the kernel is another than the one that the tests were last green with: that is for who
+    /// reads of tests that failed.
+    pub fn quietly(mut self) -> Self {
+        self.quiet = true;
         self
     }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::compiler::{PREFIX, cross_compiler};
 use super::cross::path_with;
+use super::kernel::{last_green_source, version_of};
 use super::progress::{self, Step};
 use super::run::{self, finish, run, which};
 use super::tools::{Recipe, native_tools, tool};
@@ -156,6 +157,8 @@ impl Variant {
             image: entry.join("Image"),
             modules: entry.join("modules"),
             release: text.trim_end().to_owned(),
+            version: version_of(&source),
+            last_green: last_green_source(self.package),
         })
     }
 

@@ -152,7 +152,7 @@ fn boot() -> Result<Host, Failure> {
 /// The nested host that the user chose. It runs as long as they like.
 fn host_config() -> Result<HostConfig, Failure> {
     let config = HostConfig::new(chosen_chip(HostChip::Aia)?).module("vhost_net");
-    Ok(config.fast_cpu().lifetime(None))
+    Ok(config.fast_cpu().quietly().lifetime(None))
 }
 
 fn chosen_chip(default: HostChip) -> Result<HostChip, Failure> {
