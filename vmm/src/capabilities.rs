@@ -1,6 +1,6 @@
 //! What this host's KVM can give a guest, for those who want to know before they boot one.
 
-mod sbi_trial;
+mod trial;
 
 use hv_core::layout;
 use hv_core::machine::MmuType;
@@ -9,8 +9,8 @@ use hv_core::sbi::{dbcn, legacy};
 use crate::Error;
 use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::Register;
-use crate::kvm::{AiaFeatures, Kvm};
-use sbi_trial::{Answer, SbiTrial};
+use crate::kvm::{AiaFeatures, Kvm, Vcpu};
+use trial::{Answer, Trial};
 
 /// What KVM on this host can give a guest. All of it is asked of KVM, nothing is concluded from the kernel's version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,11 +94,12 @@ impl Capabilities {
     /// No guest can be run here; the error says why.
     pub fn query() -> Result<Capabilities, Error> {
         let kvm = Kvm::open()?;
-        let mut trial = SbiTrial::new(&kvm)?;
+        let mut trial = Trial::new(&kvm)?;
         let guest_physical_bits = trial.vm().guest_physical_bits();
         let vcpu = trial.vcpu();
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let hart = isa::hart(vcpu, isa::mmu_of_cpuinfo(&cpuinfo))
+        let hidden = hidden_extensions(&kvm, vcpu)?;
+        let hart = isa::hart(vcpu, isa::mmu_of_cpuinfo(&cpuinfo), hidden)
             .map_err(|error| Error::host("name the harts' ISA")(std::io::Error::other(error)))?;
         let timebase_frequency = vcpu.read(Register::TimerFrequency).unwrap_or(0);
         let mut sbi = Vec::new();
@@ -143,7 +144,7 @@ fn aia_features(kvm: &Kvm) -> Result<Option<AiaFeatures>, Error> {
         .map_err(Error::kvm("make a guest's AIA"))
 }
 
-impl SbiTrial {
+impl Trial {
     /// Whether a guest finds the extension, which it asks of BASE (SBI 3.0, section 4.4, "Probe SBI extension").
     fn has(&mut self, extension: &SbiExtension) -> Result<bool, Error> {
         const BASE: u64 = 0x10;
@@ -153,13 +154,28 @@ impl SbiTrial {
     }
 }
 
+/// The extensions of `vcpu`, a guest's, that its device tree must not name, because the guest would fail using them.
+///
+/// # Errors
+/// KVM cannot run a machine that finds out.
+pub fn hidden_extensions(kvm: &Kvm, vcpu: &Vcpu) -> Result<&'static [&'static str], Error> {
+    if !isa::may_lack_senvcfg(vcpu) || Trial::new(kvm)?.reads_senvcfg()? {
+        return Ok(&[]);
+    }
+    log::info!(
+        "this host's KVM keeps guests from senvcfg, so the guest is not told of {}; Linux 6.7 and later can",
+        isa::NEED_SENVCFG.join(", ")
+    );
+    Ok(&isa::NEED_SENVCFG)
+}
+
 /// Tells the user who wants to know (info) of a guest's calls that this host's kernel never hands on: hvrun cannot tell
 /// when a guest makes them in vain.
 pub fn log_what_is_not_handed_on(kvm: &Kvm) {
     if !log::log_enabled!(log::Level::Info) {
         return;
     }
-    match SbiTrial::new(kvm).and_then(|mut trial| trial.has(&LEGACY_CONSOLE)) {
+    match Trial::new(kvm).and_then(|mut trial| trial.has(&LEGACY_CONSOLE)) {
         Ok(true) => {}
         Ok(false) => log::info!(
             "this host's kernel, built without CONFIG_RISCV_SBI_V01, refuses legacy SBI console calls by itself: a guest that \

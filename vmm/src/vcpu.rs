@@ -20,8 +20,9 @@ use crate::kvm::register::{Core, Csr, Register};
 use crate::kvm::{Exit, Vcpu};
 use crate::sbi::SbiPlatform;
 use crate::seed::Seed;
+use crate::thread_timer::ThreadTimer;
 use crate::wakeup::Wakeup;
-use crate::{Error, residue};
+use crate::{Error, counters, residue};
 
 /// The SRST reset reason "system failure" (SBI specification, chapter "System Reset Extension").
 const REASON_SYSTEM_FAILURE: u64 = 1;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub ending: Arc<Ending>,
     /// What wakes the machine when it is suspended.
     pub wakeup: Arc<Wakeup>,
+    /// Whether KVM takes the counters from the guest's user programs at each start of a hart, and a hart can be started.
+    pub watch_counters: bool,
     /// The threads shall return.
     pub stop: AtomicBool,
 }
@@ -74,7 +77,9 @@ impl VcpuThread {
             seed: Seed::default(),
         };
         let thread = thread::spawn(Role::Vcpu(hart.id), move || {
-            hart.run();
+            let mut watch = hart.shared.watch_counters.then(CounterWatch::new);
+            hart.run(&mut watch);
+            drop(watch);
             if let Leave::Last(others) = &leave {
                 // Nothing is ever sent: it ends when the others have.
                 let _ = others.recv();
@@ -122,6 +127,37 @@ pub enum Leave {
 
 extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
+/// Calls the thread of a hart out of KVM_RUN now and then, to give the guest's programs the counters that KVM took.
+struct CounterWatch {
+    watch: counters::Watch,
+    /// `None` if the system has no timer left.
+    timer: Option<ThreadTimer>,
+}
+
+impl CounterWatch {
+    fn new() -> Self {
+        let timer = ThreadTimer::new(kick()).inspect_err(|error| {
+            log::warn!(
+                "user programs of the guest may be unable to read the time: cannot make a timer: {error}; raise the limit \
+                 on pending signals ('ulimit -i')"
+            );
+        });
+        Self {
+            watch: counters::Watch::default(),
+            timer: timer.ok(),
+        }
+    }
+
+    fn look(&mut self, vcpu: &Vcpu) {
+        let again = self.watch.look(vcpu);
+        if let Some(timer) = &mut self.timer
+            && let Err(error) = timer.repeat(again)
+        {
+            log::debug!("cannot set a vCPU's timer: {error}");
+        }
+    }
+}
+
 struct Hart {
     id: u32,
     vcpu: Vcpu,
@@ -133,15 +169,23 @@ struct Hart {
 /// What to do with the vCPU after an exit has been answered.
 enum Next {
     Run,
+    Interrupted,
     IllegalInstruction,
     End(End),
 }
 
 impl Hart {
-    fn run(&mut self) {
+    fn run(&mut self, watch: &mut Option<CounterWatch>) {
+        let mut look = |vcpu: &Vcpu| {
+            if let Some(watch) = watch {
+                watch.look(vcpu);
+            }
+        };
+        look(&self.vcpu);
         while !self.shared.stop.load(Ordering::Acquire) {
             match self.run_once() {
                 Next::Run => {}
+                Next::Interrupted => look(&self.vcpu),
                 Next::IllegalInstruction => {
                     if let Err(error) = self.inject_illegal_instruction() {
                         self.shared.ending.report(End::Failed(error));
@@ -200,7 +244,7 @@ impl Hart {
                 );
                 return Next::IllegalInstruction;
             }
-            Exit::Interrupted => return Next::Run,
+            Exit::Interrupted => return Next::Interrupted,
             Exit::Reset => return Next::End(End::Reset),
             Exit::Shutdown {
                 reason: REASON_SYSTEM_FAILURE,

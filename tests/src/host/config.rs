@@ -11,21 +11,33 @@ use crate::provision::KernelFiles;
 pub enum HostChip {
     /// A PLIC: the host's KVM has no interrupt chip for guests, and hvrun models one.
     Plic,
-    /// APLIC and IMSIC: KVM has an AIA for guests.
+    /// APLIC and IMSIC: KVM has an AIA for guests, whose IMSICs it emulates.
     Aia,
+    /// The same with guest interrupt files: a guest's IMSICs are the hardware's, as long as there are files left.
+    AiaFiles,
 }
 
 impl HostChip {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Plic, Self::Aia];
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Plic, Self::Aia, Self::AiaFiles];
 
-    /// `plic` or `aia`.
+    /// The two that differ in what hvrun does. Of the third one only KVM's part in a guest's interrupts is another.
+    pub const USUAL: [Self; 2] = [Self::Plic, Self::Aia];
+
+    /// `plic`, `aia` or `aia-files`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Plic => "plic",
             Self::Aia => "aia",
+            Self::AiaFiles => "aia-files",
         }
+    }
+
+    /// Whether KVM has an AIA for guests.
+    #[must_use]
+    pub fn has_aia(self) -> bool {
+        self != Self::Plic
     }
 }
 
@@ -40,7 +52,9 @@ impl std::str::FromStr for HostChip {
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
         let found = Self::ALL.into_iter().find(|chip| chip.name() == name);
-        found.ok_or_else(|| format!("there is no host kind {name:?}, only `plic` and `aia`"))
+        found.ok_or_else(|| {
+            format!("there is no host kind {name:?}, only `plic`, `aia` and `aia-files`")
+        })
     }
 }
 
@@ -88,6 +102,7 @@ pub struct HostConfig {
     pub(super) plugin: Option<String>,
     pub(super) boot_timeout: Duration,
     pub(super) lifetime: Option<Duration>,
+    pub(super) quiet: bool,
 }
 
 impl HostConfig {
@@ -109,6 +124,7 @@ impl HostConfig {
             plugin: None,
             boot_timeout: Duration::from_secs(180),
             lifetime: Some(Duration::from_secs(30 * 60)),
+            quiet: false,
         }
     }
 
@@ -203,6 +219,13 @@ impl HostConfig {
     /// How long the boot may take; 180 s unless set.
     pub fn boot_timeout(mut self, timeout: Duration) -> Self {
         self.boot_timeout = timeout;
+        self
+    }
+
+    /// Prints no note at the boot if the kernel is another than the one that the tests were last green with: that is for who
+    /// reads of tests that failed.
+    pub fn quietly(mut self) -> Self {
+        self.quiet = true;
         self
     }
 

@@ -25,6 +25,8 @@ const BANNER_END: &str = "Boot HART MEDELEG";
 pub(super) struct Logs {
     directory: PathBuf,
     consoles: AtomicU32,
+    /// What else a person who reads of an error wants to know of the host, in one line.
+    remark: String,
 }
 
 impl Logs {
@@ -43,7 +45,13 @@ impl Logs {
         Ok(Self {
             directory,
             consoles: AtomicU32::new(1),
+            remark: String::new(),
         })
+    }
+
+    /// Adds a line to what is said of the host when something fails.
+    pub(super) fn remark(self, remark: String) -> Self {
+        Self { remark, ..self }
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -78,6 +86,9 @@ impl Logs {
             if !end.is_empty() {
                 ends += &format!("\n--- end of {}:\n{end}", path.display());
             }
+        }
+        if !self.remark.is_empty() {
+            ends += &format!("\n--- {}", self.remark);
         }
         ends
     }
@@ -148,6 +159,15 @@ mod tests {
         assert!(ends.lines().all(|line| {
             line.is_empty() || line.starts_with("line ") || line.starts_with("--- ")
         }));
+    }
+
+    #[test]
+    fn a_remark_comes_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = Logs::create(directory.path(), "test").unwrap();
+        let logs = logs.remark("the host is old".to_owned());
+        fs::write(logs.qemu(), "words\n").unwrap();
+        assert!(logs.ends().ends_with(":\nwords\n--- the host is old"));
     }
 
     #[test]

@@ -56,7 +56,7 @@ use qemu::{Boot, Qemu};
 pub(crate) use qemu::{FAST_CPU, escape_commas};
 
 use crate::cache;
-use crate::provision::{self, DebianKernel};
+use crate::provision::{self, DebianKernel, progress};
 
 /// How long a shared host may live: as long as a whole run of the tests on a busy machine.
 const SHARED_LIFETIME: Duration = Duration::from_secs(85 * 60);
@@ -83,11 +83,14 @@ impl Host {
         let logs = Logs::create(&runs, config.chip.name()).map_err(|error| {
             Error::new(ErrorKind::Setup, format!("{}: {error}", runs.display()))
         })?;
-        let logs = Arc::new(logs);
         let kernel = match &config.kernel {
             Some(kernel) => kernel.clone(),
             None => provision::debian_kernel(DebianKernel::Stable).map_err(setup_error)?,
         };
+        if !config.quiet && !kernel.is_last_green() {
+            progress::note_once(kernel.pedigree());
+        }
+        let logs = Arc::new(logs.remark(kernel.pedigree()));
         let initrd = logs.directory().join("initramfs.cpio");
         image::write(&config, &kernel, &initrd)?;
 
@@ -142,9 +145,11 @@ impl Host {
     pub fn shared(chip: HostChip) -> Result<&'static Self> {
         static PLIC: OnceLock<Result<Host>> = OnceLock::new();
         static AIA: OnceLock<Result<Host>> = OnceLock::new();
+        static AIA_FILES: OnceLock<Result<Host>> = OnceLock::new();
         let host = match chip {
             HostChip::Plic => &PLIC,
             HostChip::Aia => &AIA,
+            HostChip::AiaFiles => &AIA_FILES,
         };
         let booted = host.get_or_init(|| {
             let config = HostConfig::new(chip).lifetime(Some(SHARED_LIFETIME));

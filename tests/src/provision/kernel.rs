@@ -27,6 +27,57 @@ pub struct KernelFiles {
     pub modules: PathBuf,
     /// What `uname -r` says on it.
     pub release: String,
+    /// The version of Debian's package that it is, or was built from.
+    pub version: String,
+    /// The version of that package with which all tests passed the last time that somebody looked.
+    pub last_green: &'static str,
+}
+
+/// What [`KernelFiles::last_green`] is: for the stable kernel and its source, for the newest one, and for the oldest source. To
+/// be brought up to date when all tests pass with newer ones.
+const STABLE_LAST_GREEN: &str = "6.12.117-1";
+const NEWEST_LAST_GREEN: &str = "7.2.12-1";
+const OLDEST_LAST_GREEN: &str = "6.1.176-1";
+
+impl KernelFiles {
+    /// Its version and the one that the tests were last green with, in one line: the first thing to know of a failure.
+    #[must_use]
+    pub fn pedigree(&self) -> String {
+        let Self {
+            version,
+            last_green,
+            ..
+        } = self;
+        match self.is_last_green() {
+            true => format!("the host's Linux is {version}, which the tests were last green with"),
+            false => {
+                format!(
+                    "the host's Linux is {version}; the tests were last green with {last_green}"
+                )
+            }
+        }
+    }
+
+    /// Whether that is the same version.
+    #[must_use]
+    pub fn is_last_green(&self) -> bool {
+        self.version == self.last_green
+    }
+}
+
+/// The version in the name of an entry of the cache.
+pub(super) fn version_of(entry: &Path) -> String {
+    let name = entry.file_name().unwrap_or_default().to_string_lossy();
+    let version = name.rsplit_once('-').map_or(&*name, |(version, _)| version);
+    version.to_owned()
+}
+
+/// The last version of a package of the kernel's source that the tests were green with.
+pub(super) fn last_green_source(package: &str) -> &'static str {
+    match package {
+        "linux-source-6.1" => OLDEST_LAST_GREEN,
+        _ => STABLE_LAST_GREEN,
+    }
 }
 
 /// The files of one of Debian's kernels.
@@ -40,16 +91,18 @@ pub fn debian_kernel(which: DebianKernel) -> Result<KernelFiles> {
     }
 }
 
+/// The newest kernel's entry in the cache.
+const NEWEST: &str = "kernel-newest";
+
 fn newest() -> Result<KernelFiles> {
-    const ENTRY: &str = "kernel-newest";
     let suites = ["trixie-backports", "testing", "sid"];
-    let cached = |suite: &&&str| recipe(ENTRY, suite).is_cached(&[]).unwrap_or(false);
+    let cached = |suite: &&&str| recipe(NEWEST, suite).is_cached(&[]).unwrap_or(false);
     if let Some(suite) = suites.iter().find(cached) {
-        return from_suite(ENTRY, suite);
+        return from_suite(NEWEST, suite);
     }
     let mut first_error = None;
     for suite in suites {
-        match from_suite(ENTRY, suite) {
+        match from_suite(NEWEST, suite) {
             Ok(files) => return Ok(files),
             Err(error) if apt::is_unreachable(&error) => return Err(error),
             Err(error) => {
@@ -80,7 +133,11 @@ fn recipe<'a>(entry: &'a str, suite: &'a str) -> Recipe<'a> {
 
 fn from_suite(entry: &str, suite: &str) -> Result<KernelFiles> {
     let tree = recipe(entry, suite).tree(&[], packages, |tree| locate(tree).map(drop))?;
-    locate(&tree)
+    let mut files = locate(&tree)?;
+    if entry == NEWEST {
+        files.last_green = NEWEST_LAST_GREEN;
+    }
+    Ok(files)
 }
 
 /// The packages that hold the kernel which `linux-image-riscv64` stands for. What its packages are has changed: up to
@@ -132,5 +189,42 @@ fn locate(tree: &Path) -> Result<KernelFiles> {
         image: image.ok_or_else(|| missing("image"))?,
         modules,
         release,
+        version: version_of(tree),
+        last_green: STABLE_LAST_GREEN,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entrys_name_tells_the_version() {
+        let entry = Path::new("/cache/kernel-stable/6.12.117-1-806143f2370e8b4b");
+        assert_eq!(version_of(entry), "6.12.117-1");
+        assert_eq!(version_of(Path::new("1")), "1");
+    }
+
+    #[test]
+    fn the_pedigree_names_both_versions() {
+        let kernel = |version: &str| KernelFiles {
+            image: PathBuf::new(),
+            modules: PathBuf::new(),
+            release: String::new(),
+            version: version.to_owned(),
+            last_green: "6.12.117-1",
+        };
+        let newer = kernel("6.12.119-1").pedigree();
+        assert!(
+            newer.contains("6.12.119-1; ") && newer.ends_with("6.12.117-1"),
+            "{newer}"
+        );
+        assert_eq!(
+            kernel("6.12.117-1")
+                .pedigree()
+                .matches("6.12.117-1")
+                .count(),
+            1
+        );
+    }
 }

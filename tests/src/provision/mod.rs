@@ -35,7 +35,7 @@ pub use modules::modules_closure;
 pub use nested_qemu::{NestedQemu, nested_qemu};
 pub use qemu::{Qemu, qemu};
 pub(crate) use run::{die_with_parent, run};
-pub use small_kernel::small_kernel;
+pub use small_kernel::{oldest_kernel, small_kernel};
 pub use u_boot::{UBoot, u_boot};
 
 /// Debian's present stable release: QEMU, the usual host and guest kernel, busybox and kernel sources come from it,

@@ -352,6 +352,8 @@ mod tests {
             image: PathBuf::new(),
             modules,
             release: "1".to_owned(),
+            version: "1".to_owned(),
+            last_green: "1",
         };
         let mut closure = Closure::new(&kernel, directory.path()).expect("it is readable");
         for name in ["a_b", "ext4"] {

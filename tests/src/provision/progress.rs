@@ -2,6 +2,7 @@
 //! steps that run now. Steps may run in several threads.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -55,6 +56,16 @@ pub(crate) fn step(name: &str, detail: impl Display) -> Step {
 pub(crate) fn note(text: impl Display) {
     let active = active();
     permanent(&active, text);
+}
+
+/// The same, but that a line which was printed already is not printed again.
+pub(crate) fn note_once(text: String) {
+    static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut printed = PRINTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !printed.contains(&text) {
+        note(&text);
+        printed.insert(text);
+    }
 }
 
 impl Step {

@@ -1,4 +1,4 @@
-//! A small kernel for guests and hosts, built from Debian's kernel source.
+//! Small kernels for guests and hosts, built from Debian's kernel sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,20 +6,62 @@ use std::process::Command;
 
 use super::compiler::{PREFIX, cross_compiler};
 use super::cross::path_with;
+use super::kernel::{last_green_source, version_of};
 use super::progress::{self, Step};
 use super::run::{self, finish, run, which};
 use super::tools::{Recipe, native_tools, tool};
 use super::{Error, GUEST_ARCH, KernelFiles, Result, STABLE};
 use crate::cache::{self, create_dir, fingerprint};
 
-/// The kernel's configuration, which allnoconfig completes.
+/// The configuration, which allnoconfig completes.
 const CONFIG: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../resources/small-kernel.config"
 ));
 
-/// Debian stable's package of the kernel source.
-const SOURCE: &str = "linux-source-6.12";
+/// How that of Linux 6.1 differs.
+const CONFIG_6_1: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../resources/small-kernel-6.1.config"
+));
+
+/// A small kernel: what it is built from.
+struct Variant {
+    /// Its entry in the cache.
+    entry: &'static str,
+    /// What the user reads.
+    title: &'static str,
+    /// Debian's package of the source.
+    package: &'static str,
+    /// The entry of the source in the cache.
+    source: &'static str,
+    /// The suite that has the package.
+    suite: &'static str,
+    /// An architecture of that suite: the package is for all, but a suite does not have all.
+    arch: &'static str,
+    /// What differs from [`CONFIG`].
+    differences: &'static str,
+}
+
+const STABLE_KERNEL: Variant = Variant {
+    entry: "small-kernel",
+    title: "small kernel",
+    package: "linux-source-6.12",
+    source: "linux-source",
+    suite: STABLE,
+    arch: GUEST_ARCH,
+    differences: "",
+};
+
+const OLDEST_KERNEL: Variant = Variant {
+    entry: "small-kernel-oldest",
+    title: "small kernel (oldest)",
+    package: "linux-source-6.1",
+    source: "linux-source-oldest",
+    suite: "bookworm",
+    arch: "amd64",
+    differences: CONFIG_6_1,
+};
 
 /// What no build of such a kernel reads, more than half of the source. Kconfig and make files are read everywhere.
 const UNREAD: [&str; 7] = [
@@ -48,70 +90,90 @@ const KEPT: [(&str, &str); 3] = [
 /// # Errors
 /// When the source, the compiler or the build's tools cannot be had, or the build fails.
 pub fn small_kernel() -> Result<KernelFiles> {
-    let compiler = cross_compiler()?;
-    let path = path_with(&compiler.iter().cloned().collect::<Vec<_>>())?;
-    let gcc = format!("{PREFIX}gcc");
-    let compiler_version = run(Command::new(&gcc).env("PATH", path).arg("--version"))?;
-    let compiler_version = compiler_version.lines().next().unwrap_or_default();
-    let source = source()?;
-    let version = source
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let entry = cache::obtain(
-        "small-kernel",
-        &fingerprint(
-            [CONFIG, &version, compiler_version]
-                .into_iter()
-                .chain(KEPT.map(|(_, name)| name)),
-        ),
-        |staging| {
-            let mut directories = build_tools()?;
-            directories.extend(compiler);
-            let step = progress::step("small kernel", "unpacking the source");
-            let tree = staging.downloads.join("source");
-            unpack(
-                &source.join("usr/src").join(format!("{SOURCE}.tar.xz")),
-                &tree,
-                &step,
-            )?;
-            let build = Build {
-                path: path_with(&directories)?,
-                tree,
-                output: staging.downloads.join("build"),
-            };
-            build.configure(&step)?;
-            build.make(&["Image"], &step)?;
-            create_dir(&staging.content.join("modules/kernel"))?;
-            for (from, to) in KEPT {
-                let from = build.output.join(from);
-                fs::copy(&from, staging.content.join(to))
-                    .map_err(|error| Error::io("copy", &from, error))?;
-            }
-            step.done("built");
-            Ok(version)
-        },
-    )?;
-    let release = entry.join("release");
-    let text = fs::read_to_string(&release).map_err(|error| Error::io("read", &release, error))?;
-    Ok(KernelFiles {
-        image: entry.join("Image"),
-        modules: entry.join("modules"),
-        release: text.trim_end().to_owned(),
-    })
+    STABLE_KERNEL.files()
 }
 
-/// Debian's package of the kernel source, unpacked: the entry holds a compressed archive.
-fn source() -> Result<PathBuf> {
-    let recipe = Recipe {
-        entry: "linux-source",
-        title: "Linux source",
-        remedy: "run this on a Debian machine",
-        suite: Some(STABLE),
-        arch: Some(GUEST_ARCH),
-    };
-    recipe.tree(&[SOURCE], |suite| suite.packages(&[SOURCE]), |_| Ok(()))
+/// The small kernel of the oldest Linux that hvrun runs on, 6.1, for hosts: with KVM, taps, vhost-net and huge pages, and
+/// without an AIA, which it does not know.
+///
+/// It is built as [`small_kernel`] is.
+///
+/// # Errors
+/// As [`small_kernel`].
+pub fn oldest_kernel() -> Result<KernelFiles> {
+    OLDEST_KERNEL.files()
+}
+
+impl Variant {
+    fn files(&self) -> Result<KernelFiles> {
+        let compiler = cross_compiler()?;
+        let path = path_with(&compiler.iter().cloned().collect::<Vec<_>>())?;
+        let gcc = format!("{PREFIX}gcc");
+        let compiler_version = run(Command::new(&gcc).env("PATH", path).arg("--version"))?;
+        let compiler_version = compiler_version.lines().next().unwrap_or_default();
+        let config = merged(CONFIG, self.differences);
+        let source = self.source()?;
+        let version = source
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let entry = cache::obtain(
+            self.entry,
+            &fingerprint(
+                [&config, &version, compiler_version]
+                    .into_iter()
+                    .chain(KEPT.map(|(_, name)| name)),
+            ),
+            |staging| {
+                let mut directories = build_tools()?;
+                directories.extend(compiler);
+                let step = progress::step(self.title, "unpacking the source");
+                let tree = staging.downloads.join("source");
+                let archive = format!("usr/src/{}.tar.xz", self.package);
+                unpack(&source.join(archive), &tree, &step)?;
+                let build = Build {
+                    path: path_with(&directories)?,
+                    tree,
+                    output: staging.downloads.join("build"),
+                    title: self.title,
+                };
+                build.configure(&config, &step)?;
+                build.make(&["Image"], &step)?;
+                create_dir(&staging.content.join("modules/kernel"))?;
+                for (from, to) in KEPT {
+                    let from = build.output.join(from);
+                    fs::copy(&from, staging.content.join(to))
+                        .map_err(|error| Error::io("copy", &from, error))?;
+                }
+                step.done("built");
+                Ok(version)
+            },
+        )?;
+        let release = entry.join("release");
+        let text =
+            fs::read_to_string(&release).map_err(|error| Error::io("read", &release, error))?;
+        Ok(KernelFiles {
+            image: entry.join("Image"),
+            modules: entry.join("modules"),
+            release: text.trim_end().to_owned(),
+            version: version_of(&source),
+            last_green: last_green_source(self.package),
+        })
+    }
+
+    /// Debian's package of the kernel source, unpacked: the entry holds a compressed archive.
+    fn source(&self) -> Result<PathBuf> {
+        let recipe = Recipe {
+            entry: self.source,
+            title: "Linux source",
+            remedy: "run this on a Debian machine",
+            suite: Some(self.suite),
+            arch: Some(self.arch),
+        };
+        let package = [self.package];
+        recipe.tree(&package, |suite| suite.packages(&package), |_| Ok(()))
+    }
 }
 
 /// Directories of the programs that a kernel build needs besides compilers, if `PATH` lacks any of them.
@@ -142,6 +204,7 @@ fn unpack(archive: &Path, tree: &Path, step: &Step) -> Result<()> {
 }
 
 struct Build {
+    title: &'static str,
     path: std::ffi::OsString,
     tree: PathBuf,
     output: PathBuf,
@@ -150,14 +213,14 @@ struct Build {
 impl Build {
     /// Writes the configuration, and checks that all that it asks for came about: Kconfig says nothing of an option
     /// whose dependencies are missing.
-    fn configure(&self, step: &Step) -> Result<()> {
+    fn configure(&self, wanted: &str, step: &Step) -> Result<()> {
         cache::remove_tree(&self.output)?;
         create_dir(&self.output)?;
-        let wanted = self.output.join("wanted.config");
-        fs::write(&wanted, CONFIG).map_err(|error| Error::io("write", &wanted, error))?;
+        let file = self.output.join("wanted.config");
+        fs::write(&file, wanted).map_err(|error| Error::io("write", &file, error))?;
         self.make(
             &[
-                &format!("KCONFIG_ALLCONFIG={}", wanted.display()),
+                &format!("KCONFIG_ALLCONFIG={}", file.display()),
                 "allnoconfig",
             ],
             step,
@@ -165,7 +228,7 @@ impl Build {
         let config = self.output.join(".config");
         let text =
             fs::read_to_string(&config).map_err(|error| Error::io("read", &config, error))?;
-        let missing: Vec<_> = ignored(CONFIG, &text).collect();
+        let missing: Vec<_> = ignored(wanted, &text).collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -201,10 +264,34 @@ impl Build {
             return Ok(());
         }
         Err(Error::Build {
-            what: "the small kernel".to_owned(),
+            what: format!("the {}", self.title),
             log: finished.stderr,
         })
     }
+}
+
+/// The option that a line of a configuration is about.
+fn option(line: &str) -> Option<&str> {
+    let unset = line
+        .strip_prefix("# ")
+        .and_then(|rest| rest.strip_suffix(" is not set"));
+    let name = unset.or_else(|| line.split_once('=').map(|(name, _)| name));
+    name.filter(|name| name.starts_with("CONFIG_"))
+}
+
+/// A configuration with those lines of another in place of its own about the same options.
+fn merged(config: &str, differences: &str) -> String {
+    let differs = |line: &str| {
+        let name = option(line);
+        name.is_some() && differences.lines().any(|other| option(other) == name)
+    };
+    let kept = config.lines().filter(|line| !differs(line));
+    let mut merged = String::new();
+    for line in kept.chain(differences.lines()) {
+        merged += line;
+        merged.push('\n');
+    }
+    merged
 }
 
 /// The lines of `wanted` that a kernel configuration does not have. An option that is off may also be absent.
@@ -234,13 +321,24 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_has_no_option_twice() {
-        let mut options: Vec<_> = CONFIG
-            .lines()
-            .filter_map(|line| line.split_once('='))
-            .map(|(name, _)| name)
-            .collect();
-        options.sort_unstable();
-        assert!(options.windows(2).all(|pair| pair[0] != pair[1]));
+    fn no_configuration_has_an_option_twice() {
+        for config in [CONFIG, CONFIG_6_1, &merged(CONFIG, CONFIG_6_1)] {
+            let mut options: Vec<_> = config.lines().filter_map(option).collect();
+            options.sort_unstable();
+            for pair in options.windows(2) {
+                assert_ne!(pair[0], pair[1]);
+            }
+        }
+    }
+
+    #[test]
+    fn differences_take_the_place_of_what_they_differ_from() {
+        let config = "# Words.\nCONFIG_A=y\nCONFIG_B=y\n# CONFIG_C is not set\n";
+        let differences = "# CONFIG_A is not set\nCONFIG_C=y\nCONFIG_D=y\n";
+        assert_eq!(
+            merged(config, differences),
+            "# Words.\nCONFIG_B=y\n# CONFIG_A is not set\nCONFIG_C=y\nCONFIG_D=y\n"
+        );
+        assert_eq!(merged(config, ""), config);
     }
 }

@@ -102,13 +102,34 @@ pub trait ReadRegister {
     fn read(&self, register: Register) -> Option<u64>;
 }
 
-/// What the device tree says of a hart, as KVM reports it for this vCPU. `host_mmu` is the host's own paging mode,
-/// for kernels before 6.5 that do not report the guest's.
+/// The extensions that `senvcfg` controls (RISC-V Privileged Architecture, "Supervisor Environment Configuration
+/// Register"). Linux writes the register on a hart that has one of them.
+pub const NEED_SENVCFG: [&str; 4] = ["zicbom", "zicboz", "smnpm", "ssnpm"];
+
+/// Whether this host's KVM may keep guests from `senvcfg`, and a guest would use it. KVM that knows Smstateen (Linux 6.7)
+/// lets them: `hstateen0` is set for it. An older one leaves `hstateen0` as it is, and on harts with Smstateen that is zero.
+pub fn may_lack_senvcfg(vcpu: &impl ReadRegister) -> bool {
+    let number = |name| EXTENSIONS.iter().position(|known| *known == name);
+    let read =
+        |name| number(name).and_then(|number| vcpu.read(Register::IsaExtension(low16(number))));
+    read("smstateen").is_none()
+        && NEED_SENVCFG
+            .iter()
+            .any(|name| read(name).is_some_and(|enabled| enabled != 0))
+}
+
+/// What the device tree says of a hart, as KVM reports it for this vCPU, without the extensions in `hidden`. `host_mmu` is
+/// the host's own paging mode, for kernels before 6.5 that do not report the guest's.
 ///
 /// # Errors
 /// A name of the table below is none that core knows; a test sees to it that all are.
-pub fn hart(vcpu: &impl ReadRegister, host_mmu: MmuType) -> Result<Hart, InvalidExtension> {
-    let extensions = enabled_extensions(vcpu);
+pub fn hart(
+    vcpu: &impl ReadRegister,
+    host_mmu: MmuType,
+    hidden: &[&str],
+) -> Result<Hart, InvalidExtension> {
+    let mut extensions = enabled_extensions(vcpu);
+    extensions.retain(|name| !hidden.contains(name));
     let isa = Isa::from_names(extensions.iter().copied())?;
     let block_size = |extension, config| {
         if !extensions.contains(&extension) {
@@ -252,7 +273,7 @@ mod tests {
             (Register::Config(Config::ZicbopBlockSize), 128),
             (Register::Config(Config::SatpMode), 9),
         ]);
-        let hart = hart(&vcpu, MmuType::Sv39).unwrap();
+        let hart = hart(&vcpu, MmuType::Sv39, &[]).unwrap();
         assert_eq!(hart.mmu, MmuType::Sv48);
         assert_eq!(hart.cbom_block_size, Some(64));
         assert_eq!(
@@ -274,7 +295,7 @@ mod tests {
             (Register::IsaExtension(6), 1),
             (Register::IsaExtension(8), 0),
         ]);
-        let hart = hart(&vcpu, MmuType::Sv57).unwrap();
+        let hart = hart(&vcpu, MmuType::Sv57, &[]).unwrap();
         assert_eq!(
             hart.mmu,
             MmuType::Sv57,
@@ -282,6 +303,31 @@ mod tests {
         );
         assert!(hart.isa.contains("a") && hart.isa.contains("zifencei"));
         assert!(!hart.isa.contains("sstc"));
+    }
+
+    #[test]
+    fn hidden_extensions_are_not_named_and_have_no_block_size() {
+        let vcpu = registers(&[
+            (Register::IsaExtension(5), 1),
+            (Register::IsaExtension(11), 1),
+            (Register::Config(Config::ZicbomBlockSize), 64),
+        ]);
+        let hart = hart(&vcpu, MmuType::Sv39, &NEED_SENVCFG).unwrap();
+        assert!(hart.isa.contains("i") && !hart.isa.contains("zicbom"));
+        assert_eq!(hart.cbom_block_size, None);
+    }
+
+    #[test]
+    fn an_old_kernel_may_keep_guests_from_senvcfg() {
+        let zicbom = (Register::IsaExtension(11), 1);
+        assert!(may_lack_senvcfg(&registers(&[zicbom])));
+        let off = (Register::IsaExtension(11), 0);
+        assert!(!may_lack_senvcfg(&registers(&[off])), "no guest writes it");
+        assert!(!may_lack_senvcfg(&registers(&[])));
+        for smstateen in [0, 1] {
+            let known = (Register::IsaExtension(23), smstateen);
+            assert!(!may_lack_senvcfg(&registers(&[zicbom, known])));
+        }
     }
 
     #[test]

@@ -23,8 +23,8 @@ const EXIT_LAB: u8 = 125;
 
 /// The nested RISC-V host in which hvrun runs on machines that are none.
 ///
-/// The variable HVRUN_LAB_HOST chooses its kind: `aia` (the default) or `plic`. For the bare-metal hypervisor it is the kind of
-/// the machine, where `plic` is the default.
+/// The variable HVRUN_LAB_HOST chooses its kind: `aia` (the default), `plic`, or `aia-files`, an AIA with guest interrupt
+/// files. For the bare-metal hypervisor it is the kind of the machine, where `plic` is the default.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab", max_term_width = 100)]
 struct Args {
@@ -152,7 +152,7 @@ fn boot() -> Result<Host, Failure> {
 /// The nested host that the user chose. It runs as long as they like.
 fn host_config() -> Result<HostConfig, Failure> {
     let config = HostConfig::new(chosen_chip(HostChip::Aia)?).module("vhost_net");
-    Ok(config.fast_cpu().lifetime(None))
+    Ok(config.fast_cpu().quietly().lifetime(None))
 }
 
 fn chosen_chip(default: HostChip) -> Result<HostChip, Failure> {

@@ -1,19 +1,32 @@
-//! A guest of two instructions that makes SBI calls, to see what becomes of them.
+//! A guest of a few instructions, to see what becomes of them: SBI calls, and an access to a register.
 
 use hv_core::layout;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::Error;
 use crate::kvm::isa::ReadRegister;
-use crate::kvm::register::{Core, Register, SbiExtension};
+use crate::kvm::register::{Core, Csr, Register, SbiExtension};
 use crate::kvm::{Access, Exit, Kvm, Vcpu, Vm};
 use crate::memory::GuestRam;
 
 /// One page.
 const RAM_SIZE: u64 = 4096;
 
-/// The guest: `ecall`, and `sw zero, 0(zero)`, a store to where no memory is, by which it comes back.
-const CODE: [u32; 2] = [0x0000_0073, 0x0000_2023];
+/// The guest: the instructions that are tried, each with a store behind it to where no memory is, by which it comes back,
+/// and a handler of exceptions that does the same at another address.
+const CODE: [u32; 5] = [
+    0x0000_0073, // ecall
+    0x0000_2023, // sw zero, 0(zero)
+    0x10a0_2573, // csrr a0, senvcfg
+    0x0000_2023, // sw zero, 0(zero)
+    0x0000_2423, // sw zero, 8(zero)
+];
+
+/// Where in the code the register is read.
+const SENVCFG: u64 = layout::RAM_BASE.0 + 8;
+
+/// Where exceptions go.
+const HANDLER: u64 = layout::RAM_BASE.0 + 16;
 
 const A0: Register = Register::Core(Core::X(10));
 const A1: Register = Register::Core(Core::X(11));
@@ -38,18 +51,18 @@ pub enum Answer {
 /// The guest, with every extension that has to be asked for. The order of the fields is that of their end: the memory goes
 /// last.
 #[derive(Debug)]
-pub struct SbiTrial {
+pub struct Trial {
     vcpu: Vcpu,
     vm: Vm,
     _ram: GuestRam,
 }
 
-impl SbiTrial {
+impl Trial {
     /// Makes it.
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn new(kvm: &Kvm) -> Result<SbiTrial, Error> {
+    pub fn new(kvm: &Kvm) -> Result<Trial, Error> {
         let vm = kvm
             .create_vm()
             .map_err(Error::kvm("make a virtual machine"))?;
@@ -70,7 +83,7 @@ impl SbiTrial {
             // A kernel that does not have it refuses, and so tells the guest when it asks.
             let _ = vcpu.write(Register::SbiExtension(extension), 1);
         }
-        Ok(SbiTrial {
+        Ok(Trial {
             vcpu,
             vm,
             _ram: ram,
@@ -123,6 +136,35 @@ impl SbiTrial {
                 error: read(A0).cast_signed(),
                 value: read(A1),
             });
+        }
+    }
+
+    /// Whether the guest may read `senvcfg`, which it may write then as well.
+    ///
+    /// # Errors
+    /// KVM cannot run it.
+    pub fn reads_senvcfg(&mut self) -> Result<bool, Error> {
+        for (register, value) in [(PC, SENVCFG), (Register::Csr(Csr::Stvec), HANDLER)] {
+            self.vcpu
+                .write(register, value)
+                .map_err(Error::kvm("set a vCPU's registers"))?;
+        }
+        loop {
+            let trapped = match self.vcpu.run() {
+                Exit::Interrupted => continue,
+                Exit::MmioWrite { address, .. } => address != 0,
+                // It jumped elsewhere, because the firmware below KVM made a mess of the exception.
+                Exit::Failed(why) => {
+                    log::debug!("a trial of senvcfg ended: {why}");
+                    return Ok(false);
+                }
+                other => {
+                    let why = format!("a trial of senvcfg ended with {other:?}");
+                    return Err(self.failed(why));
+                }
+            };
+            self.vcpu.finish_exit();
+            return Ok(!trapped);
         }
     }
 
