@@ -139,7 +139,7 @@ pub struct Args {
 
     /// The interrupt chip: aia (KVM's), plic, or auto, an AIA where the host has it [default: auto].
     ///
-    /// Where the host has no AIA, auto is a PLIC.
+    /// Where the host has no AIA, or its KVM refuses a guest one, auto is a PLIC.
     #[arg(
         long,
         value_name = "KIND",

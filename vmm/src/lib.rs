@@ -65,7 +65,7 @@ mod virtio;
 mod vm;
 mod wakeup;
 
-pub use capabilities::{AnsweredBy, Capabilities, SbiExtension};
+pub use capabilities::{AiaAbsence, AnsweredBy, Capabilities, SbiExtension};
 pub use config::{Config, DiskConfig, IrqchipChoice, NetConfig, Payload, Placement};
 pub use console::{ConsoleBackend, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
 pub use error::Error;
@@ -75,6 +75,7 @@ pub use hv_devices::virtio::block::Serial;
 pub use hv_devices::virtio::mmio::Version as VirtioVersion;
 pub use hv_devices::virtio::net::{Mac, Vhost};
 pub use kernel::Problem as KernelProblem;
+pub use kvm::aia::{AiaError, AiaStep, Attribute as AiaAttribute};
 pub use kvm::{AiaFeatures, Errno, OpenError};
 pub use vm::Vm;
 

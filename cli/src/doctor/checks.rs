@@ -1,7 +1,8 @@
 //! From facts to findings and advice.
 
 use hv_vmm::{
-    AiaFeatures, AnsweredBy, Capabilities, DeviceFile, DeviceState, Error, Host, OpenError,
+    AiaAbsence, AiaFeatures, AnsweredBy, Capabilities, DeviceFile, DeviceState, Error, Host,
+    OpenError,
 };
 use serde::Serialize;
 
@@ -75,7 +76,7 @@ pub fn all(host: &Host, kvm: &Result<Capabilities, Error>) -> Vec<Check> {
             checks.extend(old_kernel(host));
             checks.push(ok("ISA", isa(kvm)));
             checks.push(ok("paging", paging(kvm)));
-            checks.push(interrupts(kvm.aia));
+            checks.push(interrupts(&kvm.aia));
             checks.extend(sbi(kvm));
         }
         Err(error) => {
@@ -211,26 +212,32 @@ fn paging(kvm: &Capabilities) -> String {
     )
 }
 
-fn interrupts(aia: Option<AiaFeatures>) -> Check {
+fn interrupts(aia: &Result<AiaFeatures, AiaAbsence>) -> Check {
+    const SUBJECT: &str = "interrupt chips";
     match aia {
-        Some(aia) => {
+        Ok(aia) => {
             let how = if aia.guest_interrupt_files {
                 "with guest interrupt files of the harts"
             } else {
                 "emulated (the harts have no guest interrupt files)"
             };
             ok(
-                "interrupt chips",
+                SUBJECT,
                 format!(
                     "aia: KVM's, {how}, up to {} identities; plic: hvrun's own",
                     aia.identities
                 ),
             )
         }
-        None => note(
-            "interrupt chips",
-            "plic: hvrun's own; this host's KVM has no in-kernel AIA, and guests do without",
+        Err(absence @ AiaAbsence::NotThere) => note(
+            SUBJECT,
+            format!("plic: hvrun's own; {absence}, and guests do without"),
         ),
+        Err(AiaAbsence::Refused(refusal)) => note(
+            SUBJECT,
+            format!("plic: hvrun's own, which guests get; they cannot have KVM's AIA: {refusal}"),
+        )
+        .advise("look into the kernel's log: sudo dmesg | grep -i -e kvm -e aia -e imsic"),
     }
 }
 
@@ -501,7 +508,21 @@ mod tests {
 
     #[test]
     fn a_host_without_an_aia_is_no_worse() {
-        assert_eq!(interrupts(None).state, State::Note);
-        assert!(interrupts(None).finding.starts_with("plic"));
+        let check = interrupts(&Err(AiaAbsence::NotThere));
+        assert_eq!(check.state, State::Note);
+        assert!(check.finding.starts_with("plic"));
+    }
+
+    #[test]
+    fn an_aia_that_kvm_refuses_is_told_with_the_reason() {
+        let (host, kvm) = samples::refused_aia();
+        let checks = all(&host, &kvm);
+        let check = find(&checks, "interrupt chips");
+        assert_eq!(check.state, State::Note);
+        for part in ["plic", "interrupt sources", "Invalid argument"] {
+            assert!(check.finding.contains(part), "{check:?}");
+        }
+        assert!(check.advice.unwrap().contains("dmesg"));
+        assert!(checks.iter().all(|check| check.state != State::Missing));
     }
 }

@@ -1,8 +1,8 @@
 //! Hosts for the tests.
 
 use hv_vmm::{
-    AiaFeatures, AnsweredBy, Capabilities, DeviceFile, DeviceState, Error, Host, HugePages,
-    OpenError, SbiExtension,
+    AiaAbsence, AiaAttribute, AiaError, AiaFeatures, AiaStep, AnsweredBy, Capabilities, DeviceFile,
+    DeviceState, Errno, Error, Host, HugePages, OpenError, SbiExtension,
 };
 
 fn device(path: &str, state: DeviceState, group: &str, mode: u32) -> DeviceFile {
@@ -61,7 +61,7 @@ pub fn capabilities() -> Capabilities {
         timebase_frequency: 10_000_000,
         isa: format!("rv64imafdcv_{}", extensions[7..].join("_")),
         isa_extensions: extensions.map(str::to_owned).into(),
-        aia: Some(AiaFeatures {
+        aia: Ok(AiaFeatures {
             guest_interrupt_files: false,
             identities: 255,
         }),
@@ -82,6 +82,19 @@ pub fn capabilities() -> Capabilities {
 
 pub fn good() -> (Host, Result<Capabilities, Error>) {
     (host(), Ok(capabilities()))
+}
+
+pub fn refused_aia() -> (Host, Result<Capabilities, Error>) {
+    let refusal = AiaError {
+        step: AiaStep::Set(AiaAttribute::Sources),
+        // EINVAL.
+        errno: Errno(22),
+    };
+    let kvm = Capabilities {
+        aia: Err(AiaAbsence::Refused(refusal)),
+        ..capabilities()
+    };
+    (host(), Ok(kvm))
 }
 
 pub fn no_module() -> (Host, Result<Capabilities, Error>) {

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+mod aia;
 mod boot;
 mod console;
 mod device_tree;

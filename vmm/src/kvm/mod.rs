@@ -6,6 +6,7 @@
 // Without the real thing nobody makes an exit or asks for an identifier; the tests still do.
 #![cfg_attr(not(target_arch = "riscv64"), allow(dead_code))]
 
+pub mod aia;
 pub mod isa;
 pub mod register;
 
