@@ -14,6 +14,7 @@
 
 pub mod bus;
 pub mod console;
+pub mod device_file;
 pub mod interrupt;
 pub mod rtc;
 pub mod test_device;

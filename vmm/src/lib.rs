@@ -70,7 +70,8 @@ pub use config::{Config, DiskConfig, IrqchipChoice, NetConfig, Payload, Placemen
 pub use console::{ConsoleBackend, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
 pub use error::Error;
 pub use files::{BootFile, BootFiles};
-pub use host::{DeviceFile, DeviceState, Host, HugePages};
+pub use host::{Host, HugePages};
+pub use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
 pub use hv_devices::virtio::block::Serial;
 pub use hv_devices::virtio::mmio::Version as VirtioVersion;
 pub use hv_devices::virtio::net::{Mac, Vhost};

@@ -59,7 +59,7 @@ struct HostFacts<'a> {
 
 #[derive(Serialize)]
 struct DeviceFacts<'a> {
-    path: String,
+    path: &'static str,
     state: &'static str,
     group: Option<&'a str>,
     mode: Option<String>,
@@ -118,7 +118,7 @@ impl<'a> Report<'a> {
 
 fn device_facts(file: &DeviceFile) -> DeviceFacts<'_> {
     DeviceFacts {
-        path: file.path.display().to_string(),
+        path: file.device.path(),
         state: match file.state {
             DeviceState::Usable => "usable",
             DeviceState::Absent => "absent",

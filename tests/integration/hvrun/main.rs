@@ -17,6 +17,7 @@ mod memory;
 mod network;
 mod payloads;
 mod program;
+mod refused;
 #[path = "../shared/report.rs"]
 mod report;
 mod suspend;

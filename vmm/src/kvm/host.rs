@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use hv_core::sbi::Call;
+use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
 use kvm_bindings::{
     KVM_CAP_IRQCHIP, KVM_CAP_READONLY_MEM, KVM_CAP_VM_GPA_BITS, KVM_DEV_RISCV_AIA_MODE_EMUL,
     KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI, KVM_INTERRUPT_SET, KVM_INTERRUPT_UNSET,
@@ -48,16 +49,16 @@ impl Kvm {
     /// # Errors
     /// What is missing on this host, in words for its user.
     pub fn open() -> Result<Kvm, OpenError> {
-        let kvm = kvm_ioctls::Kvm::new().map_err(|error| match error.errno() {
-            libc::ENOENT | libc::ENODEV | libc::ENXIO => {
-                let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-                match isa::hypervisor_extension_of_cpuinfo(&cpuinfo) {
-                    Some(false) => OpenError::NoHypervisorExtension,
-                    _ => OpenError::Missing,
+        let kvm = kvm_ioctls::Kvm::new().map_err(|error| {
+            let error = std::io::Error::from_raw_os_error(error.errno());
+            let file = DeviceFile::refused(HostDevice::Kvm, &error);
+            let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            match (file.state, isa::hypervisor_extension_of_cpuinfo(&cpuinfo)) {
+                (DeviceState::Absent | DeviceState::NoDriver, Some(false)) => {
+                    OpenError::NoHypervisorExtension
                 }
+                _ => OpenError::Device(file),
             }
-            libc::EACCES | libc::EPERM => OpenError::Permission,
-            errno => OpenError::Other(Errno(errno)),
         })?;
         match kvm.get_api_version() {
             12 => Ok(Kvm(kvm)),
