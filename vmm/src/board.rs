@@ -30,7 +30,7 @@ use crate::sbi::SbiPlatform;
 use crate::vcpu::{Leave, Shared, VcpuThread};
 use crate::virtio::Slots;
 use crate::wakeup::Wakeup;
-use crate::{Error, entropy};
+use crate::{Error, counters, entropy};
 
 /// What stays the same from one boot of a guest to the next.
 pub struct Blueprint {
@@ -75,6 +75,7 @@ pub struct Board {
     output: Arc<dyn ConsoleOutput>,
     getchar_empty: i64,
     input: Arc<dyn InputSink>,
+    watch_counters: bool,
     /// The guest's device tree.
     pub device_tree: Vec<u8>,
     // Devices' wires and ioeventfds live in it.
@@ -125,6 +126,7 @@ impl Board {
         .map_err(Error::kvm("give the guest its memory"))?;
         let pages = show_register_pages(&vm)?;
         let vcpus = create_vcpus(&vm, blueprint.cpus)?;
+        let counters_cleared = vcpus.first().is_some_and(counters::are_cleared);
         let irqchip = create_irqchip(&vm, &vcpus, blueprint)?;
 
         let mut bus = Bus::new();
@@ -196,7 +198,12 @@ impl Board {
             ram.memory(),
         )?;
         set_boot_registers(&vcpus, registers)?;
+        if counters_cleared && let Some(boot_hart) = vcpus.first() {
+            counters::allow(boot_hart).map_err(Error::kvm("set a vCPU's registers"))?;
+        }
         Ok(Board {
+            // Nobody is there to start the only hart again.
+            watch_counters: counters_cleared && blueprint.cpus > 1,
             vcpus,
             bus,
             wakeup,
@@ -221,6 +228,7 @@ impl Board {
             bus: self.bus,
             ending: self.ending,
             wakeup: self.wakeup,
+            watch_counters: self.watch_counters,
             stop: AtomicBool::new(false),
         });
         let (alive, ended) = mpsc::channel();

@@ -11,6 +11,7 @@ mod ends;
 mod fixture;
 #[path = "../shared/guest_disk.rs"]
 mod guest_disk;
+mod host_kernels;
 mod legacy_console;
 mod memory;
 mod network;
