@@ -1,4 +1,4 @@
-//! hvrun in nested hosts of both kinds, as its users run it.
+//! hvrun in nested hosts of all kinds, as its users run it.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 

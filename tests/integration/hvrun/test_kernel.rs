@@ -176,11 +176,11 @@ impl Machine {
             virtio,
             wrong: match chip {
                 HostChip::Plic => &[KVM],
-                HostChip::Aia => &[KVM, KVM_AIA],
+                HostChip::Aia | HostChip::AiaFiles => &[KVM, KVM_AIA],
             },
             fatal: match host {
                 HostChip::Plic => &[ILLEGAL_INSTRUCTION, ILLEGAL_AIA],
-                HostChip::Aia => &[ILLEGAL_INSTRUCTION],
+                HostChip::Aia | HostChip::AiaFiles => &[ILLEGAL_INSTRUCTION],
             },
             absent: &[LEGACY_CONSOLE, HART_SUSPEND, SUSPEND],
         }
@@ -199,7 +199,7 @@ impl Machine {
         Self {
             fatal: match self.chip {
                 HostChip::Plic => &[ILLEGAL_INSTRUCTION, ILLEGAL_AIA, SUSPEND_STOPS],
-                HostChip::Aia => &[ILLEGAL_INSTRUCTION, SUSPEND_STOPS],
+                HostChip::Aia | HostChip::AiaFiles => &[ILLEGAL_INSTRUCTION, SUSPEND_STOPS],
             },
             absent: &[LEGACY_CONSOLE, HART_SUSPEND],
             ..self
@@ -213,7 +213,7 @@ impl Machine {
             virtio,
             wrong: match chip {
                 HostChip::Plic => &[OPENSBI, QEMU_PLIC],
-                HostChip::Aia => &[OPENSBI, QEMU_APLIC],
+                HostChip::Aia | HostChip::AiaFiles => &[OPENSBI, QEMU_APLIC],
             },
             fatal: &[OPENSBI_HANGS],
             absent: &[NO_HYPERVISOR, NO_LEGACY_CONSOLE, SUSPEND, QEMU_CONSOLE],
@@ -228,7 +228,7 @@ impl Machine {
             virtio,
             wrong: match chip {
                 HostChip::Plic => &[KVM, QEMU_KVM, QEMU_PLIC],
-                HostChip::Aia => &[KVM, QEMU_KVM, KVM_AIA],
+                HostChip::Aia | HostChip::AiaFiles => &[KVM, QEMU_KVM, KVM_AIA],
             },
             fatal: match chip {
                 HostChip::Plic => &[
@@ -237,7 +237,9 @@ impl Machine {
                     QEMU_KVM_STOPS,
                     QEMU_KVM_WAITS,
                 ],
-                HostChip::Aia => &[ILLEGAL_INSTRUCTION, QEMU_KVM_STOPS, QEMU_KVM_WAITS],
+                HostChip::Aia | HostChip::AiaFiles => {
+                    &[ILLEGAL_INSTRUCTION, QEMU_KVM_STOPS, QEMU_KVM_WAITS]
+                }
             },
             absent: &[
                 LEGACY_CONSOLE,
@@ -259,7 +261,7 @@ impl Machine {
         match why {
             "there is one hart" => self.harts == 1,
             "the interrupt chip is a PLIC" => self.chip == HostChip::Plic,
-            "the interrupt chip is an AIA" | "the harts have Ssaia" => self.chip == HostChip::Aia,
+            "the interrupt chip is an AIA" | "the harts have Ssaia" => self.chip.has_aia(),
             "the disk is not a legacy one" => self.virtio == Virtio::Modern,
             "the command line leaves it out" => self.fatal.concat().contains(&test),
             "nobody types" => true,
@@ -348,7 +350,14 @@ pub fn judge_on_hvrun(host: &Host, machine: Machine) {
         .args(["--console", "serial"])
         .args(["--console", &format!("virtio,to=file:{}", files.console)])
         .args(["--cpus", &machine.harts.to_string()])
-        .args(["--irqchip", machine.chip.name()])
+        .args([
+            "--irqchip",
+            if machine.chip.has_aia() {
+                "aia"
+            } else {
+                "plic"
+            },
+        ])
         .args(["--cmdline", &machine.command_line()])
         .args([
             "--virtio",
@@ -374,6 +383,15 @@ fn on_a_plic() {
 fn on_an_aia() {
     for (harts, virtio) in VARIANTS {
         on_hvrun(host(HostChip::Aia), HostChip::Aia, harts, virtio);
+    }
+}
+
+/// The guest's IMSICs are the hardware's files, as far as there are any.
+#[test]
+fn on_an_aia_with_guest_interrupt_files() {
+    let chip = HostChip::AiaFiles;
+    for (harts, virtio) in [(2, Virtio::Modern), (4, Virtio::Legacy)] {
+        on_hvrun(host(chip), chip, harts, virtio);
     }
 }
 
@@ -441,7 +459,7 @@ fn on_qemu(chip: HostChip) {
             "-M",
             match chip {
                 HostChip::Plic => "virt",
-                HostChip::Aia => "virt,aia=aplic-imsic",
+                HostChip::Aia | HostChip::AiaFiles => "virt,aia=aplic-imsic",
             },
         ]);
         qemu.args(["-m", "256M", "-smp", &harts.to_string()])
@@ -516,7 +534,7 @@ fn on_qemu_by_kvm(chip: HostChip, virtio: Virtio) {
             "-M",
             match chip {
                 HostChip::Plic => "virt",
-                HostChip::Aia => "virt,aia=aplic-imsic",
+                HostChip::Aia | HostChip::AiaFiles => "virt,aia=aplic-imsic",
             },
         ])
         .args(["-accel", "kvm", "-cpu", "host", "-m", "256M"])
