@@ -31,7 +31,7 @@ use crate::sbi::SbiPlatform;
 use crate::vcpu::{Leave, Shared, VcpuThread};
 use crate::virtio::Slots;
 use crate::wakeup::Wakeup;
-use crate::{Error, entropy};
+use crate::{Error, counters, entropy};
 
 /// What stays the same from one boot of a guest to the next.
 pub struct Blueprint {
@@ -76,6 +76,7 @@ pub struct Board {
     output: Arc<dyn ConsoleOutput>,
     getchar_empty: i64,
     input: Arc<dyn InputSink>,
+    watch_counters: bool,
     /// The guest's device tree.
     pub device_tree: Vec<u8>,
     /// The interrupt chip that it has come to have: never [`IrqchipChoice::Auto`].
@@ -198,6 +199,7 @@ impl Board {
             wakeup,
             lines,
         } = chassis;
+        let counters_cleared = vcpus.first().is_some_and(counters::are_cleared);
 
         let mut bus = Bus::new();
         // The regions of the board do not overlap, which is all that can go wrong with the bus.
@@ -264,7 +266,12 @@ impl Board {
             ram.memory(),
         )?;
         set_boot_registers(&vcpus, registers)?;
+        if counters_cleared && let Some(boot_hart) = vcpus.first() {
+            counters::allow(boot_hart).map_err(Error::kvm("set a vCPU's registers"))?;
+        }
         Ok(Board {
+            // Nobody is there to start the only hart again.
+            watch_counters: counters_cleared && blueprint.cpus > 1,
             vcpus,
             bus,
             wakeup,
@@ -290,6 +297,7 @@ impl Board {
             bus: self.bus,
             ending: self.ending,
             wakeup: self.wakeup,
+            watch_counters: self.watch_counters,
             stop: AtomicBool::new(false),
         });
         let (alive, ended) = mpsc::channel();

@@ -19,8 +19,9 @@ use crate::kvm::register::{Core, Csr, Register};
 use crate::kvm::{Exit, Vcpu};
 use crate::sbi::SbiPlatform;
 use crate::seed::Seed;
+use crate::thread_timer::ThreadTimer;
 use crate::wakeup::Wakeup;
-use crate::{Error, residue};
+use crate::{Error, counters, residue};
 
 /// The SRST reset reason "system failure" (SBI specification, chapter "System Reset Extension").
 const REASON_SYSTEM_FAILURE: u64 = 1;
@@ -44,6 +45,8 @@ pub struct Shared {
     pub ending: Arc<Ending>,
     /// What wakes the machine when it is suspended.
     pub wakeup: Arc<Wakeup>,
+    /// Whether KVM takes the counters from the guest's user programs at each start of a hart, and a hart can be started.
+    pub watch_counters: bool,
     /// The threads shall return.
     pub stop: AtomicBool,
 }
@@ -75,7 +78,9 @@ impl VcpuThread {
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{}", hart.id))
             .spawn(move || {
-                hart.run();
+                let mut watch = hart.shared.watch_counters.then(CounterWatch::new);
+                hart.run(&mut watch);
+                drop(watch);
                 if let Leave::Last(others) = &leave {
                     // Nothing is ever sent: it ends when the others have.
                     let _ = others.recv();
@@ -123,6 +128,37 @@ pub enum Leave {
 
 extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
+/// Calls the thread of a hart out of KVM_RUN now and then, to give the guest's programs the counters that KVM took.
+struct CounterWatch {
+    watch: counters::Watch,
+    /// `None` if the system has no timer left.
+    timer: Option<ThreadTimer>,
+}
+
+impl CounterWatch {
+    fn new() -> Self {
+        let timer = ThreadTimer::new(kick()).inspect_err(|error| {
+            log::warn!(
+                "user programs of the guest may be unable to read the time: cannot make a timer: {error}; raise the limit \
+                 on pending signals ('ulimit -i')"
+            );
+        });
+        Self {
+            watch: counters::Watch::default(),
+            timer: timer.ok(),
+        }
+    }
+
+    fn look(&mut self, vcpu: &Vcpu) {
+        let again = self.watch.look(vcpu);
+        if let Some(timer) = &mut self.timer
+            && let Err(error) = timer.repeat(again)
+        {
+            log::debug!("cannot set a vCPU's timer: {error}");
+        }
+    }
+}
+
 struct Hart {
     id: u32,
     vcpu: Vcpu,
@@ -134,15 +170,23 @@ struct Hart {
 /// What to do with the vCPU after an exit has been answered.
 enum Next {
     Run,
+    Interrupted,
     IllegalInstruction,
     End(End),
 }
 
 impl Hart {
-    fn run(&mut self) {
+    fn run(&mut self, watch: &mut Option<CounterWatch>) {
+        let mut look = |vcpu: &Vcpu| {
+            if let Some(watch) = watch {
+                watch.look(vcpu);
+            }
+        };
+        look(&self.vcpu);
         while !self.shared.stop.load(Ordering::Acquire) {
             match self.run_once() {
                 Next::Run => {}
+                Next::Interrupted => look(&self.vcpu),
                 Next::IllegalInstruction => {
                     if let Err(error) = self.inject_illegal_instruction() {
                         self.shared.ending.report(End::Failed(error));
@@ -201,7 +245,7 @@ impl Hart {
                 );
                 return Next::IllegalInstruction;
             }
-            Exit::Interrupted => return Next::Run,
+            Exit::Interrupted => return Next::Interrupted,
             Exit::Reset => return Next::End(End::Reset),
             Exit::Shutdown {
                 reason: REASON_SYSTEM_FAILURE,

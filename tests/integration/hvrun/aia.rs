@@ -17,8 +17,7 @@ fn cell(console: &mut hv_lab::host::Console, node: &str, property: &str) -> u32 
 /// the AIA specification demands: `property` of its device tree says so. The doctor makes a guest's AIA there.
 fn host_with_small_interrupt_files(property: &str) -> Host {
     hvrun();
-    let config = HostConfig::new(HostChip::Aia)
-        .machine("aia-guests=3")
+    let config = HostConfig::new(HostChip::AiaFiles)
         .tree_cell(SUPERVISOR_IMSICS, property, 63)
         // What an AIA takes, and else what is emulated fast.
         .cpu("rv64,h=true,smaia=on,ssaia=on,sv57=off,sv48=off");
@@ -35,7 +34,7 @@ fn host_with_small_interrupt_files(property: &str) -> Host {
 #[test]
 fn guest_interrupt_files_of_63_identities() {
     let host = host_with_small_interrupt_files("riscv,num-guest-ids");
-    let machine = Machine::hvrun(HostChip::Aia, HostChip::Aia, 2, Virtio::Modern);
+    let machine = Machine::hvrun(HostChip::AiaFiles, HostChip::AiaFiles, 2, Virtio::Modern);
     judge_on_hvrun_with(&host, machine, |exec| exec);
 
     let disk = Disk::new();
@@ -61,6 +60,6 @@ fn guest_interrupt_files_of_63_identities() {
 #[test]
 fn interrupt_files_of_63_identities() {
     let host = host_with_small_interrupt_files("riscv,num-ids");
-    let machine = Machine::hvrun(HostChip::Aia, HostChip::Aia, 1, Virtio::Modern);
+    let machine = Machine::hvrun(HostChip::AiaFiles, HostChip::AiaFiles, 1, Virtio::Modern);
     judge_on_hvrun_with(&host, machine, |exec| exec);
 }

@@ -89,6 +89,15 @@ fn sbi_extensions_that_a_guest_finds() {
     assert!(told.contains("CONFIG_RISCV_SBI_V01"), "{told}");
 }
 
+/// What the harts' AIA can do for guests shows.
+#[test]
+fn guest_interrupt_files_are_told_of() {
+    for (chip, files) in [(HostChip::Aia, false), (HostChip::AiaFiles, true)] {
+        let report = report(host(chip), 0);
+        assert_eq!(report["kvm"]["aia"]["guest_interrupt_files"], files);
+    }
+}
+
 /// A newer kernel's KVM also hands on system suspend (Linux 6.14).
 #[test]
 fn a_newer_host_hands_on_more() {

@@ -1,4 +1,4 @@
-//! hvrun in nested hosts of both kinds, as its users run it.
+//! hvrun in nested hosts of all kinds, as its users run it.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
@@ -12,6 +12,7 @@ mod ends;
 mod fixture;
 #[path = "../shared/guest_disk.rs"]
 mod guest_disk;
+mod host_kernels;
 mod legacy_console;
 mod memory;
 mod network;

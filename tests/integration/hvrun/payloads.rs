@@ -17,7 +17,7 @@ use crate::program::{A0, A1, FAIL, PASS, branch, li, lw, test_device};
 fn pack(chip: HostChip, bytes: &[u8]) -> (&'static str, Vec<u8>) {
     match chip {
         HostChip::Plic => ("zst", compress_to_vec(bytes, CompressionLevel::Fastest)),
-        HostChip::Aia => {
+        HostChip::Aia | HostChip::AiaFiles => {
             let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             gzip.write_all(bytes).unwrap();
             ("gz", gzip.finish().unwrap())
@@ -32,7 +32,7 @@ fn u_boot_boots_linux_from_a_disk() {
     for chip in CHIPS {
         let firmware = match chip {
             HostChip::Plic => &u_boot.binary,
-            HostChip::Aia => &u_boot.executable,
+            HostChip::Aia | HostChip::AiaFiles => &u_boot.executable,
         };
         let disk = Disk::new();
         let image = disk.bootable();

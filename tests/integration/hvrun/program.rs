@@ -425,7 +425,7 @@ fn the_clocks_alarm_interrupts() {
             HostChip::Plic => 0x0c00_1000,
             // The source is active while its wire is high (sourcecfg's mode 6), which in_clrip shows (AIA specification,
             // sections 4.5.2 and 4.5.8).
-            HostChip::Aia => {
+            HostChip::Aia | HostChip::AiaFiles => {
                 program.extend(li(A1, 0x0d00_0000 + 4 * SOURCE.cast_signed()));
                 program.extend(li(A0, 6));
                 program.push(sw(A0, A1, 0));

@@ -22,7 +22,7 @@ fn is_modern(features: &str) -> bool {
 pub fn version(chip: HostChip) -> &'static str {
     match chip {
         HostChip::Plic => "legacy",
-        HostChip::Aia => "modern",
+        HostChip::Aia | HostChip::AiaFiles => "modern",
     }
 }
 

@@ -24,6 +24,7 @@ mod aia;
 mod attack;
 mod boot;
 mod count;
+mod counters;
 mod external;
 mod hang;
 mod instructions;
@@ -53,6 +54,7 @@ const GROUPS: &[&[Test]] = &[
     uart::TESTS,
     instructions::TESTS,
     paging::TESTS,
+    counters::TESTS,
     sbi::base::TESTS,
     sbi::hsm::TESTS,
     sbi::ipi::TESTS,

@@ -69,6 +69,7 @@ impl Machine {
         let machine = match self.chip {
             HostChip::Plic => "virt",
             HostChip::Aia => "virt,aia=aplic-imsic",
+            HostChip::AiaFiles => "virt,aia=aplic-imsic,aia-guests=3",
         };
         qemu.args(["-M", machine, "-cpu", FAST_CPU]);
         qemu.args(["-smp", &self.harts.to_string()]);

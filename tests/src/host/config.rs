@@ -11,21 +11,33 @@ use crate::provision::KernelFiles;
 pub enum HostChip {
     /// A PLIC: the host's KVM has no interrupt chip for guests, and hvrun models one.
     Plic,
-    /// APLIC and IMSIC: KVM has an AIA for guests.
+    /// APLIC and IMSIC: KVM has an AIA for guests, whose IMSICs it emulates.
     Aia,
+    /// The same with guest interrupt files: a guest's IMSICs are the hardware's, as long as there are files left.
+    AiaFiles,
 }
 
 impl HostChip {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Plic, Self::Aia];
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Plic, Self::Aia, Self::AiaFiles];
 
-    /// `plic` or `aia`.
+    /// The two that differ in what hvrun does. Of the third one only KVM's part in a guest's interrupts is another.
+    pub const USUAL: [Self; 2] = [Self::Plic, Self::Aia];
+
+    /// `plic`, `aia` or `aia-files`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Plic => "plic",
             Self::Aia => "aia",
+            Self::AiaFiles => "aia-files",
         }
+    }
+
+    /// Whether KVM has an AIA for guests.
+    #[must_use]
+    pub fn has_aia(self) -> bool {
+        self != Self::Plic
     }
 }
 
@@ -40,7 +52,9 @@ impl std::str::FromStr for HostChip {
 
     fn from_str(name: &str) -> std::result::Result<Self, String> {
         let found = Self::ALL.into_iter().find(|chip| chip.name() == name);
-        found.ok_or_else(|| format!("there is no host kind {name:?}, only `plic` and `aia`"))
+        found.ok_or_else(|| {
+            format!("there is no host kind {name:?}, only `plic`, `aia` and `aia-files`")
+        })
     }
 }
 

@@ -148,9 +148,11 @@ impl Host {
     pub fn shared(chip: HostChip) -> Result<&'static Self> {
         static PLIC: OnceLock<Result<Host>> = OnceLock::new();
         static AIA: OnceLock<Result<Host>> = OnceLock::new();
+        static AIA_FILES: OnceLock<Result<Host>> = OnceLock::new();
         let host = match chip {
             HostChip::Plic => &PLIC,
             HostChip::Aia => &AIA,
+            HostChip::AiaFiles => &AIA_FILES,
         };
         let booted = host.get_or_init(|| {
             let config = HostConfig::new(chip).lifetime(Some(SHARED_LIFETIME));

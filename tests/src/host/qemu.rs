@@ -35,6 +35,9 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests \
 /// emulated guest does is to walk page tables, a level of the host's for every level of its own, so few levels pay.
 pub(crate) const FAST_CPU: &str = "rv64,h=true,sv57=off,sv48=off";
 
+/// All that QEMU has, but for what makes everything else slow: the recording of control transfers, and total store order.
+const AIA_CPU: &str = "max,smctr=off,ssctr=off,ztso=off";
+
 /// Options of a 9p mount, the best first; Linux before 6.4 does not know them.
 ///
 /// What is written goes to the developer's machine at once, and a flush in the nested host is one there. What is read is
@@ -234,9 +237,9 @@ pub(super) fn machine(command: &mut Command, config: &HostConfig) {
     let (machine, cpu) = match config.chip {
         // As on the boards that have a PLIC: three levels of page tables.
         HostChip::Plic => ("virt", FAST_CPU),
-        // All that QEMU has, but for what makes everything else slow: the recording of control transfers, and total
-        // store order.
-        HostChip::Aia => ("virt,aia=aplic-imsic", "max,smctr=off,ssctr=off,ztso=off"),
+        HostChip::Aia => ("virt,aia=aplic-imsic", AIA_CPU),
+        // One file for each hart of a guest that runs on a hart of the host at the same time.
+        HostChip::AiaFiles => ("virt,aia=aplic-imsic,aia-guests=3", AIA_CPU),
     };
     let options: Vec<&str> = std::iter::once(machine)
         .chain(config.machine.iter().map(String::as_str))

@@ -96,6 +96,9 @@ impl Vcpu {
     pub fn load(&mut self) -> nix::Result<()> {
         match *self {}
     }
+    pub fn is_stopped(&self) -> bool {
+        match *self {}
+    }
     pub fn pc(&self) -> u64 {
         match *self {}
     }

@@ -7,9 +7,9 @@ use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
 use kvm_bindings::{
     KVM_CAP_IRQCHIP, KVM_CAP_READONLY_MEM, KVM_CAP_VM_GPA_BITS, KVM_DEV_RISCV_AIA_MODE_EMUL,
     KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI, KVM_INTERRUPT_SET, KVM_INTERRUPT_UNSET,
-    KVM_MEM_READONLY, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_create_device,
-    kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt, kvm_signal_mask,
-    kvm_userspace_memory_region,
+    KVM_MEM_READONLY, KVM_MP_STATE_STOPPED, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt,
+    kvm_signal_mask, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{DeviceFd, IoEventAddress, VcpuExit, VcpuFd, VmFd};
 use nix::sys::pthread::{pthread_kill, pthread_self};
@@ -405,6 +405,13 @@ impl Vcpu {
         });
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
         loaded
+    }
+
+    /// Whether the hart waits for the guest to start it (SBI HSM). A hart that the guest has started counts as running before
+    /// KVM has reset it, which it does on the next entry.
+    pub fn is_stopped(&self) -> bool {
+        let state = self.0.get_mp_state();
+        state.is_ok_and(|state| state.mp_state == KVM_MP_STATE_STOPPED)
     }
 
     /// The program counter, for messages.

@@ -59,6 +59,7 @@ pub enum Csr {
     Sepc = 4,
     Scause = 5,
     Stval = 6,
+    Scounteren = 9,
 }
 
 /// `enum KVM_RISCV_SBI_EXT_ID`: those that hvrun switches on.
@@ -136,6 +137,7 @@ mod tests {
             (Register::Csr(Csr::Sepc), 0x8030_0000_0300_0004),
             (Register::Csr(Csr::Scause), 0x8030_0000_0300_0005),
             (Register::Csr(Csr::Stval), 0x8030_0000_0300_0006),
+            (Register::Csr(Csr::Scounteren), 0x8030_0000_0300_0009),
             (Register::TimerFrequency, 0x8030_0000_0400_0000),
             (Register::TimerTime, 0x8030_0000_0400_0001),
             (Register::TimerCompare, 0x8030_0000_0400_0002),

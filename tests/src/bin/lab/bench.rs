@@ -72,7 +72,7 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
     };
     let chips = match &options.host {
         Some(chip) => std::slice::from_ref(chip),
-        None => &HostChip::ALL,
+        None => &HostChip::USUAL,
     };
     let mut report = bench::run(subjects, chips, &vmms, &|line| eprintln!("lab: {line}"))?;
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -23,8 +23,8 @@ const EXIT_LAB: u8 = 125;
 
 /// The nested RISC-V host in which hvrun runs on machines that are none.
 ///
-/// The variable HVRUN_LAB_HOST chooses its kind: `aia` (the default) or `plic`. For the bare-metal hypervisor it is the kind of
-/// the machine, where `plic` is the default.
+/// The variable HVRUN_LAB_HOST chooses its kind: `aia` (the default), `plic`, or `aia-files`, an AIA with guest interrupt
+/// files. For the bare-metal hypervisor it is the kind of the machine, where `plic` is the default.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab", max_term_width = 100)]
 struct Args {
