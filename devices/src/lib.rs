@@ -20,6 +20,9 @@ pub mod rtc;
 pub mod test_device;
 pub mod uart;
 pub mod virtio;
+mod write_problem;
+
+pub use write_problem::write_problem;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -77,6 +77,7 @@ pub use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
 pub use hv_devices::virtio::block::Serial;
 pub use hv_devices::virtio::mmio::Version as VirtioVersion;
 pub use hv_devices::virtio::net::{Mac, Vhost};
+pub use hv_devices::write_problem;
 pub use kernel::Problem as KernelProblem;
 pub use kvm::aia::{AiaError, AiaStep, Attribute as AiaAttribute};
 pub use kvm::{AiaFeatures, Errno, OpenError};

@@ -216,6 +216,31 @@ fn device_trees_that_cannot_be_used() {
 }
 
 #[test]
+fn files_that_cannot_be_written() {
+    let files = Files::new();
+    let nowhere = files.path("none/x");
+    let long = files.path(&"x".repeat(200));
+    for (option, value, expected) in [
+        ("--dump-dtb", nowhere.clone(), "no such directory"),
+        ("--dump-dtb", files.path(""), "is a directory"),
+        (
+            "--console",
+            format!("serial,to=file:{nowhere}"),
+            "no such directory",
+        ),
+        (
+            "--console",
+            format!("serial,to=unix:{nowhere}"),
+            "no such directory",
+        ),
+        ("--console", format!("serial,to=unix:{long}"), "too long"),
+    ] {
+        let path = value.rsplit(':').next().unwrap();
+        fails(&stable_with(&[option, &value]), &[path, expected]);
+    }
+}
+
+#[test]
 fn a_command_line_that_makes_no_sense() {
     for (arguments, expected) in [
         (&[][..], "--kernel"),
@@ -231,6 +256,8 @@ fn a_command_line_that_makes_no_sense() {
         (&["--kernel", "Image", "--memory", "lots"], "512M"),
         (&["--kernel", "Image", "--disk", "a.img,ro"], "readonly=on"),
         (&["--kernel", "Image", "--irqchip", "gic"], "plic"),
+        (&["-hda", "disk.img"], "two dashes"),
+        (&["--kernel", "Image", "--memory", "1.5G"], "1536M"),
         (&["--kernel", "Image", "--console", "vga"], "serial, virtio"),
         (
             &[

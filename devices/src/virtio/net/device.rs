@@ -107,6 +107,8 @@ pub struct Net {
     index: usize,
     link: Arc<Link>,
     vhost: Vhost,
+    /// That the host's kernel does not serve the queues, as it should, has been told.
+    told: bool,
     running: Option<Running>,
 }
 
@@ -128,6 +130,7 @@ impl Net {
             index,
             link: Arc::new(link),
             vhost,
+            told: false,
             running: None,
         })
     }
@@ -208,8 +211,20 @@ impl VirtioDevice for Net {
                     self.running = Some(Running::Kernel { _worker: worker });
                     return Ok(());
                 }
-                Err(error) if self.vhost == Vhost::On => return Err(error),
-                Err(error) => log::debug!("network: the host's kernel does not serve it: {error}"),
+                Err(error) if self.vhost == Vhost::On => {
+                    let why = format!(
+                        "the host's kernel does not serve its queues, leave vhost=on away: {error}"
+                    );
+                    return Err(io::Error::new(error.kind(), why));
+                }
+                // A driver can have it tried any number of times.
+                Err(error) if !self.told => {
+                    self.told = true;
+                    log::warn!(
+                        "network: the host's kernel does not serve the guest's queues, so hvrun does: {error}"
+                    );
+                }
+                Err(_) => {}
             }
         }
         let setup = Setup {
