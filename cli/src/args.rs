@@ -1,10 +1,12 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{ArgAction, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use hv_vmm::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Payload, VirtioVersion};
 
@@ -140,7 +142,7 @@ pub struct Args {
 
     /// The interrupt chip: aia (KVM's), plic, or auto, an AIA where the host has it [default: auto].
     ///
-    /// Where the host has no AIA, auto is a PLIC.
+    /// Where the host has no AIA, or its KVM refuses a guest one, auto is a PLIC.
     #[arg(
         long,
         value_name = "KIND",
@@ -182,7 +184,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "The machine")]
     pub dtb: Option<PathBuf>,
 
-    /// Write the guest's device tree to FILE and end, without running the guest.
+    /// Write the guest's device tree to FILE, or to stdout for -, and end, without running the guest.
     #[arg(long, value_name = "FILE", help_heading = "Looking inside")]
     pub dump_dtb: Option<PathBuf>,
 
@@ -209,6 +211,41 @@ pub struct Args {
 }
 
 impl Args {
+    /// The arguments of this command line, its program's name first.
+    ///
+    /// # Errors
+    /// They are wrong, or help or the version is asked for: by an argument of its own. To clap, `-hda disk.img` asks for help
+    /// as well, with the letter that it begins with.
+    pub fn from_command_line(
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Result<Args, clap::Error> {
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        Args::try_parse_from(&arguments).map_err(|error| {
+            let letter = match error.kind() {
+                ErrorKind::DisplayHelp => 'h',
+                ErrorKind::DisplayVersion => 'V',
+                _ => return error,
+            };
+            let arguments = || {
+                arguments
+                    .iter()
+                    .skip(1)
+                    .filter_map(|argument| argument.to_str())
+            };
+            let asked = |argument: &str| ["-h", "--help", "-V", "--version"].contains(&argument);
+            let cluster = arguments().find(|argument| {
+                let letters = argument.strip_prefix('-');
+                letters.is_some_and(|letters| letters.starts_with(letter) && letters.len() > 1)
+            });
+            match cluster {
+                Some(cluster) if !arguments().any(asked) => Args::command().error(
+                    ErrorKind::UnknownArgument,
+                    format!("unexpected argument '{cluster}' found: options have two dashes here"),
+                ),
+                _ => error,
+            }
+        })
+    }
     /// What to boot.
     ///
     /// # Errors
@@ -339,6 +376,8 @@ impl ValueEnum for Virtio {
 
 /// Bytes, from a number with a unit; MiB without one, as users of QEMU and kvmtool expect.
 fn parse_size(text: &str) -> Result<u64, String> {
+    const EXPECTED: &str =
+        "expected a whole number and K, M, G or T, such as 512M, or 1536M for one and a half G";
     let split = text
         .find(|character: char| !character.is_ascii_digit())
         .unwrap_or(text.len());
@@ -352,11 +391,9 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "" | "M" => 20,
         "G" => 30,
         "T" => 40,
-        _ => return Err("expected a number and K, M, G or T, such as 512M".into()),
+        _ => return Err(EXPECTED.into()),
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "expected a number and K, M, G or T, such as 512M")?;
+    let number: u64 = digits.parse().map_err(|_| EXPECTED)?;
     number
         .checked_mul(1 << shift)
         .ok_or_else(|| "more bytes than 64 bits can count".into())
@@ -365,7 +402,6 @@ fn parse_size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_consistent() {
@@ -383,6 +419,42 @@ mod tests {
         assert!(!args.rng && !args.hugepages);
         assert!(args.disks.is_empty() && args.cmdline.is_none());
         assert!(args.command.is_none());
+    }
+
+    #[test]
+    fn help_is_asked_for_by_an_argument_of_its_own() {
+        let kind = |arguments: &[&str]| {
+            let arguments = ["hvrun"].iter().chain(arguments);
+            let parsed = Args::from_command_line(arguments.map(OsString::from));
+            let error = parsed.unwrap_err();
+            (error.kind(), error.exit_code())
+        };
+        for arguments in [
+            &["-h"][..],
+            &["--help"],
+            &["-hda", "x", "--help"],
+            &["doctor", "-h"],
+        ] {
+            assert_eq!(
+                kind(arguments),
+                (ErrorKind::DisplayHelp, 0),
+                "{arguments:?}"
+            );
+        }
+        assert_eq!(kind(&["-V"]), (ErrorKind::DisplayVersion, 0));
+        for arguments in [
+            &["-hda", "disk.img"][..],
+            &["--kernel", "Image", "-hdb", "x"],
+            &["-Verbose"],
+        ] {
+            assert_eq!(
+                kind(arguments),
+                (ErrorKind::UnknownArgument, 2),
+                "{arguments:?}"
+            );
+        }
+        let arguments = ["hvrun", "--kernel", "Image", "--cmdline", "-hello"];
+        assert!(Args::from_command_line(arguments.map(OsString::from)).is_ok());
     }
 
     #[test]
@@ -465,5 +537,7 @@ mod tests {
         ] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }
+        let error = parse_size("1.5G").unwrap_err();
+        assert!(error.contains("whole number") && error.contains("1536M"));
     }
 }

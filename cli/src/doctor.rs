@@ -156,7 +156,11 @@ mod tests {
 
     #[test]
     fn a_program_reads_the_documented_keys() {
-        for (sample, can_boot) in [(samples::good(), true), (samples::no_module(), false)] {
+        for (sample, can_boot) in [
+            (samples::good(), true),
+            (samples::refused_aia(), true),
+            (samples::no_module(), false),
+        ] {
             let value: serde_json::Value = serde_json::from_str(&diagnosis(sample).json()).unwrap();
             assert_eq!(value["can_boot"], can_boot);
             assert_eq!(value["version"], 1);
@@ -168,6 +172,20 @@ mod tests {
             }
             assert_eq!(value["kvm"].is_object(), can_boot);
         }
+    }
+
+    /// It is the chip that is missing, not the guest.
+    #[test]
+    fn a_guest_can_be_booted_without_the_aia_that_kvm_refuses() {
+        let refused = diagnosis(samples::refused_aia());
+        let text = refused.text();
+        assert!(refused.can_boot());
+        assert!(text.ends_with("\nA guest can be booted here.\n"), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&refused.json()).unwrap();
+        assert_eq!(value["kvm"]["irqchips"], serde_json::json!(["plic"]));
+        assert!(value["kvm"]["aia"].is_null());
+        let problem = value["kvm"]["aia_problem"].as_str().unwrap();
+        assert!(problem.contains("interrupt sources"), "{problem}");
     }
 
     /// The help is where the shape is documented: every key of a report is named there.

@@ -14,10 +14,11 @@ mod terminal;
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 use hv_vmm::{OpenError, Outcome, Vm};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -40,7 +41,8 @@ const EXIT_SIGNAL: u8 = 128;
 #[must_use]
 pub fn main() -> ExitCode {
     heap::share();
-    let mut args = Args::parse();
+    let arguments = std::env::args_os();
+    let mut args = Args::from_command_line(arguments).unwrap_or_else(|error| error.exit());
     logger::start(args.log_level);
     let result = match args.command.take() {
         None => {
@@ -85,11 +87,32 @@ fn answer(command: &Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
             script
         }
     };
-    match std::io::stdout().write_all(&text) {
-        // A reader who has seen enough, such as head, is no problem.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(code),
+    print(&text)?;
+    Ok(code)
+}
+
+/// Writes to stdout. A reader who has seen enough, such as head, is no problem.
+fn print(text: &[u8]) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
     }
+}
+
+/// What `--dump-dtb` is for. `-` is stdout.
+fn write_device_tree(path: &Path, tree: &[u8]) -> Result<(), String> {
+    let written = match path.as_os_str() == "-" {
+        true => print(tree),
+        false => std::fs::write(path, tree),
+    };
+    written.map_err(|error| {
+        format!(
+            "cannot write the device tree to {}: {}",
+            path.display(),
+            hv_vmm::write_problem(&error)
+        )
+    })
 }
 
 fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -120,12 +143,7 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     let config = args.config(payload, consoles.config(resized)?, Some(stop));
     let vm = Vm::new(config)?;
     if let Some(path) = dump_dtb {
-        std::fs::write(&path, vm.device_tree()).map_err(|error| {
-            format!(
-                "cannot write the device tree to {}: {error}",
-                path.display()
-            )
-        })?;
+        write_device_tree(&path, vm.device_tree())?;
         return Ok(ExitCode::SUCCESS);
     }
     for terminal in vm.pseudo_terminals() {

@@ -42,6 +42,19 @@ fn help_and_version_work_anywhere() {
     }
 }
 
+/// A script with a line of QEMU's does not succeed without a guest.
+#[test]
+fn an_option_of_qemu_is_no_request_for_help() {
+    let finished = Command::new(env!("CARGO_BIN_EXE_hvrun"))
+        .args(["-hda", "disk.img"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8(finished.stderr).unwrap();
+    assert_eq!(finished.status.code(), Some(2), "{error}");
+    assert!(error.contains("unexpected argument '-hda'"), "{error}");
+    assert!(finished.stdout.is_empty());
+}
+
 /// The doctor prints all that it can, and where to go.
 #[test]
 fn the_doctor_sends_to_the_lab() {

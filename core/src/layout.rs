@@ -68,6 +68,9 @@ pub const APLIC_BASE: GuestPhysAddr = GuestPhysAddr(0xd00_0000);
 /// Size in bytes of the APLIC's window: 16 KiB, for a domain without IDC structures (AIA specification, section 4.5),
 /// and what KVM demands (`KVM_DEV_RISCV_APLIC_SIZE`).
 pub const APLIC_SIZE: u64 = 0x4000;
+/// The highest interrupt source of the APLIC: sources are 1 to 63. KVM takes no more sources than an IMSIC has interrupt
+/// identities, and 63 is what every IMSIC has (AIA specification, section 3.1), so the number is the same on all hosts.
+pub const APLIC_SOURCES: u32 = 63;
 
 /// The serial port, a 16550A with byte-wide registers one byte apart.
 pub const UART_BASE: GuestPhysAddr = GuestPhysAddr(0x1000_0000);
@@ -128,7 +131,7 @@ const _: () = {
     assert!(VIRTIO_BASE.0 + VIRTIO_STRIDE * (VIRTIO_SLOTS as u64) <= IMSIC_BASE.0);
     assert!(IMSIC_BASE.0 + IMSIC_STRIDE * (MAX_HARTS as u64) <= RAM_BASE.0);
     assert!(VIRTIO_FIRST_IRQ + VIRTIO_SLOTS <= UART_IRQ);
-    assert!(RTC_IRQ <= PLIC_SOURCES);
+    assert!(RTC_IRQ <= PLIC_SOURCES && RTC_IRQ <= APLIC_SOURCES);
 };
 
 #[cfg(test)]

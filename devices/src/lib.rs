@@ -14,12 +14,16 @@
 
 pub mod bus;
 pub mod console;
+pub mod device_file;
 pub mod interrupt;
 pub mod rtc;
 pub mod test_device;
 pub mod thread;
 pub mod uart;
 pub mod virtio;
+mod write_problem;
+
+pub use write_problem::write_problem;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

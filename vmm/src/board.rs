@@ -11,6 +11,7 @@ use hv_core::layout;
 use hv_core::machine::Machine;
 use hv_devices::bus::Bus;
 use hv_devices::console::{ConsoleOutput, InputSink};
+use hv_devices::interrupt::IrqLine;
 use hv_devices::rtc::{HostClock, Rtc};
 use hv_devices::test_device::TestDevice;
 use hv_devices::uart::Uart;
@@ -21,7 +22,7 @@ use crate::config::{IrqchipChoice, Payload};
 use crate::console::Consoles;
 use crate::devicetree::{Tree, TreeFile};
 use crate::ending::Ending;
-use crate::irqchip::{Aia, Irqchip, PlicChip, Trigger};
+use crate::irqchip::{self, Aia, Irqchip, PlicChip, Trigger};
 use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::{Core, Register, SbiExtension};
 use crate::kvm::{Access, Kvm, Vcpu, Vm};
@@ -78,6 +79,8 @@ pub struct Board {
     watch_counters: bool,
     /// The guest's device tree.
     pub device_tree: Vec<u8>,
+    /// The interrupt chip that it has come to have: never [`IrqchipChoice::Auto`].
+    pub irqchip: IrqchipChoice,
     // Devices' wires and ioeventfds live in it.
     _vm: Arc<Vm>,
     _pages: RegisterPages,
@@ -95,23 +98,35 @@ pub struct RunningBoard {
     _ram: GuestRam,
 }
 
-impl Board {
-    /// Builds the machine and loads the guest, whose end will be reported to `ending`.
+/// What KVM makes of a machine: all that has to be made anew where it is to have another interrupt chip.
+struct Chassis {
+    vm: Arc<Vm>,
+    vcpus: Vec<Vcpu>,
+    irqchip: Box<dyn Irqchip>,
+    wakeup: Arc<Wakeup>,
+    lines: Lines,
+}
+
+/// The devices' interrupt lines.
+struct Lines {
+    uart: Arc<dyn IrqLine>,
+    rtc: Arc<dyn IrqLine>,
+    /// Of each virtio slot; `None` where no device is.
+    virtio: Vec<Option<Arc<dyn IrqLine>>>,
+}
+
+impl Chassis {
+    /// Gives `vm`, which is empty, its memory, vCPUs and interrupt chip. `ram` and `pages` are to outlive its vCPUs.
     ///
-    /// # Errors
-    /// Whatever is missing, wrong or too large.
-    pub fn build(blueprint: &Blueprint, ending: Arc<Ending>) -> Result<Board, Error> {
-        let vm = Arc::new(
-            blueprint
-                .kvm
-                .create_vm()
-                .map_err(Error::kvm("make a virtual machine"))?,
-        );
-        check_guest_physical(&vm, blueprint.memory)?;
-        let ram = match blueprint.hugepages {
-            true => GuestRam::of_huge_pages(blueprint.memory),
-            false => GuestRam::new(blueprint.memory),
-        }?;
+    /// As all memory the register pages come before the interrupt chip: on Linux 7.2, memory that is added to a machine with a
+    /// chip waits milliseconds for an SRCU grace period that the chip's registers have begun.
+    fn build(
+        blueprint: &Blueprint,
+        vm: Arc<Vm>,
+        ram: &GuestRam,
+        pages: &RegisterPages,
+        chip: IrqchipChoice,
+    ) -> Result<Chassis, Error> {
         let (host, _) = ram.host_range();
         // SAFETY: the mapping lives in `ram`, which a Board and a RunningBoard drop after the vCPUs have ended.
         unsafe {
@@ -124,10 +139,67 @@ impl Board {
             )
         }
         .map_err(Error::kvm("give the guest its memory"))?;
-        let pages = show_register_pages(&vm)?;
+        show_register_pages(&vm, pages);
         let vcpus = create_vcpus(&vm, blueprint.cpus)?;
+        let irqchip = create_irqchip(&vm, &vcpus, chip)?;
+        let wakeup = Arc::new(Wakeup::default());
+        let line = |source, trigger| {
+            let line = irqchip.line(source, trigger)?;
+            Ok::<_, Error>(wakeup.wire(source, line))
+        };
+        let lines = Lines {
+            uart: line(layout::UART_IRQ, Trigger::Level)?,
+            rtc: line(layout::RTC_IRQ, Trigger::Level)?,
+            virtio: (0..)
+                .map_while(layout::virtio_slot)
+                .zip(0..)
+                .map(|((_, irq), slot)| {
+                    let device = blueprint.virtio.get(slot);
+                    device.map(|_| line(irq, Trigger::Edge)).transpose()
+                })
+                .collect::<Result<_, _>>()?,
+        };
+        Ok(Chassis {
+            vm,
+            vcpus,
+            irqchip,
+            wakeup,
+            lines,
+        })
+    }
+}
+
+impl Board {
+    /// Builds the machine and loads the guest, whose end will be reported to `ending`.
+    ///
+    /// # Errors
+    /// Whatever is missing, wrong or too large.
+    pub fn build(blueprint: &Blueprint, ending: Arc<Ending>) -> Result<Board, Error> {
+        let vm = create_vm(blueprint)?;
+        check_guest_physical(&vm, blueprint.memory)?;
+        let ram = match blueprint.hugepages {
+            true => GuestRam::of_huge_pages(blueprint.memory),
+            false => GuestRam::new(blueprint.memory),
+        }?;
+        let pages = RegisterPages::new(layout::VIRTIO_SLOTS)
+            .map_err(Error::host("make the virtio devices' registers"))?;
+        let has_aia = vm.has_aia();
+        let mut empty = Some(vm);
+        let (chassis, irqchip) = irqchip::choose(blueprint.irqchip, has_aia, |chip| {
+            let vm = match empty.take() {
+                Some(vm) => vm,
+                None => create_vm(blueprint)?,
+            };
+            Chassis::build(blueprint, vm, &ram, &pages, chip)
+        })?;
+        let Chassis {
+            vm,
+            vcpus,
+            irqchip: chip,
+            wakeup,
+            lines,
+        } = chassis;
         let counters_cleared = vcpus.first().is_some_and(counters::are_cleared);
-        let irqchip = create_irqchip(&vm, &vcpus, blueprint)?;
 
         let mut bus = Bus::new();
         // The regions of the board do not overlap, which is all that can go wrong with the bus.
@@ -135,17 +207,11 @@ impl Board {
             bus.insert(base, size, device)
                 .map_err(|error| Error::host("lay out the board")(std::io::Error::other(error)))
         };
-        if let Some((base, size, registers)) = irqchip.registers() {
+        if let Some((base, size, registers)) = chip.registers() {
             attach(base, size, registers)?;
         }
-        let wakeup = Arc::new(Wakeup::default());
-        let wire = |source, trigger| {
-            let line = irqchip.line(source, trigger)?;
-            Ok::<_, Error>(wakeup.wire(source, line))
-        };
-        let line = wire(layout::UART_IRQ, Trigger::Level)?;
         let consoles = &blueprint.consoles;
-        let uart = Arc::new(Uart::new(line, consoles.serial().clone()));
+        let uart = Arc::new(Uart::new(lines.uart, consoles.serial().clone()));
         consoles.attach_serial(&uart)?;
         attach(layout::UART_BASE, layout::UART_SIZE, uart.clone())?;
         attach(
@@ -153,21 +219,18 @@ impl Board {
             layout::TEST_DEVICE_SIZE,
             Arc::new(TestDevice::new(ending.clone())),
         )?;
-        let line = wire(layout::RTC_IRQ, Trigger::Level)?;
-        let rtc = Arc::new(Rtc::new(line, blueprint.clock.clone()));
+        let rtc = Arc::new(Rtc::new(lines.rtc, blueprint.clock.clone()));
         attach(layout::RTC_BASE, layout::RTC_SIZE, rtc.clone())?;
 
-        for slot in 0..layout::VIRTIO_SLOTS {
-            let (Some((base, irq)), Some(page)) = (layout::virtio_slot(slot), pages.get(slot))
-            else {
+        for (slot, line) in (0..).zip(lines.virtio) {
+            let (Some((base, _)), Some(page)) = (layout::virtio_slot(slot), pages.get(slot)) else {
                 break;
             };
-            let Some(device) = blueprint.virtio.get(slot) else {
+            let (Some(device), Some(line)) = (blueprint.virtio.get(slot), line) else {
                 let empty = EmptySlot::new(blueprint.virtio.version, page);
                 attach(base, layout::VIRTIO_STRIDE, Arc::new(empty))?;
                 continue;
             };
-            let line = wire(irq, Trigger::Edge)?;
             let transport = device
                 .power_on()
                 .and_then(|virtio| {
@@ -176,8 +239,13 @@ impl Board {
                 .map_err(Error::host("make a virtio device"))?;
             for queue in 0..transport.queue_count() {
                 if let Some(event) = transport.notify_event(queue) {
-                    vm.signal_on_write(base.0 + QUEUE_NOTIFY, queue, event)
-                        .map_err(Error::kvm("connect a virtqueue to an eventfd"))?;
+                    // Without it the notification leaves the guest and comes to the transport, which is slower.
+                    if let Err(errno) = vm.signal_on_write(base.0 + QUEUE_NOTIFY, queue, event) {
+                        log::warn!(
+                            "notifications of virtio slot {slot}'s queue {queue} take a slower way: KVM refuses an ioeventfd: \
+                             {errno}"
+                        );
+                    }
                 }
             }
             attach(base, layout::VIRTIO_STRIDE, Arc::new(transport))?;
@@ -186,7 +254,7 @@ impl Board {
         let tree = match &blueprint.dtb {
             Some(path) => Tree::File(TreeFile::open(path, blueprint.command_line.clone())?),
             None => {
-                let machine = describe(blueprint, &vcpus, irqchip.as_ref())?;
+                let machine = describe(blueprint, &vcpus, chip.as_ref())?;
                 Tree::Machine(Box::new(machine))
             }
         };
@@ -213,6 +281,7 @@ impl Board {
             getchar_empty: blueprint.getchar_empty,
             input: consoles.firmware_input().cloned().unwrap_or(uart),
             device_tree,
+            irqchip,
             _vm: vm,
             _pages: pages,
             ram,
@@ -271,21 +340,25 @@ impl Drop for RunningBoard {
     }
 }
 
-/// What the guest reads in the virtio slots. Where KVM can, the guest reads it as memory, without leaving.
-///
-/// As all memory it comes before the interrupt chip: on Linux 7.2, memory that is added to a machine with a chip waits
-/// milliseconds for an SRCU grace period that the chip's registers have begun.
-fn show_register_pages(vm: &Vm) -> Result<RegisterPages, Error> {
-    let pages = RegisterPages::new(layout::VIRTIO_SLOTS)
-        .map_err(Error::host("make the virtio devices' registers"))?;
-    if vm.has_read_only_memory() {
-        let (host, _) = pages.host_range();
-        let size = u64::from(layout::VIRTIO_SLOTS) * layout::VIRTIO_STRIDE;
-        // SAFETY: the mapping lives in `pages`, which a Board and a RunningBoard drop after the vCPUs have ended.
-        unsafe { vm.add_memory(1, Access::ReadOnly, layout::VIRTIO_BASE.0, host, size) }
-            .map_err(Error::kvm("show the guest the virtio devices' registers"))?;
+fn create_vm(blueprint: &Blueprint) -> Result<Arc<Vm>, Error> {
+    let vm = blueprint.kvm.create_vm();
+    Ok(Arc::new(vm.map_err(Error::kvm("make a virtual machine"))?))
+}
+
+/// Where KVM can, the guest reads the virtio slots as memory, without leaving. Elsewhere it leaves, and reads the same.
+fn show_register_pages(vm: &Vm, pages: &RegisterPages) {
+    if !vm.has_read_only_memory() {
+        return;
     }
-    Ok(pages)
+    let (host, _) = pages.host_range();
+    let size = u64::from(layout::VIRTIO_SLOTS) * layout::VIRTIO_STRIDE;
+    // SAFETY: the mapping lives in `pages`, which a Board and a RunningBoard drop after the vCPUs have ended.
+    let shown = unsafe { vm.add_memory(1, Access::ReadOnly, layout::VIRTIO_BASE.0, host, size) };
+    if let Err(errno) = shown {
+        log::warn!(
+            "the guest reads virtio registers by a slower way: KVM refuses read-only memory: {errno}"
+        );
+    }
 }
 
 /// Refuses more RAM than the G-stage can address.
@@ -322,16 +395,12 @@ fn create_vcpus(vm: &Vm, count: u32) -> Result<Vec<Vcpu>, Error> {
 fn create_irqchip(
     vm: &Arc<Vm>,
     vcpus: &[Vcpu],
-    blueprint: &Blueprint,
+    chip: IrqchipChoice,
 ) -> Result<Box<dyn Irqchip>, Error> {
-    let aia = match blueprint.irqchip {
-        IrqchipChoice::Auto => vm.has_aia(),
-        IrqchipChoice::Plic => false,
-        IrqchipChoice::Aia if vm.has_aia() => true,
-        IrqchipChoice::Aia => return Err(Error::NoAia),
-    };
-    if aia {
-        return Ok(Box::new(Aia::new(vm.clone(), blueprint.cpus)?));
+    if chip == IrqchipChoice::Aia {
+        // As many as there are vCPUs, which KVM counts in 32 bits.
+        let harts = u32::try_from(vcpus.len()).unwrap_or(u32::MAX);
+        return Ok(Box::new(Aia::new(vm.clone(), harts)?));
     }
     let pins = vcpus
         .iter()

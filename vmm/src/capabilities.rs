@@ -2,11 +2,15 @@
 
 mod trial;
 
+use std::sync::Arc;
+
 use hv_core::layout;
 use hv_core::machine::MmuType;
 use hv_core::sbi::{dbcn, legacy};
 
 use crate::Error;
+use crate::irqchip::{Aia, Irqchip, Trigger};
+use crate::kvm::aia::AiaError;
 use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::Register;
 use crate::kvm::{AiaFeatures, Kvm, Vcpu};
@@ -27,10 +31,22 @@ pub struct Capabilities {
     pub isa: String,
     /// The same as a list of extensions' names, in that order.
     pub isa_extensions: Vec<String>,
-    /// KVM's in-kernel interrupt chip, if the host has one. A PLIC, which is hvrun's own, a guest can have on every host.
-    pub aia: Option<AiaFeatures>,
+    /// KVM's in-kernel interrupt chip, or why a guest cannot have it. A PLIC, which is hvrun's own, a guest can have on every
+    /// host.
+    pub aia: Result<AiaFeatures, AiaAbsence>,
     /// The SBI extensions that a guest finds.
     pub sbi: Vec<SbiExtension>,
+}
+
+/// Why a guest cannot have an AIA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AiaAbsence {
+    /// The host has none, or its kernel does not know it.
+    #[error("this host's KVM has no in-kernel AIA")]
+    NotThere,
+    /// The host has one, and KVM refuses to make it.
+    #[error(transparent)]
+    Refused(AiaError),
 }
 
 /// An SBI extension that a guest finds on this host.
@@ -95,6 +111,7 @@ impl Capabilities {
     pub fn query() -> Result<Capabilities, Error> {
         let kvm = Kvm::open()?;
         let mut trial = Trial::new(&kvm)?;
+        let max_cpus = kvm.max_vcpus().min(layout::MAX_HARTS);
         let guest_physical_bits = trial.vm().guest_physical_bits();
         let vcpu = trial.vcpu();
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -109,7 +126,7 @@ impl Capabilities {
             }
         }
         Ok(Capabilities {
-            max_cpus: kvm.max_vcpus().min(layout::MAX_HARTS),
+            max_cpus,
             guest_physical_bits,
             paging_mode: match hart.mmu {
                 MmuType::Bare => "none",
@@ -120,7 +137,7 @@ impl Capabilities {
             timebase_frequency,
             isa: hart.isa.isa_string(),
             isa_extensions: hart.isa.names().map(str::to_owned).collect(),
-            aia: aia_features(&kvm)?,
+            aia: aia(&kvm, max_cpus)?,
             sbi,
         })
     }
@@ -131,17 +148,25 @@ impl Capabilities {
     }
 }
 
-/// Of a machine of its own: a machine can be asked only once.
-fn aia_features(kvm: &Kvm) -> Result<Option<AiaFeatures>, Error> {
-    let vm = kvm
-        .create_vm()
-        .map_err(Error::kvm("make a virtual machine"))?;
+/// Makes a guest's AIA to its last step, in a machine of its own: KVM has steps that only some hosts refuse.
+fn aia(kvm: &Kvm, max_cpus: u32) -> Result<Result<AiaFeatures, AiaAbsence>, Error> {
+    let vm = kvm.create_vm();
+    let vm = Arc::new(vm.map_err(Error::kvm("make a virtual machine"))?);
     if !vm.has_aia() {
-        return Ok(None);
+        return Ok(Err(AiaAbsence::NotThere));
     }
-    vm.aia_features()
-        .map(Some)
-        .map_err(Error::kvm("make a guest's AIA"))
+    let harts = max_cpus.clamp(1, 2);
+    let vcpus: Result<Vec<Vcpu>, _> = (0..harts).map(|hart| vm.create_vcpu(hart)).collect();
+    let _vcpus = vcpus.map_err(Error::kvm("make a vCPU"))?;
+    let made = Aia::new(vm, harts).map_err(Error::from).and_then(|aia| {
+        aia.line(layout::VIRTIO_FIRST_IRQ, Trigger::Edge)?;
+        Ok(aia.features()?)
+    });
+    match made {
+        Ok(features) => Ok(Ok(features)),
+        Err(Error::Aia(error)) => Ok(Err(AiaAbsence::Refused(error))),
+        Err(error) => Err(error),
+    }
 }
 
 impl Trial {

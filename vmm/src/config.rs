@@ -117,7 +117,7 @@ pub struct Placement {
 /// The interrupt chip that the guest is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IrqchipChoice {
-    /// An AIA where the host's KVM has one, else a PLIC.
+    /// An AIA where the host's KVM gives one, else a PLIC.
     #[default]
     Auto,
     /// KVM's in-kernel AIA.

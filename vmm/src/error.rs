@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::kernel::Problem;
+use crate::kvm::aia::AiaError;
 use crate::kvm::{Errno, OpenError};
 
 /// An error of hvrun's own; what a guest does wrong is never one.
@@ -152,6 +153,9 @@ pub enum Error {
         "this host's KVM has no in-kernel AIA; use --irqchip plic, or --irqchip auto to take what the host has"
     )]
     NoAia,
+    /// An AIA was asked for, the host has one, and KVM does not give it to the guest.
+    #[error("the guest cannot have an AIA: {0}; use --irqchip plic")]
+    Aia(#[from] AiaError),
     /// The device tree cannot be built.
     #[error("cannot build the guest's device tree: {0}")]
     DeviceTree(#[from] hv_core::devicetree::Error),

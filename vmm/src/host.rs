@@ -1,8 +1,9 @@
 //! What can be seen of a host without KVM: its kernel, the device files that guests need, and its memory.
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
+
+use hv_devices::device_file::{DeviceFile, HostDevice};
 
 use crate::kvm::isa;
 
@@ -18,8 +19,6 @@ pub struct Host {
     pub kernel: Option<String>,
     /// Whether the harts have the hypervisor extension, if `/proc/cpuinfo` tells.
     pub hypervisor_extension: Option<bool>,
-    /// Whether the kernel has KVM, as a loaded module or built in.
-    pub kvm_module: bool,
     /// `/dev/kvm`.
     pub kvm: DeviceFile,
     /// `/dev/net/tun`, by which tap interfaces are used.
@@ -45,34 +44,6 @@ pub struct HugePages {
     pub free: u64,
 }
 
-/// A device file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceFile {
-    /// Where it is, or would be.
-    pub path: PathBuf,
-    /// Whether it can be used.
-    pub state: DeviceState,
-    /// The group that it belongs to, by name or else by number.
-    pub group: Option<String>,
-    /// Its permissions, as chmod has them.
-    pub mode: Option<u32>,
-}
-
-/// Whether a device file can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceState {
-    /// It can be opened for reading and writing.
-    Usable,
-    /// There is none.
-    Absent,
-    /// There is one, with no driver behind it.
-    NoDriver,
-    /// This process may not open it.
-    NoPermission,
-    /// It cannot be opened for another reason: an error number.
-    Unusable(i32),
-}
-
 impl Host {
     /// Looks at this host. The device files are opened and closed again, which may load their drivers.
     pub fn look() -> Host {
@@ -82,19 +53,17 @@ impl Host {
     /// The same for the files below another root.
     fn look_below(root: &Path) -> Host {
         let read = |path: &str| fs::read_to_string(root.join(path)).ok();
-        let groups = read("etc/group").unwrap_or_default();
-        let device = |path: &str| DeviceFile::look(root, path, &groups);
+        let device = |device| DeviceFile::look(root, device);
         Host {
             architecture: std::env::consts::ARCH,
             kernel: read("proc/sys/kernel/osrelease").map(|release| release.trim().to_owned()),
             hypervisor_extension: read("proc/cpuinfo")
                 .and_then(|cpuinfo| isa::hypervisor_extension_of_cpuinfo(&cpuinfo)),
-            kvm_module: root.join("sys/module/kvm").exists(),
-            kvm: device("dev/kvm"),
-            tun: device("dev/net/tun"),
+            kvm: device(HostDevice::Kvm),
+            tun: device(HostDevice::Tun),
             network_admin: read("proc/self/status")
                 .is_some_and(|status| has_capability(&status, CAP_NET_ADMIN)),
-            vhost_net: device("dev/vhost-net"),
+            vhost_net: device(HostDevice::VhostNet),
             transparent_huge_pages: read("sys/kernel/mm/transparent_hugepage/enabled")
                 .and_then(|choices| chosen(&choices).map(str::to_owned)),
             huge_pages: HugePages::look_below(root),
@@ -122,40 +91,6 @@ impl HugePages {
             free: count("free_hugepages")?.saturating_sub(promised),
         })
     }
-}
-
-impl DeviceFile {
-    fn look(root: &Path, path: &str, groups: &str) -> DeviceFile {
-        let below = root.join(path);
-        let metadata = fs::metadata(&below).ok();
-        let state = match OpenOptions::new().read(true).write(true).open(&below) {
-            Ok(_) => DeviceState::Usable,
-            Err(error) => match error.raw_os_error().unwrap_or(0) {
-                libc::ENOENT | libc::ENOTDIR => DeviceState::Absent,
-                libc::ENODEV | libc::ENXIO => DeviceState::NoDriver,
-                libc::EACCES | libc::EPERM => DeviceState::NoPermission,
-                errno => DeviceState::Unusable(errno),
-            },
-        };
-        DeviceFile {
-            path: Path::new("/").join(path),
-            state,
-            group: metadata.as_ref().map(|metadata| {
-                let id = metadata.gid().to_string();
-                group_name(groups, &id).unwrap_or(&id).to_owned()
-            }),
-            mode: metadata.map(|metadata| metadata.permissions().mode() & 0o7777),
-        }
-    }
-}
-
-/// A group's name in `/etc/group` (group(5)).
-fn group_name<'a>(groups: &'a str, id: &str) -> Option<&'a str> {
-    groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == id).then_some(name)
-    })
 }
 
 /// Whether the effective capabilities in `/proc/self/status` have this one (proc_pid_status(5)).
@@ -190,16 +125,16 @@ fn available_memory(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hv_devices::device_file::DeviceState;
 
     #[test]
     fn an_empty_host_is_not_an_error() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::look_below(root.path());
         assert_eq!(host.kernel, None);
-        assert_eq!(host.kvm.path, Path::new("/dev/kvm"));
+        assert_eq!(host.kvm.device, HostDevice::Kvm);
         assert_eq!(host.kvm.state, DeviceState::Absent);
-        assert_eq!((host.kvm.group, host.kvm.mode), (None, None));
-        assert!(!host.kvm_module && !host.network_admin);
+        assert!(!host.network_admin);
         assert_eq!(host.available_memory, None);
     }
 
@@ -232,17 +167,11 @@ mod tests {
             let directory = "sys/kernel/mm/hugepages/hugepages-2048kB";
             write(&format!("{directory}/{file}_hugepages"), count);
         }
-        write("sys/module/kvm/refcnt", "0\n");
         write("dev/net/tun", "");
-        let group = fs::metadata(root.path().join("dev/net/tun")).unwrap().gid();
-        write(
-            "etc/group",
-            &format!("other:x:4711:\nnetdev:x:{group}:somebody\n"),
-        );
         let host = Host::look_below(root.path());
         assert_eq!(host.kernel.as_deref(), Some("6.12.48-riscv64"));
         assert_eq!(host.hypervisor_extension, Some(true));
-        assert!(host.kvm_module && host.network_admin);
+        assert!(host.network_admin);
         assert_eq!(host.transparent_huge_pages.as_deref(), Some("madvise"));
         // What is promised to a mapping counts as free there until it is touched.
         let huge_pages = HugePages {
@@ -252,14 +181,6 @@ mod tests {
         assert_eq!(host.huge_pages, Some(huge_pages));
         assert_eq!(host.available_memory, Some(1_900_000 << 10));
         assert_eq!(host.tun.state, DeviceState::Usable);
-        assert_eq!(host.tun.group.as_deref(), Some("netdev"));
         assert_eq!(host.vhost_net.state, DeviceState::Absent);
-    }
-
-    #[test]
-    fn a_group_without_a_name_is_its_number() {
-        assert_eq!(group_name("root:x:0:\nkvm:x:104:me\n", "104"), Some("kvm"));
-        assert_eq!(group_name("root:x:0:\n", "10"), None);
-        assert_eq!(group_name("broken\n", "0"), None);
     }
 }

@@ -67,16 +67,19 @@ mod virtio;
 mod vm;
 mod wakeup;
 
-pub use capabilities::{AnsweredBy, Capabilities, SbiExtension};
+pub use capabilities::{AiaAbsence, AnsweredBy, Capabilities, SbiExtension};
 pub use config::{Config, DiskConfig, IrqchipChoice, NetConfig, Payload, Placement};
 pub use console::{ConsoleBackend, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
 pub use error::Error;
 pub use files::{BootFile, BootFiles};
-pub use host::{DeviceFile, DeviceState, Host, HugePages};
+pub use host::{Host, HugePages};
+pub use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
 pub use hv_devices::virtio::block::{ImageFormat, Serial};
 pub use hv_devices::virtio::net::{Mac, Vhost};
 pub use hv_devices::virtio::transport::mmio::Version as VirtioVersion;
+pub use hv_devices::write_problem;
 pub use kernel::Problem as KernelProblem;
+pub use kvm::aia::{AiaError, AiaStep, Attribute as AiaAttribute};
 pub use kvm::{AiaFeatures, Errno, OpenError};
 pub use vm::Vm;
 

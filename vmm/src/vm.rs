@@ -66,7 +66,7 @@ impl Vm {
         let quit = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
         let consoles = Consoles::open(&config.console, &quit)?;
         let virtio = Slots::open(&config, consoles.ports())?;
-        let blueprint = Blueprint {
+        let mut blueprint = Blueprint {
             kvm,
             payload: config.payload,
             initrd: config.initrd,
@@ -83,6 +83,8 @@ impl Vm {
         };
         let ending = Arc::new(Ending::new()?);
         let board = Board::build(&blueprint, ending.clone())?;
+        // A reboot does not change the chip.
+        blueprint.irqchip = board.irqchip;
         Ok(Vm {
             blueprint,
             board,

@@ -1,7 +1,8 @@
 //! From facts to findings and advice.
 
 use hv_vmm::{
-    AiaFeatures, AnsweredBy, Capabilities, DeviceFile, DeviceState, Error, Host, OpenError,
+    AiaAbsence, AiaFeatures, AnsweredBy, Capabilities, DeviceFile, DeviceState, Error, Host,
+    OpenError,
 };
 use serde::Serialize;
 
@@ -75,7 +76,7 @@ pub fn all(host: &Host, kvm: &Result<Capabilities, Error>) -> Vec<Check> {
             checks.extend(old_kernel(host));
             checks.push(ok("ISA", isa(kvm)));
             checks.push(ok("paging", paging(kvm)));
-            checks.push(interrupts(kvm.aia));
+            checks.push(interrupts(&kvm.aia));
             checks.extend(sbi(kvm));
         }
         Err(error) => {
@@ -98,17 +99,9 @@ fn kvm_works(host: &Host, kvm: &Capabilities) -> String {
     };
     format!(
         "{} works{}, version 12 of its interface; a guest can have up to {harts}",
-        host.kvm.path.display(),
-        owner(&host.kvm)
+        host.kvm.device.path(),
+        host.kvm.owner()
     )
-}
-
-/// ` (group kvm, mode 0660)`.
-fn owner(file: &DeviceFile) -> String {
-    match (&file.group, file.mode) {
-        (Some(group), Some(mode)) => format!(" (group {group}, mode {mode:04o})"),
-        _ => String::new(),
-    }
 }
 
 fn kvm_is_missing(host: &Host, error: &Error) -> Check {
@@ -126,17 +119,9 @@ fn kvm_is_missing(host: &Host, error: &Error) -> Check {
             finding("the harts have no hypervisor extension, without which there is no KVM"),
             "use a machine with an 'h' among the letters of the isa line of /proc/cpuinfo".into(),
         ),
-        Error::Kvm(OpenError::Missing) if host.kvm_module => (
-            finding("KVM is loaded, but /dev/kvm is not there"),
-            "in a container, have /dev/kvm passed in (--device /dev/kvm); else let udev make it".into(),
-        ),
-        Error::Kvm(OpenError::Missing) => (
-            finding("/dev/kvm is not there"),
-            "sudo modprobe kvm; if that fails, this kernel was built without CONFIG_KVM".into(),
-        ),
-        Error::Kvm(OpenError::Permission) => (
-            format!("no permission to use /dev/kvm{}", owner(&host.kvm)),
-            permission_advice(&host.kvm),
+        Error::Kvm(OpenError::Device(file)) => (
+            file.problem().unwrap_or_default(),
+            file.advice().unwrap_or_default(),
         ),
         other => (
             other.to_string(),
@@ -144,23 +129,6 @@ fn kvm_is_missing(host: &Host, error: &Error) -> Check {
         ),
     };
     missing("KVM", finding, advice)
-}
-
-/// What gives a user a device file: its group, where that may use it.
-fn permission_advice(file: &DeviceFile) -> String {
-    const GROUP_READ_WRITE: u32 = 0o060;
-    let path = file.path.display();
-    match (&file.group, file.mode) {
-        (Some(group), Some(mode))
-            if group != "root" && mode & GROUP_READ_WRITE == GROUP_READ_WRITE =>
-        {
-            format!("sudo usermod -aG {group} $USER, and log in again; or run hvrun as root")
-        }
-        _ => format!(
-            "give it to a group of yours: sudo chgrp kvm {path}; sudo chmod 660 {path}; sudo usermod -aG kvm $USER, and log \
-             in again; or run hvrun as root"
-        ),
-    }
 }
 
 /// Only where KVM does not prove it.
@@ -211,26 +179,32 @@ fn paging(kvm: &Capabilities) -> String {
     )
 }
 
-fn interrupts(aia: Option<AiaFeatures>) -> Check {
+fn interrupts(aia: &Result<AiaFeatures, AiaAbsence>) -> Check {
+    const SUBJECT: &str = "interrupt chips";
     match aia {
-        Some(aia) => {
+        Ok(aia) => {
             let how = if aia.guest_interrupt_files {
                 "with guest interrupt files of the harts"
             } else {
                 "emulated (the harts have no guest interrupt files)"
             };
             ok(
-                "interrupt chips",
+                SUBJECT,
                 format!(
                     "aia: KVM's, {how}, up to {} identities; plic: hvrun's own",
                     aia.identities
                 ),
             )
         }
-        None => note(
-            "interrupt chips",
-            "plic: hvrun's own; this host's KVM has no in-kernel AIA, and guests do without",
+        Err(absence @ AiaAbsence::NotThere) => note(
+            SUBJECT,
+            format!("plic: hvrun's own; {absence}, and guests do without"),
         ),
+        Err(AiaAbsence::Refused(refusal)) => note(
+            SUBJECT,
+            format!("plic: hvrun's own, which guests get; they cannot have KVM's AIA: {refusal}"),
+        )
+        .advise("look into the kernel's log: sudo dmesg | grep -i -e kvm -e aia -e imsic"),
     }
 }
 
@@ -292,51 +266,26 @@ fn tap(host: &Host) -> Check {
             "/dev/net/tun works; you use the tap interfaces that root made for you",
         )
         .advise("sudo ip tuntap add tap0 mode tap user $USER"),
-        DeviceState::Absent | DeviceState::NoDriver => missing(
-            SUBJECT,
-            "/dev/net/tun is not there, so that a guest cannot have a network interface (--net)",
-            "sudo modprobe tun; in a container, have /dev/net/tun passed in",
-        ),
-        DeviceState::NoPermission => missing(
+        _ => missing(
             SUBJECT,
             format!(
-                "no permission to use /dev/net/tun{}, so that a guest cannot have a network interface (--net)",
-                owner(file)
+                "{}, so that a guest cannot have a network interface (--net)",
+                file.problem().unwrap_or_default()
             ),
-            "sudo chmod 666 /dev/net/tun: it lets nobody use an interface that is not theirs",
-        ),
-        DeviceState::Unusable(errno) => missing(
-            SUBJECT,
-            format!("/dev/net/tun cannot be opened: {}", hv_vmm::Errno(errno)),
-            "look into the kernel's log: sudo dmesg",
+            file.advice().unwrap_or_default(),
         ),
     }
 }
 
 fn vhost_net(file: &DeviceFile) -> Check {
     const SUBJECT: &str = "vhost-net";
-    match file.state {
-        DeviceState::Usable => ok(SUBJECT, "/dev/vhost-net works"),
-        DeviceState::Absent | DeviceState::NoDriver => note(
+    match (file.problem(), file.advice()) {
+        (Some(problem), Some(advice)) => note(
             SUBJECT,
-            "/dev/vhost-net is not there; hvrun then moves the network's packets itself",
+            format!("{problem}; hvrun then moves the network's packets itself"),
         )
-        .advise("sudo modprobe vhost_net"),
-        DeviceState::NoPermission => note(
-            SUBJECT,
-            format!(
-                "no permission to use /dev/vhost-net{}; hvrun then moves the network's packets itself",
-                owner(file)
-            ),
-        )
-        .advise(permission_advice(file)),
-        DeviceState::Unusable(errno) => note(
-            SUBJECT,
-            format!(
-                "/dev/vhost-net cannot be opened: {}; hvrun then moves the network's packets itself",
-                hv_vmm::Errno(errno)
-            ),
-        ),
+        .advise(advice),
+        _ => ok(SUBJECT, "/dev/vhost-net works"),
     }
 }
 
@@ -419,17 +368,16 @@ mod tests {
         }
     }
 
+    /// The doctor's words are those of the error that a guest's start ends with.
     #[test]
-    fn permission_comes_by_the_group_that_has_it() {
-        let advice = |group, mode| {
+    fn an_error_says_what_the_doctor_says() {
+        for (group, mode) in [("kvm", 0o660), ("root", 0o600)] {
             let (host, kvm) = samples::no_permission(group, mode);
-            find(&all(&host, &kvm), "KVM").advice.unwrap()
-        };
-        assert!(advice("virt", 0o660).starts_with("sudo usermod -aG virt $USER"));
-        for (group, mode) in [("root", 0o660), ("kvm", 0o600)] {
-            assert!(
-                advice(group, mode).contains("chmod 660 /dev/kvm"),
-                "{group}"
+            let check = find(&all(&host, &kvm), "KVM");
+            let error = kvm.unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("{}: {}", check.finding, check.advice.unwrap())
             );
         }
     }
@@ -442,14 +390,6 @@ mod tests {
         assert_eq!(check.state, State::Missing);
         assert!(check.finding.contains("x86_64") && check.finding.contains("RISC-V host"));
         assert!(check.advice.unwrap().contains("'cargo hvrun'"));
-    }
-
-    #[test]
-    fn a_container_without_the_device_is_not_told_to_load_a_module() {
-        let (mut host, kvm) = samples::no_module();
-        host.kvm_module = true;
-        let advice = find(&all(&host, &kvm), "KVM").advice.unwrap();
-        assert!(advice.contains("--device /dev/kvm") && !advice.contains("modprobe"));
     }
 
     #[test]
@@ -501,7 +441,21 @@ mod tests {
 
     #[test]
     fn a_host_without_an_aia_is_no_worse() {
-        assert_eq!(interrupts(None).state, State::Note);
-        assert!(interrupts(None).finding.starts_with("plic"));
+        let check = interrupts(&Err(AiaAbsence::NotThere));
+        assert_eq!(check.state, State::Note);
+        assert!(check.finding.starts_with("plic"));
+    }
+
+    #[test]
+    fn an_aia_that_kvm_refuses_is_told_with_the_reason() {
+        let (host, kvm) = samples::refused_aia();
+        let checks = all(&host, &kvm);
+        let check = find(&checks, "interrupt chips");
+        assert_eq!(check.state, State::Note);
+        for part in ["plic", "interrupt sources", "Invalid argument"] {
+            assert!(check.finding.contains(part), "{check:?}");
+        }
+        assert!(check.advice.unwrap().contains("dmesg"));
+        assert!(checks.iter().all(|check| check.state != State::Missing));
     }
 }

@@ -28,7 +28,8 @@ pub const KEYS: [(&str, &str); 6] = [
     (
         "kvm",
         "null if it cannot be used, else max_cpus, guest_physical_bits, paging_mode, timebase_frequency (Hz), isa, \
-         isa_extensions, irqchips (values of --irqchip), aia (null, or guest_interrupt_files and identities), and sbi: name, \
+         isa_extensions, irqchips (values of --irqchip), aia (null, or guest_interrupt_files and identities), \
+         aia_problem (null, or why a guest cannot have an aia), and sbi: name, \
          id and answered_by (kernel or hvrun) of each extension that a guest finds",
     ),
 ];
@@ -58,7 +59,7 @@ struct HostFacts<'a> {
 
 #[derive(Serialize)]
 struct DeviceFacts<'a> {
-    path: String,
+    path: &'static str,
     state: &'static str,
     group: Option<&'a str>,
     mode: Option<String>,
@@ -74,6 +75,7 @@ struct KvmFacts<'a> {
     isa_extensions: &'a [String],
     irqchips: Vec<&'static str>,
     aia: Option<AiaFacts>,
+    aia_problem: Option<String>,
     sbi: Vec<SbiFacts>,
 }
 
@@ -116,7 +118,7 @@ impl<'a> Report<'a> {
 
 fn device_facts(file: &DeviceFile) -> DeviceFacts<'_> {
     DeviceFacts {
-        path: file.path.display().to_string(),
+        path: file.device.path(),
         state: match file.state {
             DeviceState::Usable => "usable",
             DeviceState::Absent => "absent",
@@ -138,12 +140,13 @@ fn kvm_facts(kvm: &Capabilities) -> KvmFacts<'_> {
         isa: &kvm.isa,
         isa_extensions: &kvm.isa_extensions,
         irqchips: std::iter::once("plic")
-            .chain(kvm.aia.map(|_| "aia"))
+            .chain(kvm.aia.ok().map(|_| "aia"))
             .collect(),
-        aia: kvm.aia.map(|aia| AiaFacts {
+        aia: kvm.aia.ok().map(|aia| AiaFacts {
             guest_interrupt_files: aia.guest_interrupt_files,
             identities: aia.identities,
         }),
+        aia_problem: kvm.aia.err().map(|absence| absence.to_string()),
         sbi: kvm
             .sbi
             .iter()

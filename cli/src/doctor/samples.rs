@@ -1,16 +1,17 @@
 //! Hosts for the tests.
 
 use hv_vmm::{
-    AiaFeatures, AnsweredBy, Capabilities, DeviceFile, DeviceState, Error, Host, HugePages,
-    OpenError, SbiExtension,
+    AiaAbsence, AiaAttribute, AiaError, AiaFeatures, AiaStep, AnsweredBy, Capabilities, DeviceFile,
+    DeviceState, Errno, Error, Host, HostDevice, HugePages, OpenError, SbiExtension,
 };
 
-fn device(path: &str, state: DeviceState, group: &str, mode: u32) -> DeviceFile {
+fn device(device: HostDevice, state: DeviceState, group: &str, mode: u32) -> DeviceFile {
     DeviceFile {
-        path: path.into(),
+        device,
         state,
         group: Some(group.to_owned()),
         mode: Some(mode),
+        module_loaded: true,
     }
 }
 
@@ -19,11 +20,15 @@ fn host() -> Host {
         architecture: "riscv64",
         kernel: Some("6.12.48-riscv64".into()),
         hypervisor_extension: Some(true),
-        kvm_module: true,
-        kvm: device("/dev/kvm", DeviceState::Usable, "kvm", 0o660),
-        tun: device("/dev/net/tun", DeviceState::Usable, "root", 0o666),
+        kvm: device(HostDevice::Kvm, DeviceState::Usable, "kvm", 0o660),
+        tun: device(HostDevice::Tun, DeviceState::Usable, "root", 0o666),
         network_admin: false,
-        vhost_net: device("/dev/vhost-net", DeviceState::NoPermission, "root", 0o600),
+        vhost_net: device(
+            HostDevice::VhostNet,
+            DeviceState::NoPermission,
+            "root",
+            0o600,
+        ),
         transparent_huge_pages: Some("madvise".into()),
         huge_pages: Some(HugePages { total: 0, free: 0 }),
         available_memory: Some(1 << 30),
@@ -61,7 +66,7 @@ pub fn capabilities() -> Capabilities {
         timebase_frequency: 10_000_000,
         isa: format!("rv64imafdcv_{}", extensions[7..].join("_")),
         isa_extensions: extensions.map(str::to_owned).into(),
-        aia: Some(AiaFeatures {
+        aia: Ok(AiaFeatures {
             guest_interrupt_files: false,
             identities: 255,
         }),
@@ -84,24 +89,39 @@ pub fn good() -> (Host, Result<Capabilities, Error>) {
     (host(), Ok(capabilities()))
 }
 
+pub fn refused_aia() -> (Host, Result<Capabilities, Error>) {
+    let refusal = AiaError {
+        step: AiaStep::Set(AiaAttribute::Sources),
+        // EINVAL.
+        errno: Errno(22),
+    };
+    let kvm = Capabilities {
+        aia: Err(AiaAbsence::Refused(refusal)),
+        ..capabilities()
+    };
+    (host(), Ok(kvm))
+}
+
 pub fn no_module() -> (Host, Result<Capabilities, Error>) {
+    let kvm = DeviceFile {
+        device: HostDevice::Kvm,
+        state: DeviceState::Absent,
+        group: None,
+        mode: None,
+        module_loaded: false,
+    };
     let host = Host {
-        kvm_module: false,
-        kvm: DeviceFile {
-            path: "/dev/kvm".into(),
-            state: DeviceState::Absent,
-            group: None,
-            mode: None,
-        },
+        kvm: kvm.clone(),
         ..host()
     };
-    (host, Err(OpenError::Missing.into()))
+    (host, Err(OpenError::Device(kvm).into()))
 }
 
 pub fn no_permission(group: &str, mode: u32) -> (Host, Result<Capabilities, Error>) {
+    let kvm = device(HostDevice::Kvm, DeviceState::NoPermission, group, mode);
     let host = Host {
-        kvm: device("/dev/kvm", DeviceState::NoPermission, group, mode),
+        kvm: kvm.clone(),
         ..host()
     };
-    (host, Err(OpenError::Permission.into()))
+    (host, Err(OpenError::Device(kvm).into()))
 }

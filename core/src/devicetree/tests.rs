@@ -13,7 +13,7 @@ use crate::machine::{Hart, MmuType};
 
 const PLIC: InterruptController = InterruptController::Plic { sources: 95 };
 const AIA: InterruptController = InterruptController::Aia {
-    sources: 95,
+    sources: 63,
     ids: 255,
 };
 
@@ -349,7 +349,7 @@ fn the_aplic_sends_messages_to_the_imsic_of_each_hart() {
     assert_eq!(nodes.reg(aplic), (0xd00_0000, 0x4000));
     assert!(nodes.flag(aplic, "interrupt-controller"));
     assert_eq!(nodes.cell(aplic, "#interrupt-cells"), 2);
-    assert_eq!(nodes.cell(aplic, "riscv,num-sources"), 95);
+    assert_eq!(nodes.cell(aplic, "riscv,num-sources"), 63);
     assert_eq!(nodes.target(nodes.cell(aplic, "msi-parent")), imsics);
     assert_eq!(
         nodes.get(aplic, "interrupts-extended"),

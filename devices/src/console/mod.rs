@@ -23,6 +23,8 @@ use std::sync::Arc;
 use vm_memory::VolatileSlice;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::write_problem;
+
 pub use output::{Outlet, OutputThread};
 pub use pty::Pty;
 pub use socket::{ClientInput, Socket};
@@ -96,7 +98,7 @@ impl ConsoleOutput for Nowhere {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// A file cannot be written.
-    #[error("cannot write the console's output to {}: {error}", .path.display())]
+    #[error("cannot write the console's output to {}: {}", .path.display(), write_problem(.error))]
     File {
         /// The file, as the user named it.
         path: PathBuf,
@@ -107,7 +109,7 @@ pub enum OpenError {
     #[error("cannot make a pseudo-terminal for the console: {0}")]
     Pty(io::Error),
     /// No socket can be made there.
-    #[error("cannot make the console's socket {}: {error}", .path.display())]
+    #[error("cannot make the console's socket {}: {}", .path.display(), write_problem(.error))]
     Socket {
         /// Its path, as the user named it.
         path: PathBuf,

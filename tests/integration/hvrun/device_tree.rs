@@ -37,6 +37,22 @@ fn dumped(chip: HostChip, more: &[&str]) -> String {
     String::from_utf8(stdout).unwrap().replace("\\0", "\", \"")
 }
 
+/// What comes out of stdout is what a file gets, but for the seed.
+#[test]
+fn a_tree_on_stdout() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("guest.dtb");
+    let dump = |to: &str| {
+        let exec = command(host(HostChip::Plic), Kernel::Stable.arguments());
+        exec.args(["--dump-dtb", to]).check(STEP).unwrap().stdout
+    };
+    let stdout = dump("-");
+    assert!(dump(&text(&file)).is_empty());
+    let written = std::fs::read(&file).unwrap();
+    assert_eq!(stdout.get(..8), written.get(..8));
+    assert_eq!(stdout.len(), written.len());
+}
+
 #[test]
 fn dtc_accepts_every_tree_without_a_warning() {
     for chip in CHIPS {

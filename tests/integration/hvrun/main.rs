@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+mod aia;
 mod boot;
 mod console;
 mod device_tree;
@@ -17,6 +18,7 @@ mod memory;
 mod network;
 mod payloads;
 mod program;
+mod refused;
 #[path = "../shared/report.rs"]
 mod report;
 mod suspend;

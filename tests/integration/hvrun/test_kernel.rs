@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use hv_lab::host::{Host, HostChip};
+use hv_lab::host::{Exec, Host, HostChip};
 use hv_lab::provision;
 use tempfile::TempDir;
 
@@ -361,8 +361,20 @@ fn on_hvrun(host: &Host, chip: HostChip, harts: u32, virtio: Virtio) {
 
 /// On this machine of hvrun's.
 pub fn judge_on_hvrun(host: &Host, machine: Machine) {
+    judge_on_hvrun_with(host, machine, |exec| {
+        let chip = if machine.chip.has_aia() {
+            "aia"
+        } else {
+            "plic"
+        };
+        exec.args(["--irqchip", chip])
+    });
+}
+
+/// The same, started as `how` says, which is to give the machine its chip.
+pub fn judge_on_hvrun_with(host: &Host, machine: Machine, how: impl FnOnce(Exec) -> Exec) {
     let files = Files::new();
-    let finished = command(host, ["--kernel", &kernel(), "--disk", &files.disk])
+    let exec = command(host, ["--kernel", &kernel(), "--disk", &files.disk])
         .args(["--console", "serial"])
         .args(["--console", &format!("virtio,to=file:{}", files.console)])
         .args(["--cpus", &machine.harts.to_string()])
@@ -381,9 +393,8 @@ pub fn judge_on_hvrun(host: &Host, machine: Machine) {
                 Virtio::Legacy => "legacy",
                 Virtio::Modern => "modern",
             },
-        ])
-        .output(STEP)
-        .unwrap();
+        ]);
+    let finished = how(exec).output(STEP).unwrap();
     machine.judge(&finished.stdout_text(), finished.status.code());
     files.assert_console();
 }

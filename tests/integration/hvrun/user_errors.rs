@@ -216,6 +216,31 @@ fn device_trees_that_cannot_be_used() {
 }
 
 #[test]
+fn files_that_cannot_be_written() {
+    let files = Files::new();
+    let nowhere = files.path("none/x");
+    let long = files.path(&"x".repeat(200));
+    for (option, value, expected) in [
+        ("--dump-dtb", nowhere.clone(), "no such directory"),
+        ("--dump-dtb", files.path(""), "is a directory"),
+        (
+            "--console",
+            format!("serial,to=file:{nowhere}"),
+            "no such directory",
+        ),
+        (
+            "--console",
+            format!("serial,to=unix:{nowhere}"),
+            "no such directory",
+        ),
+        ("--console", format!("serial,to=unix:{long}"), "too long"),
+    ] {
+        let path = value.rsplit(':').next().unwrap();
+        fails(&stable_with(&[option, &value]), &[path, expected]);
+    }
+}
+
+#[test]
 fn a_command_line_that_makes_no_sense() {
     for (arguments, expected) in [
         (&[][..], "--kernel"),
@@ -231,6 +256,8 @@ fn a_command_line_that_makes_no_sense() {
         (&["--kernel", "Image", "--memory", "lots"], "512M"),
         (&["--kernel", "Image", "--disk", "a.img,ro"], "readonly=on"),
         (&["--kernel", "Image", "--irqchip", "gic"], "plic"),
+        (&["-hda", "disk.img"], "two dashes"),
+        (&["--kernel", "Image", "--memory", "1.5G"], "1536M"),
         (&["--kernel", "Image", "--console", "vga"], "serial, virtio"),
         (
             &[
@@ -268,32 +295,65 @@ fn nine_disks_are_too_many() {
     fails(&arguments, &["9 virtio devices", "8"]);
 }
 
+/// The error says what the doctor says, which knows whose the file is.
 #[test]
-fn no_permission_on_kvm() {
-    let host = Host::boot(HostConfig::new(HostChip::Plic)).unwrap();
+fn no_permission_on_the_host_s_devices() {
+    let config = HostConfig::new(HostChip::Plic).module("vhost_net");
+    let host = Host::boot(config).unwrap();
     let program = format!("{}{}", hv_lab::host::LOCAL_ROOT, text(hvrun()));
     let kernel = format!(
         "{}{}",
         hv_lab::host::LOCAL_ROOT,
         Kernel::Stable.arguments()[1]
     );
-    host.exec(["chmod", "600", "/dev/kvm"]).check(STEP).unwrap();
-    let finished = host
-        .exec([program])
-        .args(["--kernel", &kernel])
-        .user(1000, 1000)
-        .output(STEP)
-        .unwrap();
-    let error = finished.stderr_text();
-    assert_eq!(
-        (finished.status.code(), error.lines().count()),
-        (Some(1), 1),
-        "{error}"
-    );
-    assert!(
-        error.contains("permission") && error.contains("/dev/kvm") && error.contains("kvm $USER"),
-        "{error}"
-    );
+    let as_user = |arguments: &[&str]| {
+        let exec = host.exec([program.clone()]).args(arguments.iter().copied());
+        exec.user(1000, 1000).output(STEP).unwrap()
+    };
+    let told = |subject: &str| {
+        let finished = as_user(&["doctor", "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&finished.stdout_text()).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let check = checks.iter().find(|check| check["subject"] == subject);
+        check.unwrap()["advice"].as_str().unwrap().to_owned()
+    };
+    let set = |device: &str, group: &str, mode: &str| {
+        let command = format!("chgrp {group} {device} && chmod {mode} {device}");
+        host.exec(["sh", "-c", &command]).check(STEP).unwrap();
+    };
+    let refused = |net: Option<&str>, device: &str, advice: &str, expected: &str| {
+        let mut arguments = vec!["--kernel", &kernel];
+        arguments.extend(net.iter().flat_map(|net| ["--net", net]));
+        let finished = as_user(&arguments);
+        let error = finished.stderr_text();
+        assert_eq!(
+            (finished.status.code(), error.lines().count()),
+            (Some(1), 1),
+            "{error}"
+        );
+        for part in ["no permission", device, advice, expected] {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+    };
+
+    set("/dev/kvm", "100", "660");
+    let advice = told("KVM");
+    refused(None, "/dev/kvm", &advice, "sudo usermod -aG 100 $USER");
+    // Its group does not help.
+    set("/dev/kvm", "0", "600");
+    let advice = told("KVM");
+    refused(None, "/dev/kvm", &advice, "sudo chgrp kvm /dev/kvm");
+
+    set("/dev/kvm", "0", "666");
+    set("/dev/net/tun", "0", "600");
+    let advice = told("network");
+    let net = "tap=tap0,vhost=off";
+    refused(Some(net), "/dev/net/tun", &advice, "sudo chmod 666");
+    set("/dev/vhost-net", "0", "600");
+    let advice = told("vhost-net");
+    let net = "tap=tap0,vhost=on";
+    refused(Some(net), "/dev/vhost-net", &advice, "leave vhost=on away");
+    refused(Some(net), "/dev/vhost-net", &advice, "sudo chgrp kvm");
 }
 
 #[test]

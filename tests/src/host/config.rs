@@ -58,6 +58,9 @@ impl std::str::FromStr for HostChip {
     }
 }
 
+/// Path of the node of QEMU's supervisor-level IMSICs (hw/riscv/virt.c, create_fdt_one_imsic).
+pub const SUPERVISOR_IMSICS: &str = "/soc/interrupt-controller@28000000";
+
 /// A directory of the developer's machine that the nested host sees.
 ///
 /// The nested host's root acts with the permissions of the user who runs the lab. What is written there is on the
@@ -82,6 +85,14 @@ pub(super) struct ExtraFile {
     pub(super) source: PathBuf,
 }
 
+/// A property of the nested host's device tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TreeCell {
+    pub(super) node: String,
+    pub(super) property: String,
+    pub(super) value: u32,
+}
+
 /// What a nested host is to be like. [`HostConfig::new`] has what most tests want: two harts, 2 GiB, Debian stable's
 /// kernel with KVM, the developer's files at [`LOCAL_ROOT`](super::LOCAL_ROOT).
 #[derive(Debug, Clone)]
@@ -91,6 +102,8 @@ pub struct HostConfig {
     pub(super) harts: u32,
     pub(super) memory_mib: u32,
     pub(super) cpu: Option<String>,
+    pub(super) machine: Vec<String>,
+    pub(super) tree: Vec<TreeCell>,
     pub(super) kernel: Option<KernelFiles>,
     pub(super) modules: Vec<String>,
     pub(super) kvm: bool,
@@ -113,6 +126,8 @@ impl HostConfig {
             harts: 2,
             memory_mib: 2048,
             cpu: None,
+            machine: Vec::new(),
+            tree: Vec::new(),
             kernel: None,
             modules: Vec::new(),
             kvm: true,
@@ -149,6 +164,23 @@ impl HostConfig {
     /// The CPU that QEMU emulates fastest, for whom it is not the CPU's features that count.
     pub fn fast_cpu(self) -> Self {
         self.cpu(FAST_CPU)
+    }
+
+    /// A further option of QEMU's machine, such as `aia-guests=3`.
+    pub fn machine(mut self, option: &str) -> Self {
+        self.machine.push(option.to_owned());
+        self
+    }
+
+    /// Changes the device tree that QEMU makes: the node of this path gets the property with this cell, in place of the one
+    /// that it has. So the kernel sees other hardware, as far as QEMU's can be told to be less than it is.
+    pub fn tree_cell(mut self, node: &str, property: &str, value: u32) -> Self {
+        self.tree.push(TreeCell {
+            node: node.to_owned(),
+            property: property.to_owned(),
+            value,
+        });
+        self
     }
 
     /// Another kernel than Debian stable's. It needs drivers for virtio-mmio, the virtio console and 9p, built in or as

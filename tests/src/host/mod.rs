@@ -30,6 +30,7 @@
 mod channel;
 mod config;
 mod console;
+mod device_tree;
 mod direct;
 mod error;
 mod image;
@@ -45,7 +46,7 @@ pub use hv_lab_agent::protocol::{ExitStatus, Stdio, Stream};
 use hv_lab_agent::protocol::{Mount, Request};
 
 use channel::{Channel, TaskState};
-pub use config::{HostChip, HostConfig, Share};
+pub use config::{HostChip, HostConfig, SUPERVISOR_IMSICS, Share};
 pub use console::{Console, ShellOutput};
 pub use direct::Direct;
 pub use error::{Error, ErrorKind, Result};
@@ -101,9 +102,14 @@ impl Host {
         for (number, share) in config.shares.iter().enumerate() {
             shares.push((&share.directory, format!("share{number}"), share.readonly));
         }
+        let tree = match config.tree.is_empty() {
+            true => None,
+            false => Some(device_tree::write(&config, logs.directory())?),
+        };
         let boot = Boot {
             kernel: &kernel.image,
             initrd: &initrd,
+            tree: tree.as_deref(),
             shares: &shares,
         };
         let command = provision::qemu().map_err(setup_error)?.command();

@@ -96,6 +96,15 @@ impl Exec {
         self
     }
 
+    /// Has the kernel refuse the process and its children this request of ioctl(2), with this error number. They gain no
+    /// privileges by exec then.
+    #[must_use]
+    pub fn refuse_ioctl(mut self, request: u32, errno: i32) -> Self {
+        let errno = u16::try_from(errno).unwrap_or(0);
+        self.spawn.refused_ioctls.push((request, errno));
+        self
+    }
+
     /// Gives the process a terminal of this size for all three streams. What it writes arrives on
     /// [`Stream::Terminal`].
     #[must_use]

@@ -71,6 +71,8 @@ struct State {
 pub(super) struct Boot<'a> {
     pub(super) kernel: &'a Path,
     pub(super) initrd: &'a Path,
+    /// A device tree in place of QEMU's own.
+    pub(super) tree: Option<&'a Path>,
     /// Directory, tag and whether it is read-only.
     pub(super) shares: &'a [(&'a Path, String, bool)],
 }
@@ -239,7 +241,11 @@ pub(super) fn machine(command: &mut Command, config: &HostConfig) {
         // One file for each hart of a guest that runs on a hart of the host at the same time.
         HostChip::AiaFiles => ("virt,aia=aplic-imsic,aia-guests=3", AIA_CPU),
     };
-    command.args(["-M", machine, "-cpu", config.cpu.as_deref().unwrap_or(cpu)]);
+    let options: Vec<&str> = std::iter::once(machine)
+        .chain(config.machine.iter().map(String::as_str))
+        .collect();
+    command.args(["-M", &options.join(",")]);
+    command.args(["-cpu", config.cpu.as_deref().unwrap_or(cpu)]);
     command.args([
         "-smp",
         &config.harts.to_string(),
@@ -270,6 +276,9 @@ fn boot_arguments(command: &mut Command, config: &HostConfig, boot: &Boot<'_>) {
         .arg("-initrd")
         .arg(boot.initrd);
     command.args(["-append", &format!("{COMMAND_LINE}{}", config.command_line)]);
+    if let Some(tree) = boot.tree {
+        command.arg("-dtb").arg(tree);
+    }
     for (number, (directory, tag, readonly)) in boot.shares.iter().enumerate() {
         let readonly = if *readonly { "on" } else { "off" };
         let fixed = format!(

@@ -4,21 +4,21 @@
 use std::sync::Arc;
 
 use hv_core::addr::GuestPhysAddr;
-use hv_core::layout;
 use hv_core::machine::InterruptController;
 use hv_devices::bus::MmioDevice;
 use hv_devices::interrupt::IrqLine;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Irqchip, Trigger};
+use super::{Irqchip, Loss, Trigger};
 use crate::Error;
-use crate::kvm::Vm;
+use crate::kvm::aia::{AiaError, AiaShape, AiaStep};
+use crate::kvm::{AiaFeatures, Vm};
 
 /// The chip of one machine.
 #[derive(Debug)]
 pub struct Aia {
     vm: Arc<Vm>,
-    ids: u32,
+    shape: AiaShape,
 }
 
 impl Aia {
@@ -26,19 +26,28 @@ impl Aia {
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn new(vm: Arc<Vm>, harts: u32) -> Result<Aia, Error> {
-        let ids = vm
-            .create_aia(harts, layout::PLIC_SOURCES)
-            .map_err(Error::kvm("make the guest's AIA"))?;
-        Ok(Aia { vm, ids })
+    pub fn new(vm: Arc<Vm>, harts: u32) -> Result<Aia, AiaError> {
+        let shape = vm.create_aia(harts)?;
+        Ok(Aia { vm, shape })
+    }
+
+    /// What this host's AIA can do.
+    ///
+    /// # Errors
+    /// KVM does not tell.
+    pub fn features(&self) -> Result<AiaFeatures, AiaError> {
+        Ok(AiaFeatures {
+            guest_interrupt_files: self.vm.aia_uses_guest_interrupt_files()?,
+            identities: self.shape.max_ids,
+        })
     }
 }
 
 impl Irqchip for Aia {
     fn describe(&self) -> InterruptController {
         InterruptController::Aia {
-            sources: layout::PLIC_SOURCES,
-            ids: self.ids,
+            sources: self.shape.sources,
+            ids: self.shape.ids,
         }
     }
 
@@ -46,6 +55,7 @@ impl Irqchip for Aia {
         let wire = LevelLine {
             vm: self.vm.clone(),
             source,
+            loss: Loss::default(),
         };
         match trigger {
             Trigger::Level => Ok(Arc::new(wire)),
@@ -53,7 +63,7 @@ impl Irqchip for Aia {
                 let event = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
                 self.vm
                     .inject_on_event(&event, source)
-                    .map_err(Error::kvm("connect an interrupt to an eventfd"))?;
+                    .map_err(AiaStep::ConnectEventfd.refused())?;
                 Ok(Arc::new(EdgeLine { event, wire }))
             }
         }
@@ -69,12 +79,14 @@ impl Irqchip for Aia {
 struct LevelLine {
     vm: Arc<Vm>,
     source: u32,
+    loss: Loss,
 }
 
 impl IrqLine for LevelLine {
     fn set_level(&self, asserted: bool) {
         if let Err(errno) = self.vm.set_line(self.source, asserted) {
-            log::error!("interrupt {} is lost: {errno}", self.source);
+            self.loss
+                .report(format_args!("interrupt {}", self.source), errno);
         }
     }
 }

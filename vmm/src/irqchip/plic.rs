@@ -10,7 +10,7 @@ use hv_core::plic::{HartLines, Plic};
 use hv_devices::bus::MmioDevice;
 use hv_devices::interrupt::IrqLine;
 
-use super::{Irqchip, Trigger};
+use super::{Irqchip, Loss, Trigger};
 use crate::Error;
 use crate::kvm::InterruptPin;
 
@@ -31,7 +31,7 @@ struct Shared {
 }
 
 /// The harts' pins, by hart id.
-struct Pins(Vec<InterruptPin>);
+struct Pins(Vec<InterruptPin>, Loss);
 
 impl HartLines for &Pins {
     fn set_external(&mut self, hart: u32, asserted: bool) {
@@ -39,7 +39,8 @@ impl HartLines for &Pins {
             return;
         };
         if let Err(errno) = pin.set(asserted) {
-            log::error!("hart {hart}'s external interrupt is lost: {errno}");
+            let what = format_args!("hart {hart}'s external interrupt");
+            self.1.report(what, errno);
         }
     }
 }
@@ -52,7 +53,7 @@ impl PlicChip {
         let plic = Mutex::new(Plic::new(harts, layout::PLIC_SOURCES));
         PlicChip(Arc::new(Shared {
             plic,
-            pins: Pins(pins),
+            pins: Pins(pins, Loss::default()),
         }))
     }
 }

@@ -2,9 +2,10 @@
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::aia::{AiaError, AiaShape};
 use super::isa::ReadRegister;
 use super::register::Register;
-use super::{Access, AiaFeatures, Errno, Exit, OpenError};
+use super::{Access, Errno, Exit, OpenError};
 
 /// `/dev/kvm`, which cannot be had.
 #[derive(Debug)]
@@ -61,10 +62,10 @@ impl Vm {
     pub fn create_vcpu(&self, _: u32) -> Result<Vcpu, Errno> {
         match *self {}
     }
-    pub fn create_aia(&self, _: u32, _: u32) -> Result<u32, Errno> {
+    pub fn create_aia(&self, _: u32) -> Result<AiaShape, AiaError> {
         match *self {}
     }
-    pub fn aia_features(&self) -> Result<AiaFeatures, Errno> {
+    pub fn aia_uses_guest_interrupt_files(&self) -> Result<bool, AiaError> {
         match *self {}
     }
     pub fn signal_on_write(&self, _: u64, _: u32, _: &EventFd) -> Result<(), Errno> {

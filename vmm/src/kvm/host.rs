@@ -2,27 +2,24 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use hv_core::layout;
 use hv_core::sbi::Call;
+use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
 use kvm_bindings::{
-    KVM_CAP_IRQCHIP, KVM_CAP_READONLY_MEM, KVM_CAP_VM_GPA_BITS, KVM_DEV_RISCV_AIA_ADDR_APLIC,
-    KVM_DEV_RISCV_AIA_CONFIG_HART_BITS, KVM_DEV_RISCV_AIA_CONFIG_IDS,
-    KVM_DEV_RISCV_AIA_CONFIG_MODE, KVM_DEV_RISCV_AIA_CONFIG_SRCS, KVM_DEV_RISCV_AIA_CTRL_INIT,
-    KVM_DEV_RISCV_AIA_GRP_ADDR, KVM_DEV_RISCV_AIA_GRP_CONFIG, KVM_DEV_RISCV_AIA_GRP_CTRL,
-    KVM_DEV_RISCV_AIA_MODE_EMUL, KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI, KVM_INTERRUPT_SET,
-    KVM_INTERRUPT_UNSET, KVM_MEM_READONLY, KVM_MP_STATE_STOPPED, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_create_device, kvm_device_attr,
-    kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt, kvm_signal_mask,
-    kvm_userspace_memory_region,
+    KVM_CAP_IRQCHIP, KVM_CAP_READONLY_MEM, KVM_CAP_VM_GPA_BITS, KVM_DEV_RISCV_AIA_MODE_EMUL,
+    KVM_EXIT_RISCV_CSR, KVM_EXIT_RISCV_SBI, KVM_INTERRUPT_SET, KVM_INTERRUPT_UNSET,
+    KVM_MEM_READONLY, KVM_MP_STATE_STOPPED, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_interrupt,
+    kvm_signal_mask, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{DeviceFd, IoEventAddress, VcpuExit, VcpuFd, VmFd};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::aia::{self, AiaError, AiaShape, AiaStep, Attribute, Attributes};
 use super::isa::{self, ReadRegister};
 use super::register::{Core, Register};
-use super::{Access, AiaFeatures, Errno, Exit, OpenError};
+use super::{Access, Errno, Exit, OpenError};
 
 nix::ioctl_write_ptr!(
     /// `KVM_INTERRUPT` (linux/kvm.h): sets or clears the external interrupt pending bit of a vCPU's `hvip`. It needs no
@@ -52,16 +49,16 @@ impl Kvm {
     /// # Errors
     /// What is missing on this host, in words for its user.
     pub fn open() -> Result<Kvm, OpenError> {
-        let kvm = kvm_ioctls::Kvm::new().map_err(|error| match error.errno() {
-            libc::ENOENT | libc::ENODEV | libc::ENXIO => {
-                let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-                match isa::hypervisor_extension_of_cpuinfo(&cpuinfo) {
-                    Some(false) => OpenError::NoHypervisorExtension,
-                    _ => OpenError::Missing,
+        let kvm = kvm_ioctls::Kvm::new().map_err(|error| {
+            let error = std::io::Error::from_raw_os_error(error.errno());
+            let file = DeviceFile::refused(HostDevice::Kvm, &error);
+            let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            match (file.state, isa::hypervisor_extension_of_cpuinfo(&cpuinfo)) {
+                (DeviceState::Absent | DeviceState::NoDriver, Some(false)) => {
+                    OpenError::NoHypervisorExtension
                 }
+                _ => OpenError::Device(file),
             }
-            libc::EACCES | libc::EPERM => OpenError::Permission,
-            errno => OpenError::Other(Errno(errno)),
         })?;
         match kvm.get_api_version() {
             12 => Ok(Kvm(kvm)),
@@ -152,69 +149,33 @@ impl Vm {
         Ok(Vcpu(self.fd.create_vcpu(u64::from(hart))?))
     }
 
-    /// Gives the guest the in-kernel AIA at the addresses of [`hv_core::layout`], with `sources` wired interrupts, for
-    /// vCPUs 0 to `harts - 1`, which all exist and have not run. Answers the number of interrupt identities a file of
-    /// the IMSIC has.
+    /// Gives the guest the in-kernel AIA, for vCPUs 0 to `harts - 1`, which all exist and have not run.
     ///
     /// # Errors
-    /// That of `KVM_CREATE_DEVICE` or `KVM_SET_DEVICE_ATTR`.
-    pub fn create_aia(&self, harts: u32, sources: u32) -> Result<u32, Errno> {
-        let device = self.create_aia_device()?;
-        // More identities than a guest of eight devices and its IPIs can use cost it nothing, but KVM memory; the
-        // default is the host's maximum. The number's low six bits must be ones.
-        let ids = aia_attribute(&device, KVM_DEV_RISCV_AIA_CONFIG_IDS)?.min(255);
-        let config = |attribute: u32, value: u32| {
-            set_attribute(&device, KVM_DEV_RISCV_AIA_GRP_CONFIG, attribute, &value)
-        };
-        config(KVM_DEV_RISCV_AIA_CONFIG_IDS, ids)?;
-        config(KVM_DEV_RISCV_AIA_CONFIG_SRCS, sources)?;
-        config(
-            KVM_DEV_RISCV_AIA_CONFIG_HART_BITS,
-            u32::BITS - (harts - 1).leading_zeros(),
-        )?;
-        let place = |attribute: u32, address: u64| {
-            set_attribute(&device, KVM_DEV_RISCV_AIA_GRP_ADDR, attribute, &address)
-        };
-        place(KVM_DEV_RISCV_AIA_ADDR_APLIC, layout::APLIC_BASE.0)?;
-        for hart in 0..harts {
-            place(
-                1 + hart,
-                layout::IMSIC_BASE.0 + u64::from(hart) * layout::IMSIC_STRIDE,
-            )?;
-        }
-        set_attribute(
-            &device,
-            KVM_DEV_RISCV_AIA_GRP_CTRL,
-            KVM_DEV_RISCV_AIA_CTRL_INIT,
-            &0_u64,
-        )?;
-        // Nothing else sets it: a machine is given its chip once.
-        let _ = self.aia.set(device);
-        Ok(ids)
-    }
-
-    /// What the in-kernel AIA can do on this host. It takes the device that a guest would get: a machine that is asked
-    /// this has none to give any more.
-    ///
-    /// # Errors
-    /// That of `KVM_CREATE_DEVICE` or `KVM_GET_DEVICE_ATTR`.
-    pub fn aia_features(&self) -> Result<AiaFeatures, Errno> {
-        let device = self.create_aia_device()?;
-        // A new device has the best mode that the host can do (arch/riscv/kvm/aia_device.c, kvm_riscv_aia_init_vm).
-        let mode = aia_attribute(&device, KVM_DEV_RISCV_AIA_CONFIG_MODE)?;
-        Ok(AiaFeatures {
-            guest_interrupt_files: mode != KVM_DEV_RISCV_AIA_MODE_EMUL,
-            identities: aia_attribute(&device, KVM_DEV_RISCV_AIA_CONFIG_IDS)?,
-        })
-    }
-
-    fn create_aia_device(&self) -> Result<DeviceFd, Errno> {
+    /// KVM refuses. A machine that was refused keeps the unfinished device: only another machine can have a PLIC.
+    pub fn create_aia(&self, harts: u32) -> Result<AiaShape, AiaError> {
         let mut request = kvm_create_device {
             type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
             fd: 0,
             flags: 0,
         };
-        Ok(self.fd.create_device(&mut request)?)
+        let created = self.fd.create_device(&mut request).map_err(Errno::from);
+        let device = created.map_err(AiaStep::Create.refused())?;
+        let shape = aia::initialize(&device, harts)?;
+        // Nothing else sets it: a machine is given its chip once.
+        let _ = self.aia.set(device);
+        Ok(shape)
+    }
+
+    /// Whether the AIA that [`Vm::create_aia`] made uses guest interrupt files of the harts; `false` where there is none.
+    ///
+    /// # Errors
+    /// KVM does not tell.
+    pub fn aia_uses_guest_interrupt_files(&self) -> Result<bool, AiaError> {
+        let mode = self.aia.get().map(|aia| aia.get(Attribute::Mode));
+        let mode = mode.transpose();
+        let mode = mode.map_err(AiaStep::Get(Attribute::Mode).refused())?;
+        Ok(mode.is_some_and(|mode| mode != KVM_DEV_RISCV_AIA_MODE_EMUL))
     }
 
     /// From now on a 4-byte store of `value` to guest-physical `address` signals `event` inside the kernel
@@ -245,29 +206,36 @@ impl Vm {
     }
 }
 
-fn set_attribute<T>(device: &DeviceFd, group: u32, attribute: u32, value: &T) -> Result<(), Errno> {
-    let attribute = kvm_device_attr {
-        group,
-        attr: u64::from(attribute),
-        addr: value as *const T as u64,
-        flags: 0,
-    };
-    Ok(device.set_device_attr(&attribute)?)
-}
+impl Attributes for DeviceFd {
+    fn get(&self, attribute: Attribute) -> Result<u32, Errno> {
+        if !attribute.is_word() {
+            return Err(Errno(libc::EINVAL));
+        }
+        let mut value = 0_u32;
+        let (group, number) = attribute.id();
+        let mut request = kvm_device_attr {
+            group,
+            attr: number,
+            addr: &mut value as *mut u32 as u64,
+            flags: 0,
+        };
+        // SAFETY: the attribute is 32 bits wide (arch/riscv/kvm/aia_device.c, aia_get_attr), and `addr` is a live variable of
+        // that size.
+        unsafe { self.get_device_attr(&mut request) }?;
+        Ok(value)
+    }
 
-/// The present value of a 32-bit attribute of the AIA's configuration group.
-fn aia_attribute(device: &DeviceFd, attribute: u32) -> Result<u32, Errno> {
-    let mut value = 0_u32;
-    let mut attribute = kvm_device_attr {
-        group: KVM_DEV_RISCV_AIA_GRP_CONFIG,
-        attr: u64::from(attribute),
-        addr: &mut value as *mut u32 as u64,
-        flags: 0,
-    };
-    // SAFETY: the attributes of this group are 32 bits wide (Documentation/virt/kvm/devices/riscv-aia.rst... in
-    // arch/riscv/kvm/aia_device.c, aia_get_attr), and `addr` is a live variable of that size.
-    unsafe { device.get_device_attr(&mut attribute) }?;
-    Ok(value)
+    fn set(&self, attribute: Attribute, value: u64) -> Result<(), Errno> {
+        // RISC-V is little-endian: a word is the first half. KVM reads as much as the attribute is wide.
+        let (group, number) = attribute.id();
+        let request = kvm_device_attr {
+            group,
+            attr: number,
+            addr: &value as *const u64 as u64,
+            flags: 0,
+        };
+        Ok(self.set_device_attr(&request)?)
+    }
 }
 
 /// One virtual hart.

@@ -6,12 +6,15 @@
 // Without the real thing nobody makes an exit or asks for an identifier; the tests still do.
 #![cfg_attr(not(target_arch = "riscv64"), allow(dead_code))]
 
+pub mod aia;
 pub mod isa;
 pub mod register;
 
 #[cfg_attr(target_arch = "riscv64", path = "host.rs")]
 #[cfg_attr(not(target_arch = "riscv64"), path = "absent.rs")]
 mod backend;
+
+use hv_devices::device_file::DeviceFile;
 
 pub use backend::{InterruptPin, Kvm, Vcpu, Vm};
 
@@ -36,20 +39,9 @@ pub enum OpenError {
          here; use a machine that has it"
     )]
     NoHypervisorExtension,
-    /// The device node is missing, or nothing stands behind it.
-    #[error(
-        "/dev/kvm is not there: load KVM with 'modprobe kvm'; if that fails, this kernel was built without CONFIG_KVM"
-    )]
-    Missing,
-    /// The user may not open it.
-    #[error(
-        "no permission to use /dev/kvm: join its group with 'sudo usermod -aG kvm $USER' and log in again, or run hvrun as \
-         root"
-    )]
-    Permission,
-    /// Anything else.
-    #[error("cannot open /dev/kvm: {0}")]
-    Other(Errno),
+    /// It is missing, nothing stands behind it, or the user may not open it.
+    #[error(transparent)]
+    Device(#[from] DeviceFile),
     /// `KVM_GET_API_VERSION` answered something else than the 12 that has been stable since 2007.
     #[error(
         "/dev/kvm speaks version {0} of KVM's interface, hvrun only version 12: is it a real KVM?"

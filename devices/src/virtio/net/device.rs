@@ -126,6 +126,8 @@ pub struct Net {
     mtu: Option<u16>,
     link: Arc<Link>,
     vhost: Vhost,
+    /// That the host's kernel does not serve the queues, as it should, has been told.
+    told: bool,
     thread: WorkerThread,
     serving: Option<Serving>,
     /// As in [`Served`], while nobody serves the queues.
@@ -156,6 +158,7 @@ impl Net {
             mtu,
             link: Arc::new(link),
             vhost,
+            told: false,
             thread: WorkerThread::spawn(Role::Net(index))?,
             serving: None,
             pending: None,
@@ -249,11 +252,21 @@ impl VirtioDevice for Net {
                     self.serving = Some(Serving { stop, job });
                     return Ok(());
                 }
-                Err(error) if self.vhost == Vhost::On => return Err(error),
-                Err(error) => log::debug!(
-                    "tap interface '{}': the host's kernel does not serve it: {error}",
-                    self.tap.name()
-                ),
+                Err(error) if self.vhost == Vhost::On => {
+                    let why = format!(
+                        "the host's kernel does not serve its queues, leave vhost=on away: {error}"
+                    );
+                    return Err(io::Error::new(error.kind(), why));
+                }
+                // A driver can have it tried any number of times.
+                Err(error) if !self.told => {
+                    self.told = true;
+                    log::warn!(
+                        "tap interface '{}': the host's kernel does not serve the guest's queues, so hvrun does: {error}",
+                        self.tap.name()
+                    );
+                }
+                Err(_) => {}
             }
         }
         let setup = Setup {

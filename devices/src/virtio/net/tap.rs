@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_memory::VolatileSlice;
 
-/// Where tap interfaces are made and opened.
-const DEVICE: &str = "/dev/net/tun";
+use crate::device_file::{DeviceFile, HostDevice};
 
 /// Why a tap interface cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -21,12 +20,9 @@ pub enum OpenError {
     /// It cannot be the name of an interface.
     #[error("tap interface '{0}': give a name of 1 to 15 characters without '/' and spaces")]
     Name(String),
-    /// The host's kernel has no tap interfaces.
-    #[error("no {DEVICE}: load the host kernel's module tun (modprobe tun)")]
-    NoDevice,
-    /// The user may not open the device at all.
-    #[error("no permission on {DEVICE}: run as root, or have its mode changed")]
-    NoPermission,
+    /// The host has no tap interfaces, or the user may not open their device at all.
+    #[error(transparent)]
+    Device(#[from] DeviceFile),
     /// The user may not use this interface, or it does not exist and the user may not make it.
     #[error(
         "tap interface '{0}' is not yours: make it with 'ip tuntap add {0} mode tap user USER' as root"
@@ -88,13 +84,8 @@ impl Tap {
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
-            .open(DEVICE)
-            .map_err(|error| match error.raw_os_error() {
-                // Without the module, opening the node fails like this.
-                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => OpenError::NoDevice,
-                Some(libc::EACCES | libc::EPERM) => OpenError::NoPermission,
-                _ => other(error),
-            })?;
+            .open(HostDevice::Tun.path())
+            .map_err(|error| DeviceFile::refused(HostDevice::Tun, &error))?;
         attach(&file, name).map_err(|error| match error.raw_os_error() {
             Some(libc::EPERM) => OpenError::NotYours(name.to_owned()),
             Some(libc::EBUSY) => OpenError::Busy(name.to_owned()),

@@ -23,6 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::{Link, RECEIVE, STATUS, Served, TRANSMIT};
 use super::tap::Tap;
 use crate::borrowed;
+use crate::device_file::{DeviceFile, HostDevice};
 use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
 
 /// The features that change how the queues work, of which the kernel has to know.
@@ -56,30 +57,15 @@ impl Vhost {
         match opened.map(drop).map_err(io_error) {
             Ok(()) => Ok(true),
             Err(_) if self == Self::Auto => Ok(false),
-            Err(error) => Err(match error.raw_os_error() {
-                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => OpenError::Missing,
-                Some(libc::EACCES | libc::EPERM) => OpenError::NoPermission,
-                _ => OpenError::Other(error),
-            }),
+            Err(error) => Err(OpenError(DeviceFile::refused(HostDevice::VhostNet, &error))),
         }
     }
 }
 
 /// Why vhost-net cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The host's kernel has none.
-    #[error(
-        "no /dev/vhost-net: load the host kernel's module vhost_net (modprobe vhost_net), or leave vhost=on away"
-    )]
-    Missing,
-    /// The user may not open it.
-    #[error("no permission on /dev/vhost-net: join its group, or leave vhost=on away")]
-    NoPermission,
-    /// Anything else.
-    #[error("/dev/vhost-net cannot be opened: {0}")]
-    Other(io::Error),
-}
+#[error("{0}; or leave vhost=on away")]
+pub struct OpenError(DeviceFile);
 
 fn io_error(error: vhost::Error) -> io::Error {
     match error {

@@ -44,6 +44,8 @@ pub struct Spawn {
     pub terminal: Option<WindowSize>,
     /// Standard input, output and error.
     pub stdio: [Stdio; 3],
+    /// Requests of ioctl(2) that the process and its children are refused, each with an error number.
+    pub refused_ioctls: Vec<(u32, u16)>,
 }
 
 /// A file system to mount, as mount(2) takes it. The target is created if it does not exist.
@@ -234,6 +236,10 @@ impl Spawn {
         for stdio in &self.stdio {
             stdio.write(writer);
         }
+        writer.list(&self.refused_ioctls, |writer, (request, errno)| {
+            writer.u32(*request);
+            writer.u16(*errno);
+        });
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self> {
@@ -249,6 +255,7 @@ impl Spawn {
                 Stdio::read(reader)?,
                 Stdio::read(reader)?,
             ],
+            refused_ioctls: reader.list(|reader| Ok((reader.u32()?, reader.u16()?)))?,
         })
     }
 }

@@ -16,6 +16,7 @@ fn requests() -> Vec<Request> {
                 columns: 80,
             }),
             stdio: [Stdio::Terminal, Stdio::Pipe, Stdio::File("/tmp/log".into())],
+            refused_ioctls: vec![(0xc00c_aee0, 22), (u32::MAX, 4095)],
         })),
         Request::Spawn(Box::default()),
         Request::Input(vec![0, 1, 255]),

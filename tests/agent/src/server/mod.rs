@@ -3,6 +3,7 @@
 //! One thread polls everything: the control stream, the processes' pipes and terminals, and their ends (by pidfd).
 //! Nothing in it blocks, so that a process which neither reads nor writes delays no other.
 
+mod ioctl_filter;
 mod process;
 mod spawn;
 

@@ -12,6 +12,7 @@ use nix::pty::Winsize;
 use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{Pid, pipe2};
 
+use super::ioctl_filter::IoctlFilter;
 use crate::protocol::{Spawn, Stdio, Stream, WindowSize};
 
 /// A process that was started, with this end of its streams. None of them blocks.
@@ -197,6 +198,7 @@ struct Surroundings {
     root: Option<CString>,
     cwd: CString,
     user: Option<(u32, u32)>,
+    filter: IoctlFilter,
 }
 
 impl Surroundings {
@@ -209,6 +211,7 @@ impl Surroundings {
             root: spawn.root.as_deref().map(path).transpose()?,
             cwd: path(&spawn.cwd)?,
             user: spawn.user,
+            filter: IoctlFilter::new(&spawn.refused_ioctls),
         })
     }
 
@@ -239,7 +242,7 @@ impl Surroundings {
                 check(libc::setuid(user))?;
             }
         }
-        Ok(())
+        self.filter.install()
     }
 }
 
