@@ -378,14 +378,6 @@ pub fn judge_on_hvrun_with(host: &Host, machine: Machine, how: impl FnOnce(Exec)
         .args(["--console", "serial"])
         .args(["--console", &format!("virtio,to=file:{}", files.console)])
         .args(["--cpus", &machine.harts.to_string()])
-        .args([
-            "--irqchip",
-            if machine.chip.has_aia() {
-                "aia"
-            } else {
-                "plic"
-            },
-        ])
         .args(["--cmdline", &machine.command_line()])
         .args([
             "--virtio",
