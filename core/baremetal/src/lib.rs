@@ -8,6 +8,7 @@
 //! | [`bundle`] | the guests that the user asks for |
 //! | [`partition`] | which harts, memory and devices each guest gets |
 //! | [`gstage`] | second-stage page tables |
+//! | [`lifecycle`] | which harts of a guest run, and how all of them stop |
 //! | [`tree`] | what reading a device tree takes, for the first two |
 
 #![no_std]
@@ -23,5 +24,6 @@ extern crate std;
 pub mod bundle;
 pub mod gstage;
 pub mod host;
+pub mod lifecycle;
 pub mod partition;
 pub mod tree;

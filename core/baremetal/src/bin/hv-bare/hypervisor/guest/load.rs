@@ -5,13 +5,14 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use hv_bare::bundle;
+use hv_bare::lifecycle::Start;
 use hv_core::addr::GuestPhysAddr;
 use hv_core::devicetree::{self, given};
 use hv_core::kernel;
 use hv_core::machine::Machine;
 use hv_core::sbi::BadMemory;
 
-use super::{Error, GuestMemory, Start};
+use super::{Error, GuestMemory};
 
 /// Bytes: a page, to which initial RAM disk and device tree are aligned.
 const PAGE: u64 = 4096;
