@@ -6,7 +6,7 @@ use core::arch::global_asm;
 
 use super::machine::Machine;
 use super::rtc::Alarm;
-use super::{power, sbi, smp, time};
+use super::{mmio, power, sbi, smp, time};
 
 /// How long harts start each other before the end, in microseconds.
 const WHILE: u64 = 2000;
@@ -42,6 +42,13 @@ pub fn run(machine: &Machine, resets: u64) -> ! {
     let before = Some(clock.time() / COUNT).filter(|count| *count < MAX_RESETS);
     let before = before.unwrap_or(0);
     println!("race {before}");
+    // What was in memory does not outlive a reset either.
+    let somewhere = (machine.ram_start / 2 + machine.ram_end / 2) & !7;
+    if mmio::read64(somewhere) != 0 {
+        println!("there is something of before at {somewhere:#x}");
+        power::fail(2)
+    }
+    mmio::write64(somewhere, 0x5eed);
     clock.set_time((before + 1) * COUNT);
     let outcome = smp::on_first(machine, 3, &|index| {
         let end = time::now() + time::ticks(WHILE);

@@ -204,7 +204,7 @@ impl Guest {
     ///
     /// # Errors
     /// If it does not fit.
-    pub fn start(&self, seed: [u8; 32]) -> Result<(), Error> {
+    pub fn start(&self, seed: Option<[u8; 32]>) -> Result<(), Error> {
         self.reset_devices();
         let start = load::load(&self.files, &self.machine, seed, &self.memory)?;
         self.lifecycle.lock().run(start);
