@@ -7,7 +7,9 @@
 //! | [`host`] | the machine underneath, as its device tree describes it |
 //! | [`bundle`] | the guests that the user asks for |
 //! | [`partition`] | which harts, memory and devices each guest gets |
+//! | [`entropy`] | a seed for each guest |
 //! | [`gstage`] | second-stage page tables |
+//! | [`lifecycle`] | which harts of a guest run, and how all of them stop |
 //! | [`tree`] | what reading a device tree takes, for the first two |
 
 #![no_std]
@@ -21,7 +23,9 @@ extern crate alloc;
 extern crate std;
 
 pub mod bundle;
+pub mod entropy;
 pub mod gstage;
 pub mod host;
+pub mod lifecycle;
 pub mod partition;
 pub mod tree;

@@ -38,19 +38,56 @@ fn damaged(what: &dyn Display) -> Problem {
 /// [`Problem::Damaged`].
 pub fn check(blob: &[u8]) -> Result<(), Problem> {
     Fdt::new(blob).map_err(|error| damaged(&error))?;
+    // `Fdt` reads the structure to its end, wherever the header says that it is. What is entered has to lie in it for both.
+    let structure = block(blob, OFF_DT_STRUCT, SIZE_DT_STRUCT);
+    if structure.and_then(structure_size).is_none() {
+        return Err(damaged(&"size of the structure"));
+    }
     // All names, also those that no property has: new ones are looked for among them.
-    let strings = || {
-        let start = usize::try_from(word(blob, 12)?).ok()?;
-        let size = usize::try_from(word(blob, 32)?).ok()?;
-        blob.get(start..)?.get(..size)
-    };
-    let named = strings().is_some_and(|names| {
+    let named = block(blob, OFF_DT_STRINGS, SIZE_DT_STRINGS).is_some_and(|names| {
         core::str::from_utf8(names).is_ok() && names.last().is_none_or(|last| *last == 0)
     });
     if named {
         Ok(())
     } else {
         Err(damaged(&"names"))
+    }
+}
+
+/// Fields of the header, by their offsets (Devicetree Specification 0.4, section 5.2).
+const OFF_DT_STRUCT: usize = 8;
+const OFF_DT_STRINGS: usize = 12;
+const SIZE_DT_STRINGS: usize = 32;
+const SIZE_DT_STRUCT: usize = 36;
+
+/// The block whose offset and size the header has in these fields.
+fn block(blob: &[u8], offset: usize, size: usize) -> Option<&[u8]> {
+    let start = usize::try_from(word(blob, offset)?).ok()?;
+    let size = usize::try_from(word(blob, size)?).ok()?;
+    blob.get(start..)?.get(..size)
+}
+
+/// Bytes of the structure block up to its end, if that is in the block (Devicetree Specification 0.4, section 5.4).
+fn structure_size(block: &[u8]) -> Option<usize> {
+    const TOKEN: usize = 4;
+    const BEGIN_NODE: u32 = 1;
+    const PROP: u32 = 3;
+    const END: u32 = 9;
+    let mut at: usize = 0;
+    loop {
+        let token = word(block, at)?;
+        at = at.checked_add(TOKEN)?;
+        let content = match token {
+            BEGIN_NODE => {
+                let name = block.get(at..)?.iter().position(|byte| *byte == 0)?;
+                name.checked_add(1)?
+            }
+            // Its size, its name's offset, its value.
+            PROP => usize::try_from(word(block, at)?).ok()?.checked_add(8)?,
+            END => return Some(at),
+            _ => 0,
+        };
+        at = at.checked_add(content)?.checked_next_multiple_of(TOKEN)?;
     }
 }
 
@@ -107,3 +144,6 @@ fn word(blob: &[u8], offset: usize) -> Option<u32> {
     let bytes = blob.get(offset..)?.first_chunk()?;
     Some(u32::from_be_bytes(*bytes))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,13 +11,13 @@ use super::*;
 use crate::isa::Isa;
 use crate::machine::{Hart, MmuType};
 
-const PLIC: InterruptController = InterruptController::Plic { sources: 95 };
+pub(super) const PLIC: InterruptController = InterruptController::Plic { sources: 95 };
 const AIA: InterruptController = InterruptController::Aia {
     sources: 63,
     ids: 255,
 };
 
-fn machine(harts: u32, interrupts: InterruptController) -> Machine {
+pub(super) fn machine(harts: u32, interrupts: InterruptController) -> Machine {
     Machine {
         harts,
         hart: Hart {

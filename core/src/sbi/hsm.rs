@@ -44,7 +44,7 @@ const DEFAULT_NON_RETENTIVE: u64 = 0x8000_0000;
 ///          |   resume()       SUSPENDED    suspended()  |
 ///          +------------------         <----------------+
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {
     /// It runs.
@@ -65,7 +65,7 @@ pub enum State {
 
 /// The states of a machine's harts: plain data, of a size that no guest changes. A guest's call begins a transition, the
 /// hypervisor completes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Harts(Box<[State]>);
 
 impl Harts {
@@ -177,6 +177,13 @@ impl Harts {
             State::Started,
             ERR_INVALID_STATE,
         )
+    }
+
+    /// Stops a hart whatever it does, as the end of its machine does. Nothing happens if there is no such hart.
+    pub fn halt(&mut self, hart: u32) {
+        if let Some(state) = self.0.get_mut(hart as usize) {
+            *state = State::Stopped;
+        }
     }
 
     /// Brings a hart from one state to the next, or fails with `error` if it is in another one.

@@ -20,6 +20,31 @@ fn a_failure_is_the_exit_code() {
     }
 }
 
+/// Harts that start each other while one of them resets the machine, or switches it off in the end.
+#[test]
+fn a_race_between_harts_delays_no_end() {
+    for chip in CHIPS {
+        let (end, output) = code(&Setup::new(chip, [testing("races", 4, "race=40")]));
+        assert_eq!(end, Some(0), "{output}");
+        assert!(output.contains("race 40\n"), "{output}");
+    }
+}
+
+/// It takes nobody else along, neither the console nor the machine.
+#[test]
+fn a_race_between_harts_concerns_no_other_guest() {
+    let guests = [
+        testing("races", 4, "race=10"),
+        testing("holds", 1, "pattern=1"),
+    ];
+    let (end, output) = code(&Setup::new(Chip::Aia, guests));
+    assert_eq!(end, Some(0), "{output}");
+    for name in ["races", "holds"] {
+        let line = format!("hv-bare: guest {name} has ended with code 0\n");
+        assert!(output.contains(&line), "{output}");
+    }
+}
+
 /// The machine ends with the last guest, and with the code of the first in the bundle that failed.
 #[test]
 fn of_several_guests_the_first_failure_is_the_exit_code() {

@@ -54,7 +54,7 @@ fn leaves_the_others_alone(chip: Chip, cpu: Option<&'static str>, attacker_has_d
     run.wait_for("hv-bare: switched off\n");
     let (code, output) = run.finish();
     assert_eq!(code, Some(0), "{output}");
-    assert_passed(&output, "attacks", 12);
+    assert_passed(&output, "attacks", 13);
     assert_passed(&output, "holds", 1);
     assert!(
         output.contains("hv-bare: guest attacks has ended with code 0\n"),

@@ -475,6 +475,21 @@ fn a_failure_is_the_exit_code() {
     }
 }
 
+/// Harts that start each other while one of them resets the machine, or switches it off in the end.
+#[test]
+fn a_race_between_harts_delays_no_end() {
+    for chip in CHIPS {
+        let kernel = kernel();
+        let finished = command(host(chip), ["--kernel", &kernel, "--cmdline", "race=10"])
+            .args(["--cpus", "4"])
+            .output(STEP)
+            .unwrap();
+        assert_eq!(finished.status.code(), Some(0), "{finished}");
+        let printed = finished.stdout_text();
+        assert!(printed.contains("race 10\r\n"), "{printed}");
+    }
+}
+
 /// On QEMU's own emulation, without hvrun.
 fn on_qemu(chip: HostChip) {
     let kernel = kernel();

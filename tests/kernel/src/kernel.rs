@@ -35,6 +35,7 @@ mod paging;
 mod pattern;
 mod plic;
 mod power;
+mod race;
 mod rtc;
 mod sbi;
 mod smp;
@@ -111,6 +112,9 @@ fn run(boot_hart: usize, tree: *const u8) -> ! {
     }
     if machine.argument("hang").is_some() {
         hang::for_ever(&machine);
+    }
+    if let Some(resets) = machine.argument("race") {
+        race::run(&machine, resets.parse().unwrap_or(0));
     }
     let started = time::now();
     let times = machine.argument("times").is_some();

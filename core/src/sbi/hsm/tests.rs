@@ -276,3 +276,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_hart_can_be_halted() {
+    for state in STATES {
+        let mut harts = Harts(vec![State::Started, state].into());
+        harts.halt(1);
+        assert_eq!(harts.state(1), Some(State::Stopped));
+        assert_eq!(harts.state(0), Some(State::Started));
+        harts.halt(2);
+    }
+}

@@ -10,9 +10,10 @@ use super::machine::Machine;
 use super::report::Outcome;
 use super::trap::{Exception, attempt};
 use super::virtio::transport::{DEVICE_ID, Slot};
-use super::{mmio, sbi};
+use super::{boot, mmio, sbi};
 
 tests! { TESTS:
+    "attack-what-was-in-memory" => what_was,
     "attack-loads" => loads,
     "attack-stores" => stores,
     "attack-atomics" => atomics,
@@ -85,6 +86,20 @@ fn expect<T>(result: Result<T, Exception>, cause: usize, address: usize, what: &
         ),
         Ok(_) => fail!("{what} {address:#x} is done"),
     }
+}
+
+/// Memory has nothing but this kernel and the device tree: what others left there, such as the firmware's seed, is not for a guest
+/// to find. It comes before anything else writes there.
+fn what_was(machine: &Machine) -> Outcome {
+    let (kernel, tree) = (boot::image(), &machine.tree_range);
+    for address in (machine.ram_start..machine.ram_end).step_by(8) {
+        if kernel.contains(&address) || tree.contains(&address) {
+            continue;
+        }
+        let found = mmio::read64(address);
+        check_eq!(found, 0, "what is at {address:#x}");
+    }
+    Ok(())
 }
 
 fn loads(machine: &Machine) -> Outcome {

@@ -1,6 +1,7 @@
 //! Where harts enter.
 
 use core::arch::global_asm;
+use core::ops::Range;
 
 use super::{run, smp};
 
@@ -52,6 +53,15 @@ global_asm!(
 
 unsafe extern "C" {
     safe fn secondary_start();
+}
+
+/// Where this kernel is, with everything that it writes to.
+pub fn image() -> Range<usize> {
+    unsafe extern "C" {
+        static _start: u8;
+        static bss_end: u8;
+    }
+    (&raw const _start) as usize..(&raw const bss_end) as usize
 }
 
 /// The address at which a hart is to be started.

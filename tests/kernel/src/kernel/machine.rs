@@ -1,5 +1,7 @@
 //! The machine, as its device tree describes it.
 
+use core::ops::Range;
+
 use arrayvec::ArrayVec;
 use fdt::Fdt;
 use fdt::node::FdtNode;
@@ -28,6 +30,8 @@ pub struct Machine {
     /// By ascending address.
     pub virtio: ArrayVec<Device, MAX_SLOTS>,
     pub chip: Chip,
+    /// Where the device tree is.
+    pub tree_range: Range<usize>,
     /// Where RAM begins.
     pub ram_start: usize,
     /// An address of RAM's end, exclusive.
@@ -94,6 +98,7 @@ impl Machine {
     pub fn read(boot_hart: usize, tree: *const u8) -> Result<Self, Missing> {
         // SAFETY: the boot protocol has the address of a device tree in a1 (SBI firmware and QEMU; Linux:
         // Documentation/arch/riscv/boot.rst), which nothing changes.
+        let start = tree as usize;
         let tree: Fdt<'static> = unsafe { Fdt::from_ptr(tree) }.map_err(|_| Missing)?;
         let harts = harts(&tree, boot_hart).ok_or(Missing)?;
         let chip = chip(&tree, &harts).ok_or(Missing)?;
@@ -105,6 +110,7 @@ impl Machine {
         let memory = tree.memory();
         let region = memory.regions().next().ok_or(Missing)?;
         Ok(Self {
+            tree_range: start..start + tree.total_size(),
             timebase: cells(
                 tree.find_node("/cpus").ok_or(Missing)?,
                 "timebase-frequency",

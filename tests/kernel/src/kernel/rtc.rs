@@ -47,6 +47,13 @@ impl Alarm {
         u64::from(self.registers.read(TIME_HIGH)) << 32 | u64::from(low)
     }
 
+    /// Sets the clock.
+    pub fn set_time(&self, time: u64) {
+        let [low, high] = [time as u32, (time >> 32) as u32];
+        self.registers.write(TIME_HIGH, high);
+        self.registers.write(TIME_LOW, low);
+    }
+
     /// Arms it for this time.
     pub fn arm(&self, time: u64) {
         let [low, high] = [time as u32, (time >> 32) as u32];

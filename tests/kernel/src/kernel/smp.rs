@@ -121,9 +121,18 @@ pub fn beside(
 
 /// Runs `work` on every hart at the same time. It is given the hart's index.
 pub fn everywhere(machine: &Machine, work: &(dyn Fn(usize) -> Outcome + Sync)) -> Outcome {
+    on_first(machine, machine.harts.len(), work)
+}
+
+/// Runs `work` on the first `harts` of them at the same time.
+pub fn on_first(
+    machine: &Machine,
+    harts: usize,
+    work: &(dyn Fn(usize) -> Outcome + Sync),
+) -> Outcome {
     let mut outcome = Ok(());
     let mut running = ArrayVec::<Running, MAX_HARTS>::new();
-    for index in 1..machine.harts.len() {
+    for index in 1..harts {
         // SAFETY: all that were started are waited for.
         match unsafe { start(machine, index, work) } {
             Ok(hart) => running.push(hart),

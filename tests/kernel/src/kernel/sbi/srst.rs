@@ -1,8 +1,8 @@
 //! System reset.
 
 use sbi_spec::srst::{
-    EID_SRST, RESET_REASON_NO_REASON, RESET_REASON_SYSTEM_FAILURE, RESET_TYPE_SHUTDOWN,
-    SYSTEM_RESET,
+    EID_SRST, RESET_REASON_NO_REASON, RESET_REASON_SYSTEM_FAILURE, RESET_TYPE_COLD_REBOOT,
+    RESET_TYPE_SHUTDOWN, SYSTEM_RESET,
 };
 
 use super::{Answer, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED, call, expect_error};
@@ -27,6 +27,14 @@ pub fn shut_down(failure: bool) -> ! {
         RESET_REASON_NO_REASON
     };
     reset(RESET_TYPE_SHUTDOWN, reason);
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+/// Has the machine begin anew.
+pub fn reboot() -> ! {
+    reset(RESET_TYPE_COLD_REBOOT, RESET_REASON_NO_REASON);
     loop {
         core::hint::spin_loop();
     }

@@ -21,13 +21,13 @@ use alloc::vec::Vec;
 
 use dtoolkit::fdt::Fdt;
 use hv_bare::bundle::Bundle;
+use hv_bare::entropy::Entropy;
 use hv_bare::gstage::Mode;
 use hv_bare::host::{self, Host};
 use hv_bare::partition::{self, Passthrough};
 use hv_bare::tree;
 use hv_core::addr::HostPhysAddr;
-use sha2::{Digest, Sha256};
-use spin::Once;
+use spin::{Mutex, Once};
 
 use dtoolkit::Node;
 
@@ -136,6 +136,8 @@ pub struct Hypervisor {
     pub guests: Vec<Guest>,
     /// Whether exits are printed by cause when a guest ends.
     pub prints_statistics: bool,
+    /// Where guests' seeds come from, if the firmware gave any.
+    pub entropy: Mutex<Option<Entropy>>,
 }
 
 impl Hypervisor {
@@ -167,15 +169,10 @@ pub fn test_device() -> Option<HostPhysAddr> {
     TEST_DEVICE.get().copied()
 }
 
-/// Entropy for a guest that begins now: what the firmware gave, mixed with what is never the same twice.
-pub fn seed(guest: usize) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    if let Some(hypervisor) = HYPERVISOR.get() {
-        hash.update(&hypervisor.host.seed);
-    }
-    hash.update(guest.to_le_bytes());
-    hash.update(clock::ticks().to_le_bytes());
-    hash.finalize().into()
+/// Entropy for a guest that begins now, if there is any.
+pub fn seed(guest: usize) -> Option<[u8; 32]> {
+    let mut entropy = hypervisor().entropy.lock();
+    Some(entropy.as_mut()?.next(guest, clock::ticks()))
 }
 
 /// Ends the machine with a line that says why.
@@ -277,6 +274,9 @@ fn move_up(hart: u64, tree: &Fdt<'_>, blob: &[u8]) -> ! {
             word(bundle_size),
         );
         ptr::copy_nonoverlapping(kept, tree as *mut u8, blob.len());
+        // The firmware's seed is in it. What else is left here, and at the firmware's own place, is zeroed where it becomes a
+        // guest's memory.
+        ptr::write_bytes(kept, 0, blob.len());
         let used = ((&raw const image_end) as u64).saturating_sub(own.start);
         ptr::copy_nonoverlapping(own.start as *const u8, image as *mut u8, word(used));
         // What is left of the bundle at its old place would be in some guest's memory, which it may not concern.
@@ -296,7 +296,7 @@ fn move_up(hart: u64, tree: &Fdt<'_>, blob: &[u8]) -> ! {
 
 /// Makes the guests and becomes one of their harts.
 fn run(hart: u64, tree: &Fdt<'static>, bundle: &'static [u8], own: Range<HostPhysAddr>) -> ! {
-    let host = Host::from_tree(tree).unwrap_or_else(|error| give_up(&error));
+    let mut host = Host::from_tree(tree).unwrap_or_else(|error| give_up(&error));
     let bundle = Bundle::parse(bundle).unwrap_or_else(|error| give_up(&error));
     let mut free = host.memory.clone();
     for taken in host.reserved.iter().chain([&own]) {
@@ -340,7 +340,9 @@ fn run(hart: u64, tree: &Fdt<'static>, bundle: &'static [u8], own: Range<HostPhy
     if let Some(irq) = port_irq {
         chip.route(irq, boot_place);
     }
+    let entropy = Entropy::new(&mut host.seed);
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor {
+        entropy: Mutex::new(entropy),
         chip,
         clock: Clock::new(host.timebase_frequency, host.rtc),
         host,

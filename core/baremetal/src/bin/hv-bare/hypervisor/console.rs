@@ -14,8 +14,9 @@ use spin::{Mutex, Once};
 
 use super::ending;
 use super::firmware;
-use super::guest::{self, Guest, Life, mail};
+use super::guest::{self, Guest, mail};
 use hv_bare::host::Device;
+use hv_bare::lifecycle::Phase;
 pub use port::Port;
 
 /// Ctrl-a.
@@ -100,7 +101,7 @@ pub fn message(text: fmt::Arguments<'_>) {
 
 /// A guest has ended. If it had the keyboard, the next one that has not gets it.
 pub fn ended(guest: usize) {
-    let lives = |guest: &&Guest| !matches!(*guest.life.lock(), Life::Ended(_));
+    let lives = |guest: &&Guest| !matches!(guest.lifecycle.lock().phase(), Phase::Ended(_));
     let next = guest::all().iter().find(lives).map(|guest| guest.index);
     if let Some(console) = CONSOLE.get()
         && let Some(next) = next

@@ -1,16 +1,15 @@
 //! Ends: of a guest, which leaves the others as they are, and of the machine when no guest is left.
 
-use core::sync::atomic::Ordering;
-
 use super::boot::{self, hypervisor};
 use super::clock;
 use super::console;
 use super::csr;
 use super::firmware;
-use super::guest::{self, Guest, Life, mail};
+use super::guest::{self, Guest};
 use super::hart::Vhart;
 use super::mmio;
 use super::statistics::Sums;
+use hv_bare::lifecycle::{End, Phase};
 use hv_core::layout;
 
 /// The exit code of a guest that says it failed, and of the hypervisor when it cannot go on.
@@ -19,64 +18,29 @@ const FAILURE: u16 = 1;
 /// How long the test device may take to end the machine, in ticks: a second on the board that has it.
 const PATIENCE: u64 = 10_000_000;
 
-/// How a guest ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It switched itself off.
-    PowerOff,
-    /// It switched itself off and said that something is wrong.
-    SystemFailure,
-    /// It reported a failure with this code.
-    TestFailed(u16),
-    /// It wants to be started again.
-    Reset,
-}
-
 /// The hart's guest ends, or begins again.
 pub fn end(hart: &mut Vhart, end: End) {
     let guest = hart.guest;
-    {
-        let mut life = guest.life.lock();
-        if *life != Life::Running {
-            // Another hart was first, and waits for this one: its word to halt is on the way.
-            hart.halt();
-            return;
-        }
-        *life = Life::Ending;
-    }
-    hart.halt();
-    hart.link.halted.store(true, Ordering::Release);
-    let others = || {
-        let own = core::ptr::from_ref(hart.link);
-        guest
-            .harts
-            .iter()
-            .filter(move |link| !core::ptr::eq(*link, own))
-    };
-    for link in others() {
-        link.halted.store(false, Ordering::Release);
-        link.post(mail::HALT);
-    }
-    for link in others() {
-        while !link.halted.load(Ordering::Acquire) {
-            core::hint::spin_loop();
-        }
-    }
+    let order = guest.lifecycle.lock().end(hart.id, end);
+    guest.alert_others(hart.id);
+    hart.obey(order);
+}
+
+/// The user wants the hart's guest to begin anew.
+pub fn restart(hart: &mut Vhart) {
+    let guest = hart.guest;
+    let order = guest.lifecycle.lock().restart(hart.id);
+    guest.alert_others(hart.id);
+    hart.obey(order);
+}
+
+/// All harts of the guest have halted, and this one sees to its end.
+pub fn finish(guest: &Guest, end: End) {
     match end {
         End::Reset => begin_again(guest),
         End::PowerOff => over(guest, 0),
         End::SystemFailure => over(guest, FAILURE),
         End::TestFailed(code) => over(guest, code),
-    }
-}
-
-/// The user wants the hart's guest to begin anew.
-pub fn restart(hart: &mut Vhart) {
-    let ended = matches!(*hart.guest.life.lock(), Life::Ended(_));
-    if ended {
-        begin_again(hart.guest);
-    } else {
-        end(hart, End::Reset);
     }
 }
 
@@ -103,12 +67,13 @@ fn over(guest: &Guest, code: u16) {
         print_statistics(guest);
     }
     // Not before all is said: whoever sees that the last guest has ended switches the machine off.
-    *guest.life.lock() = Life::Ended(code);
+    guest.lifecycle.lock().over(code);
     console::ended(guest.index);
-    let mut codes = guest::all().iter().map(|guest| match *guest.life.lock() {
-        Life::Ended(code) => Some(code),
-        Life::Running | Life::Ending => None,
-    });
+    let code = |guest: &Guest| match guest.lifecycle.lock().phase() {
+        Phase::Ended(code) => Some(code),
+        Phase::Running | Phase::Ending(_) | Phase::Halted => None,
+    };
+    let mut codes = guest::all().iter().map(code);
     let first = codes.try_fold(0, |first, code| {
         code.map(|code| if first == 0 { code } else { first })
     });

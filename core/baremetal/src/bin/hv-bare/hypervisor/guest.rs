@@ -11,12 +11,12 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use hv_bare::bundle;
 use hv_bare::gstage::{self, GStage, Mode, PAGE, Permissions, Tables};
+use hv_bare::lifecycle::Lifecycle;
 use hv_bare::partition::{Passthrough, Share};
 use hv_core::addr::HostPhysAddr;
 use hv_core::isa::Isa;
 use hv_core::machine::{Hart, InterruptController, Machine};
 use hv_core::plic::{HartLines, Plic};
-use hv_core::sbi::hsm;
 use hv_core::{kernel, layout};
 use spin::Mutex;
 
@@ -35,16 +35,14 @@ pub mod mail {
     pub const SOFTWARE_INTERRUPT: u32 = 1 << 0;
     /// Its external interrupt may have changed.
     pub const EXTERNAL_INTERRUPT: u32 = 1 << 1;
-    /// It is to begin where [`super::Link::start`] says.
-    pub const START: u32 = 1 << 2;
-    /// It is to stop for good: the guest ends or is restarted.
-    pub const HALT: u32 = 1 << 3;
+    /// Its guest's [`hv_bare::lifecycle::Lifecycle`] may have something for it.
+    pub const ATTEND: u32 = 1 << 2;
     /// The alarm of the guest's real-time clock has changed.
-    pub const ALARM: u32 = 1 << 4;
+    pub const ALARM: u32 = 1 << 3;
     /// The user wants the guest to end.
-    pub const END: u32 = 1 << 5;
+    pub const END: u32 = 1 << 4;
     /// The user wants the guest to begin anew, whether it has ended or not.
-    pub const RESTART: u32 = 1 << 6;
+    pub const RESTART: u32 = 1 << 5;
 }
 
 /// Why a guest cannot begin.
@@ -67,15 +65,6 @@ pub enum Error {
     GStage(gstage::Error),
 }
 
-/// Where a hart begins, and with what in its registers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Start {
-    /// The address, guest-physical.
-    pub pc: u64,
-    /// For a1.
-    pub opaque: u64,
-}
-
 /// What others know of a guest's hart.
 #[derive(Debug)]
 pub struct Link {
@@ -87,10 +76,6 @@ pub struct Link {
     mail: AtomicU32,
     /// Whether the guest's PLIC asserts its external interrupt.
     pub external: AtomicBool,
-    /// Whether it has halted, as it was told to.
-    pub halted: AtomicBool,
-    /// Where to start.
-    pub start: Mutex<Start>,
     /// Why it was left, and how often.
     pub counts: Counts,
 }
@@ -110,17 +95,13 @@ impl Link {
     pub fn take_mail(&self) -> u32 {
         self.mail.swap(0, Ordering::AcqRel)
     }
-}
 
-/// What a guest is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    /// It runs.
-    Running,
-    /// One of its harts sees to its end.
-    Ending,
-    /// It is over, with this exit code.
-    Ended(u16),
+    /// Takes back the interrupts that the hart has not seen. None of the guest's harts runs.
+    fn forget_interrupts(&self) {
+        const INTERRUPTS: u32 = mail::SOFTWARE_INTERRUPT | mail::EXTERNAL_INTERRUPT;
+        self.mail.fetch_and(!INTERRUPTS, Ordering::AcqRel);
+        self.external.store(false, Ordering::Release);
+    }
 }
 
 /// A guest.
@@ -134,8 +115,8 @@ pub struct Guest {
     pub memory: GuestMemory,
     /// Its harts.
     pub harts: Vec<Link>,
-    /// Their states.
-    pub states: Mutex<hsm::Harts>,
+    /// Which of them run, and whether the guest does.
+    pub lifecycle: Mutex<Lifecycle>,
     /// Its devices.
     pub board: Board,
     /// Devices of the host that are its.
@@ -152,14 +133,9 @@ pub struct Guest {
     pub has_vector: bool,
     /// What legacy Console Getchar answers for nothing.
     pub getchar_empty: i64,
-    /// What it is doing.
-    pub life: Mutex<Life>,
     machine: Machine,
     files: bundle::Guest<'static>,
 }
-
-/// None of a guest's harts.
-const NO_HART: u32 = u32::MAX;
 
 /// What a guest's harts are like.
 #[derive(Clone, Debug)]
@@ -202,8 +178,6 @@ impl Guest {
             host_hart: host.harts.get(*place).map_or(0, |hart| hart.id),
             mail: AtomicU32::new(0),
             external: AtomicBool::new(false),
-            halted: AtomicBool::new(true),
-            start: Mutex::new(Start::default()),
             counts: Counts::new(),
         };
         Ok(Self {
@@ -212,7 +186,7 @@ impl Guest {
             // SAFETY: the partition gives each guest memory that nobody else uses.
             memory: unsafe { GuestMemory::new(share.ram_base, share.ram, share.ram_size) },
             harts: share.harts.iter().map(link).collect(),
-            states: Mutex::new(hsm::Harts::new(files.harts, NO_HART)),
+            lifecycle: Mutex::new(Lifecycle::new(files.harts)),
             board: Board::new(files.harts),
             passthrough: share.devices,
             hgatp,
@@ -221,32 +195,34 @@ impl Guest {
             has_float: machine.hart.isa.contains("d"),
             has_vector: machine.hart.isa.contains("v"),
             getchar_empty: files.getchar_empty,
-            life: Mutex::new(Life::Running),
             machine,
             files,
         })
     }
 
-    /// Puts everything into the state in which the guest begins, and starts its first hart. None of its harts runs.
+    /// Puts everything into the state in which the guest begins, and starts its first hart. The guest is halted.
     ///
     /// # Errors
     /// If it does not fit.
-    pub fn start(&self, seed: [u8; 32]) -> Result<(), Error> {
+    pub fn start(&self, seed: Option<[u8; 32]>) -> Result<(), Error> {
         self.reset_devices();
         let start = load::load(&self.files, &self.machine, seed, &self.memory)?;
-        *self.life.lock() = Life::Running;
+        self.lifecycle.lock().run(start);
         if let Some(hart) = self.harts.first() {
-            *hart.start.lock() = start;
-            let _ = self.states.lock().start(0);
-            hart.post(mail::START);
+            hart.post(mail::ATTEND);
         }
         Ok(())
     }
 
-    /// All harts are stopped. The host's devices let go of the guest's memory and of their interrupts; the guest's own begin
-    /// anew. A word to start that a hart gave another one before both halted finds that hart stopped, and so means nothing.
+    /// Has all harts but this one see what the guest's lifecycle has for them.
+    pub fn alert_others(&self, hart: u32) {
+        for (_, other) in (0..).zip(&self.harts).filter(|(id, _)| *id != hart) {
+            other.post(mail::ATTEND);
+        }
+    }
+
+    /// The guest is halted. The host's devices let go of its memory and of their interrupts; its own begin anew.
     pub fn reset_devices(&self) {
-        *self.states.lock() = hsm::Harts::new(self.machine.harts, NO_HART);
         for device in self
             .passthrough
             .iter()
@@ -261,7 +237,7 @@ impl Guest {
             }
         }
         for hart in &self.harts {
-            hart.external.store(false, Ordering::Release);
+            hart.forget_interrupts();
         }
         self.board.reset(self.machine.harts);
     }

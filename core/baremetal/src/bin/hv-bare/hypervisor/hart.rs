@@ -4,16 +4,17 @@
 use core::arch::asm;
 use core::sync::atomic::Ordering;
 
+use hv_bare::lifecycle::{End, Order, Start};
 use hv_core::sbi::pmu;
 
 use super::boot::hypervisor;
 use super::clock;
 use super::console;
 use super::csr::{self, hstatus, interrupt, number, status};
-use super::ending::{self, End};
+use super::ending;
 use super::exit;
 use super::firmware;
-use super::guest::{Guest, Link, Start, mail};
+use super::guest::{Guest, Link, mail};
 use super::vector::{self, Context};
 
 /// What traps within the guest, without the hypervisor: everything that a hart without the H extension would trap to S-mode
@@ -114,14 +115,6 @@ impl Vhart {
         }
     }
 
-    /// Begins as another hart, or the board, wants it, if it still does.
-    fn start(&mut self) {
-        if self.guest.states.lock().started(self.id).is_ok() {
-            let start = *self.link.start.lock();
-            self.begin(start);
-        }
-    }
-
     /// Begins as a hart does that SBI starts ("Hart start"): nothing is pending and no timer set, whatever ran on it before.
     fn begin(&mut self, start: Start) {
         self.deadline = u64::MAX;
@@ -132,7 +125,6 @@ impl Vhart {
                 csr::write::<{ number::VSTIMECMP }>(u64::MAX);
             }
         }
-        self.link.halted.store(false, Ordering::Release);
         self.enter_at(start);
     }
 
@@ -178,8 +170,21 @@ impl Vhart {
         self.running = true;
     }
 
+    /// Does as the guest's lifecycle has it do.
+    pub fn obey(&mut self, order: Order) {
+        match order {
+            Order::Continue => {}
+            Order::Begin(start) => self.begin(start),
+            Order::Halt => self.halt(),
+            Order::Finish(end) => {
+                self.halt();
+                ending::finish(self.guest, end);
+            }
+        }
+    }
+
     /// Does not run any more.
-    pub fn halt(&mut self) {
+    fn halt(&mut self) {
         self.running = false;
         self.set_timer(u64::MAX);
         // SAFETY: it is the guest's.
@@ -219,12 +224,9 @@ impl Vhart {
         // SAFETY: it is the interrupt that is being served.
         unsafe { csr::clear::<{ number::SIP }>(interrupt::SOFTWARE) };
         let mail = self.link.take_mail();
-        if mail & mail::HALT != 0 {
-            self.halt();
-            self.link.halted.store(true, Ordering::Release);
-        }
-        if mail & mail::START != 0 {
-            self.start();
+        if mail & mail::ATTEND != 0 {
+            let order = self.guest.lifecycle.lock().attend(self.id);
+            self.obey(order);
         }
         if mail & mail::ALARM != 0 {
             self.set_alarm();

@@ -1,5 +1,6 @@
 //! Loads and stores of a guest at addresses where it has no memory: its devices, or nothing.
 
+use hv_bare::lifecycle::End;
 use hv_core::addr::GuestPhysAddr;
 use hv_core::instruction::{self, Htinst, Kind, MmioAccess};
 use hv_core::test_device::{self, Command};
@@ -8,7 +9,7 @@ use hv_core::virtio_mmio;
 use super::reflect::{self, LOAD_ACCESS_FAULT, STORE_ACCESS_FAULT};
 use crate::hypervisor::boot::hypervisor;
 use crate::hypervisor::csr::{self, number};
-use crate::hypervisor::ending::{self, End};
+use crate::hypervisor::ending;
 use crate::hypervisor::guest::{Guest, board::Device, board::device_at, mail};
 use crate::hypervisor::hart::Vhart;
 use crate::hypervisor::statistics::Cause;

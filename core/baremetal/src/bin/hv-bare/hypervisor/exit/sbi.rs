@@ -1,5 +1,6 @@
 //! The guest's SBI calls: core's dispatcher and extensions, and how they are done here.
 
+use hv_bare::lifecycle::{End, Start};
 use hv_core::addr::GuestPhysAddr;
 use hv_core::sbi::{
     self, Access, BadMemory, Call, ConsoleError, ERR_DENIED, ERR_FAILED, FenceRange, HartSet,
@@ -8,9 +9,9 @@ use hv_core::sbi::{
 
 use super::reflect;
 use crate::hypervisor::csr::{self, interrupt, number};
-use crate::hypervisor::ending::{self, End};
+use crate::hypervisor::ending;
 use crate::hypervisor::firmware;
-use crate::hypervisor::guest::{Start, mail};
+use crate::hypervisor::guest::mail;
 use crate::hypervisor::hart::Vhart;
 use crate::hypervisor::statistics::Cause;
 use crate::hypervisor::{vector, word};
@@ -215,45 +216,37 @@ impl Platform for Hypervisor<'_> {
 
     fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
         let link = self.hart.guest.harts.get(hart as usize).ok_or(ERR_FAILED)?;
-        self.hart.guest.states.lock().start(hart)?;
-        *link.start.lock() = Start {
+        let start = Start {
             pc: address.0,
             opaque,
         };
-        link.post(mail::START);
+        self.hart.guest.lifecycle.lock().start(hart, start)?;
+        link.post(mail::ATTEND);
         Ok(())
     }
 
     fn hart_stop(&mut self) -> Result<(), i64> {
-        let mut states = self.hart.guest.states.lock();
-        states.stop(self.hart.id)?;
-        self.hart.halt();
+        // Nothing of the guest's is touched after that: another hart may start this one at once, or end the guest.
+        let order = self.hart.guest.lifecycle.lock().stop(self.hart.id)?;
         self.diverted = true;
-        let _ = states.stopped(self.hart.id);
+        self.hart.obey(order);
         Ok(())
     }
 
     fn hart_state(&self, hart: u32) -> Option<hsm::State> {
-        self.hart.guest.states.lock().state(hart)
+        self.hart.guest.lifecycle.lock().hart(hart)
     }
 
     fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), i64> {
         let id = self.hart.id;
-        {
-            let mut states = self.hart.guest.states.lock();
-            states.suspend(id)?;
-            let _ = states.suspended(id);
-        }
+        self.hart.guest.lifecycle.lock().suspend(id)?;
         self.hart.wait_for_guest_interrupt();
         if !self.hart.running {
             self.diverted = true;
             return Ok(());
         }
-        {
-            let mut states = self.hart.guest.states.lock();
-            let _ = states.resume(id);
-            let _ = states.resumed(id);
-        }
+        // It is suspended, and nobody but itself changes that while it runs.
+        let _ = self.hart.guest.lifecycle.lock().resume(id);
         if let Some((address, opaque)) = resume {
             self.hart.resume(address.0, opaque);
             self.diverted = true;
@@ -273,7 +266,7 @@ impl Platform for Hypervisor<'_> {
     }
 
     fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
-        if !self.hart.guest.states.lock().is_alone(self.hart.id) {
+        if !self.hart.guest.lifecycle.lock().is_alone(self.hart.id) {
             return Err(ERR_DENIED);
         }
         self.hart.wait_for_guest_interrupt();

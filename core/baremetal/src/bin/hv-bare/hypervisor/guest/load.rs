@@ -5,13 +5,14 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use hv_bare::bundle;
+use hv_bare::lifecycle::Start;
 use hv_core::addr::GuestPhysAddr;
 use hv_core::devicetree::{self, given};
 use hv_core::kernel;
 use hv_core::machine::Machine;
 use hv_core::sbi::BadMemory;
 
-use super::{Error, GuestMemory, Start};
+use super::{Error, GuestMemory};
 
 /// Bytes: a page, to which initial RAM disk and device tree are aligned.
 const PAGE: u64 = 4096;
@@ -26,7 +27,7 @@ const MAX_TREE: usize = 512 << 10;
 pub fn load(
     files: &bundle::Guest<'_>,
     machine: &Machine,
-    seed: [u8; 32],
+    seed: Option<[u8; 32]>,
     memory: &GuestMemory,
 ) -> Result<Start, Error> {
     let ram = memory.range();
@@ -36,10 +37,12 @@ pub fn load(
         problem => Error::Kernel(problem),
     })?;
     let mut machine = machine.clone();
-    machine.rng_seed = Some(seed);
+    machine.rng_seed = seed;
     let floor = placement.occupied.end;
     let initrd = files.initrd;
     machine.initrd = initrd.map(|_| 0..0);
+    // What was there before is not this guest's to know: the firmware's, another guest's, or its own before a reset.
+    memory.clear();
     let size = tree(files, &machine)?.len() as u64;
     let tree_at = below(ram.end, size, floor).ok_or(Error::DoesNotFit("device tree"))?;
     if let Some(initrd) = initrd {
@@ -51,13 +54,6 @@ pub fn load(
     let blob = tree(files, &machine)?;
     write(memory, tree_at.start, &blob, "device tree")?;
 
-    let occupied = &placement.occupied;
-    memory
-        .zero(
-            GuestPhysAddr(occupied.start),
-            occupied.end.saturating_sub(occupied.start),
-        )
-        .map_err(|BadMemory| Error::DoesNotFit("kernel"))?;
     for segment in &placement.segments {
         let bytes = usize::try_from(segment.offset).ok().and_then(|start| {
             let end = start.checked_add(usize::try_from(segment.length).ok()?)?;
@@ -96,7 +92,7 @@ fn tree(files: &bundle::Guest<'_>, machine: &Machine) -> Result<Vec<u8>, Error> 
                 for (byte, fresh) in seed.iter_mut().zip(fresh) {
                     *byte = *fresh;
                 }
-                true
+                machine.rng_seed.is_some()
             };
             given::check(blob)
                 .and_then(|()| given::complete(blob, line, machine.initrd.clone(), entropy))

@@ -5,8 +5,6 @@ use core::ops::Range;
 use hv_core::addr::{GuestPhysAddr, HostPhysAddr};
 use hv_core::sbi::BadMemory;
 
-use crate::hypervisor::word;
-
 /// The RAM of a guest: one range of guest-physical addresses, somewhere in the host.
 #[derive(Debug)]
 pub struct GuestMemory {
@@ -53,12 +51,21 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Writes `size` zero bytes from `address` on.
-    pub fn zero(&self, address: GuestPhysAddr, size: u64) -> Result<(), BadMemory> {
-        let to = self.find(address, size).ok_or(BadMemory)?;
-        // SAFETY: as in `read`.
-        unsafe { core::ptr::write_bytes(to as *mut u8, 0, word(size)) };
-        Ok(())
+    /// Makes all of it zero. What is zero already is only read: an emulated host takes memory of its own host when memory is
+    /// written.
+    pub fn clear(&self) {
+        const PIECE: usize = 4096;
+        for offset in (0..self.size).step_by(PIECE) {
+            let piece = (self.host.0.saturating_add(offset)) as *mut u64;
+            // SAFETY: it is the guest's RAM, which begins and ends on pages; none of the guest's harts runs, and no reference of
+            // the hypervisor's points there.
+            unsafe {
+                let words = core::slice::from_raw_parts(piece, PIECE / size_of::<u64>());
+                if words.iter().fold(0, |all, word| all | word) != 0 {
+                    core::ptr::write_bytes(piece, 0, words.len());
+                }
+            }
+        }
     }
 
     /// Where in the host `address` is, if all of the `size` bytes there are RAM.
