@@ -86,6 +86,12 @@ fn mistake(head: &[u8]) -> Option<&'static str> {
             "it is an EFI program and no Linux kernel; a firmware such as U-Boot starts it from a disk (--firmware, --disk)",
         );
     }
+    // UEFI Platform Initialization Specification, volume 3, "Firmware Volume Header".
+    if head.get(0x28..0x2c) == Some(b"_FVH") {
+        return Some(
+            "it is a UEFI firmware for a board with flash memory (EDK2), which a guest has not; take U-Boot for supervisor mode",
+        );
+    }
     if is_ext(head) || is_partitioned(head) {
         return Some(DISK);
     }
