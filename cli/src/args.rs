@@ -137,6 +137,10 @@ pub struct Args {
     #[arg(long, help_heading = "The machine")]
     pub hugepages: bool,
 
+    /// End hvrun when the guest resets itself, with exit code 4, instead of booting it again.
+    #[arg(long, help_heading = "The machine")]
+    pub no_reboot: bool,
+
     /// The interrupt chip: aia (KVM's), plic, or auto, an AIA where the host has it [default: auto].
     ///
     /// Where the host has no AIA, auto is a PLIC.
@@ -248,6 +252,7 @@ impl Args {
             irqchip: self.irqchip.0,
             console,
             getchar_empty: self.getchar_empty,
+            no_reboot: self.no_reboot,
             stop,
         }
     }
@@ -379,7 +384,7 @@ mod tests {
         assert_eq!(args.irqchip.0, IrqchipChoice::Auto);
         assert_eq!(args.virtio.0, VirtioVersion::Modern);
         assert_eq!(args.log_level, log::LevelFilter::Warn);
-        assert!(!args.rng && !args.hugepages);
+        assert!(!args.rng && !args.hugepages && !args.no_reboot);
         assert!(args.disks.is_empty() && args.cmdline.is_none());
         assert!(args.command.is_none());
     }

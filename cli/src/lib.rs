@@ -14,11 +14,12 @@ mod terminal;
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use hv_vmm::{OpenError, Outcome, Vm};
+use hv_vmm::{Config, Error, OpenError, Outcome, Vm};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -33,6 +34,8 @@ const EXIT_ERROR: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 /// The guest powered off and reported a system failure.
 const EXIT_SYSTEM_FAILURE: u8 = 3;
+/// The guest reset itself, and was not to be booted again.
+const EXIT_RESET: u8 = 4;
 /// Plus the number of the signal that ended hvrun, as shells have it.
 const EXIT_SIGNAL: u8 = 128;
 
@@ -118,27 +121,18 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     let dump_dtb = args.dump_dtb.take();
     let stop = ended_by.as_fd().try_clone_to_owned()?;
     let config = args.config(payload, consoles.config(resized)?, Some(stop));
-    let vm = Vm::new(config)?;
-    if let Some(path) = dump_dtb {
-        std::fs::write(&path, vm.device_tree()).map_err(|error| {
-            format!(
-                "cannot write the device tree to {}: {error}",
-                path.display()
-            )
-        })?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    for terminal in vm.pseudo_terminals() {
-        eprintln!("hvrun: {} on {}", terminal.console, terminal.path.display());
-    }
-    let raw = have_stdio.then(terminal::RawMode::enter);
-    let outcome = vm.run();
-    drop(raw);
-    Ok(match outcome? {
+    let outcome = match boot(config, dump_dtb.as_deref(), have_stdio) {
+        Ok(None) => return Ok(ExitCode::SUCCESS),
+        Ok(Some(outcome)) => outcome,
+        Err(Error::Stopped) => Outcome::Stopped,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match outcome {
         Outcome::PowerOff => ExitCode::SUCCESS,
         Outcome::SystemFailure => ExitCode::from(EXIT_SYSTEM_FAILURE),
         // A guest that says it failed has not succeeded, whatever is left of its code in an exit code's 8 bits.
         Outcome::TestFailed(code) => ExitCode::from(code.to_le_bytes()[0].max(EXIT_ERROR)),
+        Outcome::Reset => ExitCode::from(EXIT_RESET),
         Outcome::Stopped => match ended_by.read_signal()? {
             Some(signal) => ExitCode::from(
                 EXIT_SIGNAL.wrapping_add(u8::try_from(signal.ssi_signo).unwrap_or(0)),
@@ -146,6 +140,24 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
             None => ExitCode::SUCCESS,
         },
     })
+}
+
+/// Runs the machine to its end, or only writes its device tree.
+fn boot(
+    config: Config,
+    dump_dtb: Option<&Path>,
+    have_stdio: bool,
+) -> Result<Option<Outcome>, Error> {
+    let vm = Vm::new(config)?;
+    if let Some(path) = dump_dtb {
+        vm.write_device_tree(path)?;
+        return Ok(None);
+    }
+    for terminal in vm.pseudo_terminals() {
+        eprintln!("hvrun: {} on {}", terminal.console, terminal.path.display());
+    }
+    let _raw = have_stdio.then(terminal::RawMode::enter);
+    vm.run().map(Some)
 }
 
 /// Says what is wrong with the command line.

@@ -17,7 +17,7 @@ const KEYS: [(&str, &str); 3] = [
 ];
 
 /// How hvrun ends.
-const EXIT_CODES: [(&str, &str); 6] = [
+const EXIT_CODES: [(&str, &str); 7] = [
     ("0", "the guest powered off, or Ctrl-a x ended it"),
     (
         "1",
@@ -28,6 +28,7 @@ const EXIT_CODES: [(&str, &str); 6] = [
         "3",
         "the guest powered off and reported a system failure (SBI SRST, reason 1)",
     ),
+    ("4", "the guest reset itself, and --no-reboot was given"),
     (
         "N",
         "the guest reported failure N by the test device: its low 8 bits, or 1 if they are 0",

@@ -43,8 +43,10 @@ pub struct Config {
     /// What the legacy SBI call Console Getchar answers when there is no character: -1 as specified, or what this guest
     /// takes for none.
     pub getchar_empty: i64,
+    /// A guest that resets itself is not booted again: the run ends with [`Outcome::Reset`](crate::Outcome::Reset).
+    pub no_reboot: bool,
     /// When this descriptor becomes readable, the run ends with [`Outcome::Stopped`](crate::Outcome::Stopped): a signalfd
-    /// or an eventfd.
+    /// or an eventfd. Until then, [`Vm::new`](crate::Vm::new) fails with [`Error::Stopped`].
     pub stop: Option<OwnedFd>,
 }
 
@@ -193,6 +195,7 @@ mod tests {
                 ..ConsoleConfig::default()
             },
             getchar_empty: -1,
+            no_reboot: false,
             stop: None,
         }
     }

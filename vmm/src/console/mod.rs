@@ -26,9 +26,9 @@ use event_manager::MutEventSubscriber;
 use hv_devices::console::{self as host, ConsoleOutput, InputSink, Nowhere, OutputThread};
 use hv_devices::uart::Uart;
 use hv_devices::virtio::console::{MAX_PORTS, PortConfig as DevicePort, Ports};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
+use crate::stop::Stop;
 use feed::Input;
 use resize::Resize;
 use socket::SocketSource;
@@ -94,11 +94,11 @@ struct Opened {
 }
 
 impl Consoles {
-    /// Opens everything that `config` names. `quit` is written when the user ends the machine by its escape key.
+    /// Opens everything that `config` names. The escape key of its terminal asks for `stop`.
     ///
     /// # Errors
-    /// Something cannot be opened, or there are more ports than a device has.
-    pub fn open(config: &ConsoleConfig, quit: &EventFd) -> Result<Consoles, Error> {
+    /// Something cannot be opened, or there are more ports than a device has, or `stop` came first.
+    pub fn open(config: &ConsoleConfig, stop: &Stop) -> Result<Consoles, Error> {
         let most = MAX_PORTS.saturating_sub(config.virtio.iter().count());
         if config.ports.len() > most {
             return Err(Error::TooManyPorts {
@@ -119,7 +119,7 @@ impl Consoles {
             terminals: Vec::new(),
         };
         let mut open =
-            |backend, name, is_console| consoles.open_one(backend, name, is_console, quit);
+            |backend, name, is_console| consoles.open_one(backend, name, is_console, stop);
         let serial = (config.serial.as_ref())
             .map(|backend| open(backend, "serial port".into(), true))
             .transpose()?;
@@ -199,7 +199,7 @@ impl Consoles {
         backend: &ConsoleBackend,
         name: String,
         is_console: bool,
-        quit: &EventFd,
+        stop: &Stop,
     ) -> Result<Opened, Error> {
         let thread = Error::host("start the console's thread");
         let mut terminal = None;
@@ -213,7 +213,10 @@ impl Consoles {
                 if let Some(file) = &stdio.input {
                     on_terminal = file.is_terminal();
                     files.push(copy(file)?);
-                    let quit = quit.try_clone().map_err(Error::host("copy an eventfd"))?;
+                    let quit = stop
+                        .quit
+                        .try_clone()
+                        .map_err(Error::host("copy an eventfd"))?;
                     let source = StdioSource::new(copy(file)?, stdio.escape, output.clone(), quit);
                     input = Some(Input::new(source)?);
                 }
@@ -225,7 +228,9 @@ impl Consoles {
                 (output, input)
             }
             ConsoleBackend::File(path) => {
-                let output = OutputThread::spawn(host::open_file(path)?).map_err(thread)?;
+                let path = path.clone();
+                let file = stop.unless_stopped(move || host::open_file(&path))??;
+                let output = OutputThread::spawn(file).map_err(thread)?;
                 (Arc::new(output), None)
             }
             ConsoleBackend::Pty => {
@@ -238,7 +243,8 @@ impl Consoles {
                 (Arc::new(output), Some(Input::new(pty)?))
             }
             ConsoleBackend::Unix(path) => {
-                let socket = host::Socket::bind(path)?;
+                let path = path.clone();
+                let socket = stop.unless_stopped(move || host::Socket::bind(&path))??;
                 let output = socket.output().map_err(thread)?;
                 let input = Input::new(SocketSource::new(socket))?;
                 (Arc::new(output), Some(input))
