@@ -244,7 +244,7 @@ mod tests {
             config.implied_command_line().unwrap()
         };
         assert_eq!(line(true, false), "console=ttyS0");
-        assert_eq!(line(false, true), "console=hvc0");
+        assert_eq!(line(false, true), "console=ttyS0 console=hvc0");
         assert_eq!(line(true, true), "console=ttyS0 console=hvc0");
         assert_eq!(line(false, false), "");
     }

@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `merged` | several consoles on one output |
 //! | `output` | a bounded buffer that a thread empties into a file, pipe, terminal or whatever is an [`Outlet`] |
 //! | `pty` | a pseudo-terminal, which people open and close as they like |
 //! | `socket` | a Unix socket, to which one client at a time connects |
@@ -9,6 +10,7 @@
 //!
 //! A device prints to a [`ConsoleOutput`] and is an [`InputSink`]; whoever builds the machine connects the two sides.
 
+mod merged;
 mod output;
 mod pty;
 mod socket;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use vm_memory::VolatileSlice;
 use vmm_sys_util::eventfd::EventFd;
 
+pub use merged::Merged;
 pub use output::{Outlet, OutputThread};
 pub use pty::Pty;
 pub use socket::{ClientInput, Socket};

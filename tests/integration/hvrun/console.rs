@@ -71,8 +71,11 @@ fn a_virtio_console_is_a_terminal_of_the_right_size() {
         assert_eq!(run(&mut console, "tty"), "/dev/hvc0");
         assert_eq!(
             run(&mut console, "cat /proc/cmdline"),
-            "console=hvc0 root=/dev/vda rw"
+            "console=ttyS0 console=hvc0 root=/dev/vda rw"
         );
+        // Both consoles had the kernel's log.
+        let log = console.transcript();
+        assert_eq!(log.matches("] Linux version ").count(), 1, "{log}");
         assert_eq!(run(&mut console, "stty size"), "24 80");
         console.process().resize(50, 132).unwrap();
         wait_for_size(&mut console, "50 132");

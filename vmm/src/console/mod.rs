@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::MutEventSubscriber;
-use hv_devices::console::{self as host, ConsoleOutput, InputSink, Nowhere, OutputThread};
+use hv_devices::console::{self as host, ConsoleOutput, InputSink, Merged, Nowhere, OutputThread};
 use hv_devices::uart::Uart;
 use hv_devices::virtio::console::{MAX_PORTS, PortConfig as DevicePort, Ports};
 
@@ -53,6 +53,8 @@ pub struct Consoles {
     /// That of the serial port, whose device is another one after each reboot.
     serial_input: Option<Rc<RefCell<Input>>>,
     serial: Arc<dyn ConsoleOutput>,
+    /// Of a machine whose serial port has no other end of its own.
+    merged: Option<Merged>,
     firmware: Firmware,
     ports: Option<Arc<Ports>>,
     terminals: Vec<PseudoTerminal>,
@@ -111,6 +113,7 @@ impl Consoles {
             subscribers: Vec::new(),
             serial_input: None,
             serial: Arc::new(Nowhere),
+            merged: None,
             firmware: Firmware {
                 output: Arc::new(Nowhere),
                 input: None,
@@ -130,6 +133,13 @@ impl Consoles {
             .map(|port| open(&port.backend, format!("port {}", port.name), false))
             .collect::<Result<Vec<_>, _>>()?;
 
+        let mut merged = match (&serial, &virtio) {
+            (None, Some(opened)) => Some(Merged::new(opened.output.clone())),
+            _ => None,
+        };
+        let mut stream = || merged.as_mut().and_then(Merged::stream);
+        let (mut console, early) = (stream(), stream().zip(stream()));
+        consoles.merged = merged;
         let names = config.ports.iter().map(|port| port.name.clone());
         let names = virtio.iter().map(|_| String::new()).chain(names);
         let devices = virtio.iter().chain(&channels);
@@ -138,8 +148,9 @@ impl Consoles {
             .map(|(name, opened)| DevicePort {
                 is_console: name.is_empty(),
                 on_terminal: opened.on_terminal,
+                // The virtio console comes first.
+                output: console.take().unwrap_or_else(|| opened.output.clone()),
                 name,
-                output: opened.output.clone(),
             })
             .collect();
         if !ports.is_empty() {
@@ -147,6 +158,10 @@ impl Consoles {
             consoles.ports = Some(Arc::new(ports));
         }
         consoles.connect(config, serial, virtio, channels)?;
+        if let Some((serial, firmware)) = early {
+            consoles.serial = serial;
+            consoles.firmware.output = firmware;
+        }
         Ok(consoles)
     }
 
@@ -317,6 +332,7 @@ impl Consoles {
 
     /// Waits for the guest's output to go out, at most for `timeout`. Answers whether all has that is to be waited for.
     pub fn flush(&self, timeout: Duration) -> bool {
+        self.release();
         self.each(timeout, |output, timeout| {
             output.thread.flush(timeout) || output.manner != Manner::Complete
         })
@@ -324,6 +340,7 @@ impl Consoles {
 
     /// Ends all output: what there is goes out within `timeout` or not at all.
     pub fn close(&self, timeout: Duration) {
+        self.release();
         self.each(timeout, |output, timeout| output.thread.close(timeout));
     }
 
@@ -336,8 +353,18 @@ impl Consoles {
 
     /// The guest begins.
     pub fn power_on(&self) {
+        if let Some(merged) = &self.merged {
+            merged.restart();
+        }
         for output in &self.outputs {
             output.thread.set_lossy(output.manner == Manner::Lossy);
+        }
+    }
+
+    /// What waits for the end of its line goes out.
+    fn release(&self) {
+        if let Some(merged) = &self.merged {
+            merged.release();
         }
     }
 
