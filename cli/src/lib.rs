@@ -12,7 +12,7 @@ mod logger;
 mod manual;
 mod terminal;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write, stdin};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -155,6 +155,10 @@ fn boot(
     }
     for terminal in vm.pseudo_terminals() {
         eprintln!("hvrun: {} on {}", terminal.console, terminal.path.display());
+    }
+    if have_stdio && stdin().is_terminal() && log::max_level() >= log::LevelFilter::Warn {
+        // A guest may never print anything, and does not know.
+        eprintln!("hvrun: {}", manual::HINT);
     }
     let _raw = have_stdio.then(terminal::RawMode::enter);
     vm.run().map(Some)

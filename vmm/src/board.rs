@@ -353,6 +353,7 @@ fn describe(
         ram_base: layout::RAM_BASE,
         ram_size: blueprint.memory,
         interrupts: irqchip.describe(),
+        hypervisor: "linux,kvm",
         command_line: blueprint.command_line.clone().unwrap_or_default(),
         initrd: None,
         rng_seed: entropy(&mut seed).ok().map(|()| seed),

@@ -10,6 +10,9 @@ use hv_devices::virtio::net::{Mac, Vhost};
 use crate::console::ConsoleConfig;
 use crate::{Error, virtio};
 
+/// What Linux keeps of a command line, bytes: `COMMAND_LINE_SIZE` without the NUL (arch/riscv/include/uapi/asm/setup.h).
+const LONGEST_COMMAND_LINE: usize = 1023;
+
 /// Everything that is chosen from outside. What is left open here is asked of KVM.
 #[derive(Debug)]
 pub struct Config {
@@ -139,6 +142,17 @@ impl Config {
             words.push(if disk.readonly { "ro" } else { "rw" }.into());
         }
         Some(words.join(" "))
+    }
+
+    /// Warns of a command line whose end Linux would lose without a word.
+    pub(crate) fn warn_of_a_long_command_line(&self) {
+        let length = self.command_line.as_ref().map_or(0, String::len);
+        if length > LONGEST_COMMAND_LINE {
+            log::warn!(
+                "the command line has {length} bytes: Linux keeps {LONGEST_COMMAND_LINE} on RISC-V and loses the rest, older ones \
+                 keep 511; shorten it, or put into the initrd or root file system what is not for the kernel"
+            );
+        }
     }
 
     /// The slot of each of [`Config::disks`].

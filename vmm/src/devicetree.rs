@@ -150,6 +150,7 @@ mod tests {
             ram_base: hv_core::layout::RAM_BASE,
             ram_size: 64 << 20,
             interrupts: InterruptController::Plic { sources: 95 },
+            hypervisor: "linux,kvm",
             command_line: "console=ttyS0".into(),
             initrd: None,
             rng_seed: Some([0xa7; 32]),

@@ -59,6 +59,7 @@ impl Vm {
             return Err(Error::MemorySizeOfHugePages(config.memory));
         }
         let kvm = Kvm::open()?;
+        config.warn_of_a_long_command_line();
         capabilities::log_what_is_not_handed_on(&kvm);
         let max = kvm.max_vcpus().min(layout::MAX_HARTS);
         match config.cpus {

@@ -168,12 +168,13 @@ fn system(word: u32) -> Step {
 
 /// `bits` bits of `word` from bit `from` on, shifted to bit `to`.
 fn field(word: u32, from: u32, bits: u32, to: u32) -> u32 {
-    (word >> from & ((1 << bits) - 1)) << to
+    let mask = u32::MAX >> 32_u32.saturating_sub(bits);
+    (word >> from & mask) << to
 }
 
 /// The signed number in the low `bits` bits.
 fn sign_extend(value: u32, bits: u32) -> isize {
-    let unused = 32 - bits;
+    let unused = 32_u32.saturating_sub(bits);
     let value = (value << unused).cast_signed() >> unused;
     // At most 21 bits of it are in use.
     isize::try_from(value).unwrap_or(0)

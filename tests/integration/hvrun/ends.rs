@@ -101,7 +101,7 @@ fn signals_end_hvrun_while_it_waits_for_a_file() {
         (libc::SIGQUIT, 131),
     ] {
         let socket = format!("/dev/shm/socket-until-signal-{signal}");
-        let hvrun = command(host, Kernel::Small.arguments())
+        let hvrun = command(host, Kernel::Stable.arguments())
             .args(["--console", &format!("serial,to=unix:{socket}")])
             .args(["--dump-dtb", fifo])
             .spawn()

@@ -249,6 +249,22 @@ fn device_trees_that_cannot_be_used() {
     );
 }
 
+/// One byte more than Linux keeps.
+#[test]
+fn a_command_line_that_linux_would_cut_off_is_told_of() {
+    let files = Files::new();
+    for (length, lines) in [(1023, 0), (1024, 1)] {
+        let finished = command(host(HostChip::Plic), Kernel::Stable.arguments())
+            .args(["--dump-dtb", &files.path("tree"), "--cmdline"])
+            .args(["x".repeat(length)])
+            .check(STEP)
+            .unwrap();
+        let told = finished.stderr_text();
+        assert_eq!(told.lines().count(), lines, "{told}");
+        assert_eq!(told.contains("1024 bytes"), lines == 1, "{told}");
+    }
+}
+
 #[test]
 fn a_command_line_that_makes_no_sense() {
     for (arguments, expected) in [
