@@ -91,7 +91,8 @@ pub struct Args {
     /// The guest's console, repeatable: serial, virtio, both or none [default: serial].
     ///
     /// serial is the UART (in Linux ttyS0), virtio a virtio console (hvc0) that knows the terminal's size, both is
-    /// "serial,to=pty" and "virtio", none is no console. to= is its other end: stdio (this terminal, for one console at
+    /// "serial,to=pty" and "virtio", none is no console. With virtio alone the UART's output appears there as well, for a
+    /// kernel whose driver is a module. to= is its other end: stdio (this terminal, for one console at
     /// most), file:PATH (output only), pty (a pseudo-terminal, whose path is printed), unix:PATH (a socket to connect to,
     /// for one client at a time). virtio,port=NAME,to=END is a channel by that name (/dev/virtio-ports/NAME) and no
     /// console; slot= and virtio= as for --disk.
@@ -137,7 +138,7 @@ pub struct Args {
     #[arg(long, help_heading = "The machine")]
     pub hugepages: bool,
 
-    /// End hvrun when the guest resets itself, with exit code 4, instead of booting it again.
+    /// End when the guest resets itself, with exit code 4, instead of booting it again.
     #[arg(long, help_heading = "The machine")]
     pub no_reboot: bool,
 

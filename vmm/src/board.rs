@@ -186,7 +186,14 @@ impl Board {
             Some(_) => None,
             None => Some(Box::new(describe(blueprint, &vcpus, irqchip.as_ref())?)),
         };
-        let (registers, device_tree) = load_files(blueprint, machine, &ram, stop)?;
+        let (registers, device_tree) = match load_files(blueprint, machine, &ram, stop) {
+            Err(Error::Stopped) => {
+                // The thread that is left behind may still read a file into it.
+                std::mem::forget(ram);
+                return Err(Error::Stopped);
+            }
+            result => result?,
+        };
         set_boot_registers(&vcpus, registers)?;
         Ok(Board {
             vcpus,
