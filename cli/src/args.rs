@@ -94,7 +94,8 @@ pub struct Args {
     /// The guest's console, repeatable: serial, virtio, both or none [default: serial].
     ///
     /// serial is the UART (in Linux ttyS0), virtio a virtio console (hvc0) that knows the terminal's size, both is
-    /// "serial,to=pty" and "virtio", none is no console. to= is its other end: stdio (this terminal, for one console at
+    /// "serial,to=pty" and "virtio", none is no console. With virtio alone the UART's output appears there as well, for a
+    /// kernel whose driver is a module. to= is its other end: stdio (this terminal, for one console at
     /// most), file:PATH (output only), pty (a pseudo-terminal, whose path is printed), unix:PATH (a socket to connect to,
     /// for one client at a time). virtio,port=NAME,to=END is a channel by that name (/dev/virtio-ports/NAME) and no
     /// console; slot= and virtio= as for --disk.
@@ -139,6 +140,10 @@ pub struct Args {
     /// guest's from its start to its end. From Linux 7.0 on, a host does as much by itself with transparent huge pages.
     #[arg(long, help_heading = "The machine")]
     pub hugepages: bool,
+
+    /// End when the guest resets itself, with exit code 4, instead of booting it again.
+    #[arg(long, help_heading = "The machine")]
+    pub no_reboot: bool,
 
     /// The interrupt chip: aia (KVM's), plic, or auto, an AIA where the host has it [default: auto].
     ///
@@ -286,6 +291,7 @@ impl Args {
             irqchip: self.irqchip.0,
             console,
             getchar_empty: self.getchar_empty,
+            no_reboot: self.no_reboot,
             stop,
         }
     }
@@ -416,7 +422,7 @@ mod tests {
         assert_eq!(args.irqchip.0, IrqchipChoice::Auto);
         assert_eq!(args.virtio.0, VirtioVersion::Modern);
         assert_eq!(args.log_level, log::LevelFilter::Warn);
-        assert!(!args.rng && !args.hugepages);
+        assert!(!args.rng && !args.hugepages && !args.no_reboot);
         assert!(args.disks.is_empty() && args.cmdline.is_none());
         assert!(args.command.is_none());
     }

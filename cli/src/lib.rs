@@ -12,14 +12,14 @@ mod logger;
 mod manual;
 mod terminal;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write, stdin};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use hv_vmm::{OpenError, Outcome, Vm};
+use hv_vmm::{Config, Error, OpenError, Outcome, Vm, write_problem};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -34,6 +34,8 @@ const EXIT_ERROR: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 /// The guest powered off and reported a system failure.
 const EXIT_SYSTEM_FAILURE: u8 = 3;
+/// The guest reset itself, and was not to be booted again.
+const EXIT_RESET: u8 = 4;
 /// Plus the number of the signal that ended hvrun, as shells have it.
 const EXIT_SIGNAL: u8 = 128;
 
@@ -100,21 +102,6 @@ fn print(text: &[u8]) -> std::io::Result<()> {
     }
 }
 
-/// What `--dump-dtb` is for. `-` is stdout.
-fn write_device_tree(path: &Path, tree: &[u8]) -> Result<(), String> {
-    let written = match path.as_os_str() == "-" {
-        true => print(tree),
-        false => std::fs::write(path, tree),
-    };
-    written.map_err(|error| {
-        format!(
-            "cannot write the device tree to {}: {}",
-            path.display(),
-            hv_vmm::write_problem(&error)
-        )
-    })
-}
-
 fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::error::Error>> {
     if args.kernel.is_none() && args.firmware.is_none() && !cfg!(target_arch = "riscv64") {
         return Err(OpenError::NotRiscv.into());
@@ -141,22 +128,18 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     let dump_dtb = args.dump_dtb.take();
     let stop = ended_by.as_fd().try_clone_to_owned()?;
     let config = args.config(payload, consoles.config(resized)?, Some(stop));
-    let vm = Vm::new(config)?;
-    if let Some(path) = dump_dtb {
-        write_device_tree(&path, vm.device_tree())?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    for terminal in vm.pseudo_terminals() {
-        eprintln!("hvrun: {} on {}", terminal.console, terminal.path.display());
-    }
-    let raw = have_stdio.then(terminal::RawMode::enter);
-    let outcome = vm.run();
-    drop(raw);
-    Ok(match outcome? {
+    let outcome = match boot(config, dump_dtb.as_deref(), have_stdio) {
+        Ok(None) => return Ok(ExitCode::SUCCESS),
+        Ok(Some(outcome)) => outcome,
+        Err(Error::Stopped) => Outcome::Stopped,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match outcome {
         Outcome::PowerOff => ExitCode::SUCCESS,
         Outcome::SystemFailure => ExitCode::from(EXIT_SYSTEM_FAILURE),
         // A guest that says it failed has not succeeded, whatever is left of its code in an exit code's 8 bits.
         Outcome::TestFailed(code) => ExitCode::from(code.to_le_bytes()[0].max(EXIT_ERROR)),
+        Outcome::Reset => ExitCode::from(EXIT_RESET),
         Outcome::Stopped => match ended_by.read_signal()? {
             Some(signal) => ExitCode::from(
                 EXIT_SIGNAL.wrapping_add(u8::try_from(signal.ssi_signo).unwrap_or(0)),
@@ -164,6 +147,38 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
             None => ExitCode::SUCCESS,
         },
     })
+}
+
+/// Runs the machine to its end, or only writes its device tree.
+fn boot(
+    config: Config,
+    dump_dtb: Option<&Path>,
+    have_stdio: bool,
+) -> Result<Option<Outcome>, Error> {
+    let vm = Vm::new(config)?;
+    match dump_dtb {
+        Some(path) if path.as_os_str() == "-" => {
+            print(vm.device_tree()).map_err(|error| Error::WriteDeviceTree {
+                path: "stdout".into(),
+                problem: write_problem(&error),
+            })?;
+            return Ok(None);
+        }
+        Some(path) => {
+            vm.write_device_tree(path)?;
+            return Ok(None);
+        }
+        None => {}
+    }
+    for terminal in vm.pseudo_terminals() {
+        eprintln!("hvrun: {} on {}", terminal.console, terminal.path.display());
+    }
+    if have_stdio && stdin().is_terminal() && log::max_level() >= log::LevelFilter::Warn {
+        // A guest may never print anything, and does not know.
+        eprintln!("hvrun: {}", manual::HINT);
+    }
+    let _raw = have_stdio.then(terminal::RawMode::enter);
+    vm.run().map(Some)
 }
 
 /// Says what is wrong with the command line.

@@ -16,8 +16,11 @@ const KEYS: [(&str, &str); 3] = [
     ("Ctrl-a a", "send Ctrl-a to the guest"),
 ];
 
+/// What a user is told of them when a guest begins on a terminal.
+pub const HINT: &str = "Ctrl-a x ends the guest, Ctrl-a h lists the keys";
+
 /// How hvrun ends.
-const EXIT_CODES: [(&str, &str); 6] = [
+const EXIT_CODES: [(&str, &str); 7] = [
     ("0", "the guest powered off, or Ctrl-a x ended it"),
     (
         "1",
@@ -28,6 +31,7 @@ const EXIT_CODES: [(&str, &str); 6] = [
         "3",
         "the guest powered off and reported a system failure (SBI SRST, reason 1)",
     ),
+    ("4", "the guest reset itself, and --no-reboot was given"),
     (
         "N",
         "the guest reported failure N by the test device: its low 8 bits, or 1 if they are 0",
@@ -221,6 +225,9 @@ mod tests {
             for place in [&page, &help] {
                 assert!(place.contains(tag) && place.contains(text), "{tag}: {text}");
             }
+        }
+        for key in ["Ctrl-a x", "Ctrl-a h"] {
+            assert!(HINT.contains(key) && KEYS.iter().any(|(known, _)| *known == key));
         }
         for (_, command) in EXAMPLES {
             assert!(help.contains(command));

@@ -79,6 +79,7 @@ fn root(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
     tree.node_at("memory", machine.ram_base, |tree| memory(tree, machine))?;
     tree.node("cpus", |tree| cpus::cpus(tree, machine))?;
     tree.node("soc", |tree| soc(tree, machine))?;
+    tree.node("hypervisor", |tree| hypervisor(tree, machine))?;
     devices::power(tree)
 }
 
@@ -101,6 +102,12 @@ fn chosen(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
         tree.bytes("rng-seed", seed)?;
     }
     Ok(())
+}
+
+/// What tells a guest that it is one. There is no binding for RISC-V; Linux has it for Xen on Arm (`arm/xen.txt`), KVM on
+/// PowerPC has the same node, and systemd-detect-virt looks for it on all of them.
+fn hypervisor(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
+    tree.string("compatible", machine.hypervisor)
 }
 
 /// RAM (dt-schema: `memory.yaml`).

@@ -1,12 +1,14 @@
 //! Kernel files: what format one has, and what of it goes where in guest memory.
 //!
 //! A kernel, or a firmware, may be a RISC-V `Image` (`image.rs`), an ELF executable (`elf.rs`) or a flat binary (`flat.rs`).
+//! Programs for machine mode are told by their code (`machine_mode.rs`).
 //! Everything here works on bytes of a file of the user's: nothing is trusted to be inside bounds, and what is wrong with a
 //! file is told in one line.
 
 mod elf;
 mod flat;
 mod image;
+mod machine_mode;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -44,6 +46,12 @@ pub enum Problem {
     /// It is surely something else than a program.
     #[error("{0}")]
     NoProgram(String),
+    /// It is a program for another mode than guests begin in.
+    #[error(
+        "it is for machine mode, and guests run in supervisor mode: SBI firmware such as OpenSBI is not needed, and U-Boot has a \
+         build for it (qemu-riscv64_smode)"
+    )]
+    MachineMode,
     /// The format is known, its contents make no sense.
     #[error("{0}")]
     Malformed(String),
@@ -98,6 +106,25 @@ pub struct Segment {
 /// # Errors
 /// What is wrong with the file.
 pub fn place<'data>(file: impl ReadRef<'data>, ram: &Range<u64>) -> Result<Placement, Problem> {
+    let placement = place_any(file, ram)?;
+    if machine_mode::is_certain(code_at_entry(file, &placement)) {
+        return Err(Problem::MachineMode);
+    }
+    Ok(placement)
+}
+
+/// What of the file is at the entry point, as much of it as is worth a look.
+fn code_at_entry<'data>(file: impl ReadRef<'data>, placement: &Placement) -> &'data [u8] {
+    let code = placement.segments.iter().find_map(|segment| {
+        let inside = placement.entry.checked_sub(segment.address)?;
+        let left = segment.length.checked_sub(inside)?.min(HEAD as u64);
+        let offset = segment.offset.checked_add(inside)?;
+        file.read_bytes_at(offset, left).ok()
+    });
+    code.unwrap_or_default()
+}
+
+fn place_any<'data>(file: impl ReadRef<'data>, ram: &Range<u64>) -> Result<Placement, Problem> {
     let length = file.len().unwrap_or(0);
     let head = file
         .read_bytes_at(0, length.min(HEAD as u64))

@@ -22,6 +22,8 @@ pub struct Machine {
     pub ram_size: u64,
     /// Which interrupt chip the machine has.
     pub interrupts: InterruptController,
+    /// Whose machine it is, as the `compatible` of the node `/hypervisor`; what guests know of is `linux,kvm` and `xen,xen`.
+    pub hypervisor: &'static str,
     /// The kernel's command line; empty for none.
     pub command_line: String,
     /// Where the initial RAM disk lies, in guest-physical addresses.

@@ -28,6 +28,7 @@ use crate::kvm::register::{Core, Register, SbiExtension};
 use crate::kvm::{Access, Kvm, Vcpu, Vm};
 use crate::memory::GuestRam;
 use crate::sbi::SbiPlatform;
+use crate::stop::Stop;
 use crate::vcpu::{Leave, Shared, VcpuThread};
 use crate::virtio::Slots;
 use crate::wakeup::Wakeup;
@@ -173,8 +174,8 @@ impl Board {
     /// Builds the machine and loads the guest, whose end will be reported to `ending`.
     ///
     /// # Errors
-    /// Whatever is missing, wrong or too large.
-    pub fn build(blueprint: &Blueprint, ending: Arc<Ending>) -> Result<Board, Error> {
+    /// Whatever is missing, wrong or too large; [`Error::Stopped`] if `stop` came while files were read.
+    pub fn build(blueprint: &Blueprint, ending: Arc<Ending>, stop: &Stop) -> Result<Board, Error> {
         let vm = create_vm(blueprint)?;
         check_guest_physical(&vm, blueprint.memory)?;
         let ram = match blueprint.hugepages {
@@ -251,20 +252,18 @@ impl Board {
             attach(base, layout::VIRTIO_STRIDE, Arc::new(transport))?;
         }
 
-        let tree = match &blueprint.dtb {
-            Some(path) => Tree::File(TreeFile::open(path, blueprint.command_line.clone())?),
-            None => {
-                let machine = describe(blueprint, &vcpus, chip.as_ref())?;
-                Tree::Machine(Box::new(machine))
-            }
+        let machine = match &blueprint.dtb {
+            Some(_) => None,
+            None => Some(Box::new(describe(blueprint, &vcpus, chip.as_ref())?)),
         };
-        let (registers, device_tree) = boot::load(
-            &blueprint.payload,
-            blueprint.initrd.as_ref(),
-            tree,
-            blueprint.memory,
-            ram.memory(),
-        )?;
+        let (registers, device_tree) = match load_files(blueprint, machine, &ram, stop) {
+            Err(Error::Stopped) => {
+                // The thread that is left behind may still read a file into it.
+                std::mem::forget(ram);
+                return Err(Error::Stopped);
+            }
+            result => result?,
+        };
         set_boot_registers(&vcpus, registers)?;
         if counters_cleared && let Some(boot_hart) = vcpus.first() {
             counters::allow(boot_hart).map_err(Error::kvm("set a vCPU's registers"))?;
@@ -439,10 +438,33 @@ fn describe(
         ram_base: layout::RAM_BASE,
         ram_size: blueprint.memory,
         interrupts: irqchip.describe(),
+        hypervisor: "linux,kvm",
         command_line: blueprint.command_line.clone().unwrap_or_default(),
         initrd: None,
         rng_seed: entropy(&mut seed).ok().map(|()| seed),
     })
+}
+
+/// Puts into `ram` what the guest boots from. `machine` is what its device tree describes, unless it is a file.
+fn load_files(
+    blueprint: &Blueprint,
+    machine: Option<Box<Machine>>,
+    ram: &GuestRam,
+    stop: &Stop,
+) -> Result<(BootRegisters, Vec<u8>), Error> {
+    let payload = blueprint.payload.clone();
+    let initrd = blueprint.initrd.clone();
+    let dtb = blueprint.dtb.clone().unwrap_or_default();
+    let command_line = blueprint.command_line.clone();
+    let size = blueprint.memory;
+    let memory = ram.memory().clone();
+    stop.unless_stopped(move || {
+        let tree = match machine {
+            Some(machine) => Tree::Machine(machine),
+            None => Tree::File(TreeFile::open(&dtb, command_line)?),
+        };
+        boot::load(&payload, initrd.as_ref(), tree, size, &memory)
+    })?
 }
 
 /// Where hart 0 begins; the others wait until the guest starts them.

@@ -10,6 +10,9 @@ use hv_devices::virtio::transport::mmio::Version;
 use crate::console::ConsoleConfig;
 use crate::{Error, virtio};
 
+/// What Linux keeps of a command line, bytes: `COMMAND_LINE_SIZE` without the NUL (arch/riscv/include/uapi/asm/setup.h).
+const LONGEST_COMMAND_LINE: usize = 1023;
+
 /// Everything that is chosen from outside. What is left open here is asked of KVM.
 #[derive(Debug)]
 pub struct Config {
@@ -43,8 +46,10 @@ pub struct Config {
     /// What the legacy SBI call Console Getchar answers when there is no character: -1 as specified, or what this guest
     /// takes for none.
     pub getchar_empty: i64,
+    /// A guest that resets itself is not booted again: the run ends with [`Outcome::Reset`](crate::Outcome::Reset).
+    pub no_reboot: bool,
     /// When this descriptor becomes readable, the run ends with [`Outcome::Stopped`](crate::Outcome::Stopped): a signalfd
-    /// or an eventfd.
+    /// or an eventfd. Until then, [`Vm::new`](crate::Vm::new) fails with [`Error::Stopped`].
     pub stop: Option<OwnedFd>,
 }
 
@@ -143,6 +148,17 @@ impl Config {
         Some(words.join(" "))
     }
 
+    /// Warns of a command line whose end Linux would lose without a word.
+    pub(crate) fn warn_of_a_long_command_line(&self) {
+        let length = self.command_line.as_ref().map_or(0, String::len);
+        if length > LONGEST_COMMAND_LINE {
+            log::warn!(
+                "the command line has {length} bytes: Linux keeps {LONGEST_COMMAND_LINE} on RISC-V and loses the rest, older ones \
+                 keep 511; shorten it, or put into the initrd or root file system what is not for the kernel"
+            );
+        }
+    }
+
     /// The slot of each of [`Config::disks`].
     ///
     /// # Errors
@@ -197,6 +213,7 @@ mod tests {
                 ..ConsoleConfig::default()
             },
             getchar_empty: -1,
+            no_reboot: false,
             stop: None,
         }
     }
@@ -246,7 +263,7 @@ mod tests {
             config.implied_command_line().unwrap()
         };
         assert_eq!(line(true, false), "console=ttyS0");
-        assert_eq!(line(false, true), "console=hvc0");
+        assert_eq!(line(false, true), "console=ttyS0 console=hvc0");
         assert_eq!(line(true, true), "console=ttyS0 console=hvc0");
         assert_eq!(line(false, false), "");
     }

@@ -1,6 +1,5 @@
 //! The guest's device tree: the one that describes the machine, or a file of the user's in its place.
 
-use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,7 +8,7 @@ use hv_core::devicetree::{self, given};
 use hv_core::machine::Machine;
 
 use crate::error::file_problem;
-use crate::{Error, entropy};
+use crate::{Error, boot_file, entropy};
 
 /// The largest tree that is taken, bytes. Linux maps two large pages for it before it knows where memory is
 /// (arch/riscv/mm/init.c, `create_fdt_early_page_table`), so that one may begin anywhere in the first of them.
@@ -89,10 +88,7 @@ impl TreeFile {
 /// The bytes of the tree in the file, which may go on after it.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| file_problem(&error);
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.is_dir() {
-        return Err("it is a directory; name the device tree in it".into());
-    }
+    let file = boot_file::open(path, "device tree")?;
     let mut blob = Vec::new();
     file.take(MAX_SIZE + 1)
         .read_to_end(&mut blob)
@@ -154,6 +150,7 @@ mod tests {
             ram_base: hv_core::layout::RAM_BASE,
             ram_size: 64 << 20,
             interrupts: InterruptController::Plic { sources: 95 },
+            hypervisor: "linux,kvm",
             command_line: "console=ttyS0".into(),
             initrd: None,
             rng_seed: Some([0xa7; 32]),

@@ -159,6 +159,17 @@ pub enum Error {
     /// The device tree cannot be built.
     #[error("cannot build the guest's device tree: {0}")]
     DeviceTree(#[from] hv_core::devicetree::Error),
+    /// The machine's owner ended it, by [`Config::stop`](crate::Config::stop), while its files were opened or read.
+    #[error("ended while files were opened or read")]
+    Stopped,
+    /// The device tree cannot be written to the user's file.
+    #[error("cannot write the device tree to {}: {problem}", .path.display())]
+    WriteDeviceTree {
+        /// The file, as the user named it.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A system call failed that normally does not.
     #[error("cannot {doing}: {error}")]
     Host {

@@ -34,6 +34,7 @@ impl BootFiles {
     /// # Errors
     /// What is wrong with a file.
     pub fn open(config: &Config) -> Result<BootFiles, Error> {
+        config.warn_of_a_long_command_line();
         let base = layout::RAM_BASE.0;
         let ram = base..base.saturating_add(config.memory);
         let kernel = Kernel::open(&config.payload, &ram)?;

@@ -11,9 +11,9 @@ use std::path::Path;
 use hv_core::format::{Archive, Format, HEAD};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::Error;
 use crate::compression::{Codec, UnpackError, Unpacked};
 use crate::error::file_problem;
+use crate::{Error, boot_file};
 
 /// Of the memory that the kernel leaves, an initrd that is unpacked here takes no more than one part in so many. The guest
 /// has it in memory twice before it is done with it, as the archive and as its files.
@@ -47,10 +47,7 @@ impl<'a> Initrd<'a> {
     }
 
     fn open_file(path: &'a Path, free: u64) -> Result<Initrd<'a>, String> {
-        let mut file = File::open(path).map_err(|error| file_problem(&error))?;
-        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            return Err("it is a directory; name the archive in it".into());
-        }
+        let mut file = boot_file::open(path, "archive")?;
         let mut head = Vec::new();
         (&file)
             .take(HEAD as u64)

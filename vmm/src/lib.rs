@@ -24,6 +24,7 @@
 //!         ..ConsoleConfig::default()
 //!     },
 //!     getchar_empty: -1,
+//!     no_reboot: false,
 //!     stop: None,
 //! };
 //! match Vm::new(config)?.run()? {
@@ -43,6 +44,7 @@
 mod alarm;
 mod board;
 mod boot;
+mod boot_file;
 mod capabilities;
 mod compression;
 mod config;
@@ -59,8 +61,10 @@ mod kernel;
 mod kvm;
 mod memory;
 mod residue;
+mod restarts;
 mod sbi;
 mod seed;
+mod stop;
 mod thread_timer;
 mod vcpu;
 mod virtio;
@@ -92,6 +96,8 @@ pub enum Outcome {
     SystemFailure,
     /// The guest reported a failure through the test device ("sifive_test"), with a code of its own.
     TestFailed(u16),
+    /// The guest reset itself, and [`Config::no_reboot`] says that it is not to be booted again.
+    Reset,
     /// It was stopped from outside: by the escape key or by [`Config::stop`].
     Stopped,
 }

@@ -14,6 +14,7 @@ use hv_devices::virtio::transport::mmio::Version;
 
 use crate::Error;
 use crate::config::{Config, Placement};
+use crate::stop::Stop;
 
 /// What the host has opened for a device.
 enum Backend {
@@ -74,8 +75,8 @@ impl Slots {
     /// Opens everything that `config` names. The ports of its console device, if it has one, are open already.
     ///
     /// # Errors
-    /// There is no slot for a device, or it cannot be opened.
-    pub fn open(config: &Config, ports: Option<&Arc<Ports>>) -> Result<Slots, Error> {
+    /// There is no slot for a device, or it cannot be opened, or `stop` came first.
+    pub fn open(config: &Config, ports: Option<&Arc<Ports>>, stop: &Stop) -> Result<Slots, Error> {
         let mut slots = assign(&config.placements())?.into_iter();
         let mut devices = Vec::new();
         let mut add = |placement: Placement, index, backend| {
@@ -89,9 +90,10 @@ impl Slots {
                 });
             }
         };
-        for (index, disk) in config.disks.iter().enumerate() {
+        let disks = open_disks(config, stop)?;
+        for (index, (disk, open)) in config.disks.iter().zip(disks).enumerate() {
             let backend = Backend::Disk {
-                disk: Arc::new(Raw::open(&disk.path, disk.readonly, disk.format)?),
+                disk: Arc::new(open),
                 serial: disk.serial,
             };
             add(disk.placement, index, backend);
@@ -135,6 +137,20 @@ impl Slots {
     pub fn get(&self, slot: u32) -> Option<&Device> {
         self.devices.iter().find(|device| device.slot == slot)
     }
+}
+
+/// Opens the disks in their order.
+fn open_disks(config: &Config, stop: &Stop) -> Result<Vec<Raw>, Error> {
+    if config.disks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let disks = config.disks.clone();
+    let open = move || {
+        let disks = disks.iter();
+        let disks = disks.map(|disk| Raw::open(&disk.path, disk.readonly, disk.format));
+        disks.collect::<Result<_, _>>()
+    };
+    Ok(stop.unless_stopped(open)??)
 }
 
 /// The slot of each device: the one that was asked for, or else the lowest that is left, in the order given.

@@ -2,14 +2,14 @@
 
 use std::cell::RefCell;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use hv_core::layout;
 use hv_devices::rtc::HostClock;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::alarm::Alarm;
 use crate::board::{Blueprint, Board};
@@ -19,8 +19,11 @@ use crate::console::{Consoles, PseudoTerminal};
 use crate::ending::{End, Ending};
 use crate::kvm::Kvm;
 use crate::memory::HUGE_PAGE;
+use crate::restarts::{self, Restarts};
+use crate::stop::Stop;
 use crate::virtio::Slots;
 use crate::{Error, Outcome};
+use hv_devices::write_problem;
 
 /// How long the last output may take to go out when the machine is ended from outside. A guest that ends by itself is
 /// waited for.
@@ -34,16 +37,16 @@ pub struct Vm {
     blueprint: Blueprint,
     board: Board,
     ending: Arc<Ending>,
-    /// Written when the user ends the machine by its escape key.
-    quit: EventFd,
-    stop: Option<OwnedFd>,
+    stop: Stop,
+    no_reboot: bool,
 }
 
 impl Vm {
     /// Makes the machine and loads its guest, which does not run yet.
     ///
     /// # Errors
-    /// Everything that can be wrong with `config`, its files and the host; nothing has been changed then.
+    /// Everything that can be wrong with `config`, its files and the host; nothing has been changed then. [`Error::Stopped`]
+    /// if [`Config::stop`] became readable first.
     pub fn new(config: Config) -> Result<Vm, Error> {
         let command_line = config
             .command_line
@@ -56,6 +59,7 @@ impl Vm {
             return Err(Error::MemorySizeOfHugePages(config.memory));
         }
         let kvm = Kvm::open()?;
+        config.warn_of_a_long_command_line();
         capabilities::log_what_is_not_handed_on(&kvm);
         let max = kvm.max_vcpus().min(layout::MAX_HARTS);
         match config.cpus {
@@ -63,9 +67,10 @@ impl Vm {
             asked if asked > max => return Err(Error::TooManyCpus { asked, max }),
             _ => {}
         }
-        let quit = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
-        let consoles = Consoles::open(&config.console, &quit)?;
-        let virtio = Slots::open(&config, consoles.ports())?;
+        let mut config = config;
+        let stop = Stop::new(config.stop.take())?;
+        let consoles = Consoles::open(&config.console, &stop)?;
+        let virtio = Slots::open(&config, consoles.ports(), &stop)?;
         let mut blueprint = Blueprint {
             kvm,
             payload: config.payload,
@@ -82,21 +87,37 @@ impl Vm {
             clock: Arc::new(HostClock::new().map_err(Error::host("make a timer"))?),
         };
         let ending = Arc::new(Ending::new()?);
-        let board = Board::build(&blueprint, ending.clone())?;
+        let board = Board::build(&blueprint, ending.clone(), &stop)?;
         // A reboot does not change the chip.
         blueprint.irqchip = board.irqchip;
         Ok(Vm {
             blueprint,
             board,
             ending,
-            quit,
-            stop: config.stop,
+            stop,
+            no_reboot: config.no_reboot,
         })
     }
 
     /// The flattened device tree that the guest gets, without the free space that it has there.
     pub fn device_tree(&self) -> &[u8] {
         &self.board.device_tree
+    }
+
+    /// Writes [`Vm::device_tree`] into the file at `path`, which is made or emptied.
+    ///
+    /// # Errors
+    /// It cannot be written, or [`Error::Stopped`] as for [`Vm::new`].
+    pub fn write_device_tree(&self, path: &Path) -> Result<(), Error> {
+        let tree = self.board.device_tree.clone();
+        let file = path.to_owned();
+        let written = self
+            .stop
+            .unless_stopped(move || std::fs::write(&file, tree))?;
+        written.map_err(|error| Error::WriteDeviceTree {
+            path: path.to_owned(),
+            problem: write_problem(&error),
+        })
     }
 
     /// The pseudo-terminals of its consoles.
@@ -114,23 +135,28 @@ impl Vm {
             blueprint,
             mut board,
             mut ending,
-            quit,
             stop,
+            no_reboot,
         } = self;
-        let stop = Stop {
-            quit,
-            outside: stop,
-        };
+        let mut restarts = Restarts::default();
         loop {
+            let started = Instant::now();
             let alarm = Alarm {
                 clock: blueprint.clock.clone(),
                 rtc: board.rtc.clone(),
             };
             match run_board(board, ending, alarm, &blueprint.consoles, &stop)? {
+                End::Reset if no_reboot => return Ok(Outcome::Reset),
                 End::Reset => {
                     log::info!("the guest reboots");
+                    if restarts.are_a_storm(started.elapsed()) {
+                        log::warn!("{}", restarts::WARNING);
+                    }
                     ending = Arc::new(Ending::new()?);
-                    board = Board::build(&blueprint, ending.clone())?;
+                    board = match Board::build(&blueprint, ending.clone(), &stop) {
+                        Err(Error::Stopped) => return Ok(Outcome::Stopped),
+                        result => result?,
+                    };
                 }
                 End::PowerOff => return Ok(Outcome::PowerOff),
                 End::SystemFailure => return Ok(Outcome::SystemFailure),
@@ -139,27 +165,6 @@ impl Vm {
                 End::Failed(error) => return Err(error),
             }
         }
-    }
-}
-
-/// The ways to end a machine from outside.
-struct Stop {
-    quit: EventFd,
-    outside: Option<OwnedFd>,
-}
-
-impl Stop {
-    /// Whether somebody ended the machine, without waiting.
-    fn is_asked_for(&self) -> bool {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        use std::os::fd::{AsFd, BorrowedFd};
-        // SAFETY: the eventfd is open for as long as `self` lives.
-        let quit = unsafe { BorrowedFd::borrow_raw(self.quit.as_raw_fd()) };
-        let mut fds: Vec<PollFd> = std::iter::once(quit)
-            .chain(self.outside.as_ref().map(AsFd::as_fd))
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-            .collect();
-        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) fn machine(harts: u32, interrupts: InterruptController) -> Machine {
         ram_base: layout::RAM_BASE,
         ram_size: 0x2000_0000,
         interrupts,
+        hypervisor: "linux,kvm",
         command_line: String::from("console=ttyS0 root=/dev/vda rw"),
         initrd: Some(0x1_9000_0000..0x1_9123_4567),
         rng_seed: Some([0xa7; 32]),
@@ -147,6 +148,22 @@ fn the_root_says_what_the_board_is() {
     assert_eq!(
         nodes.strings("/aliases", "serial0"),
         ["/soc/serial@10000000"]
+    );
+}
+
+#[test]
+fn a_guest_can_tell_that_it_is_one() {
+    let kvm = machine(1, PLIC);
+    let nodes = Nodes::of(&kvm);
+    // systemd-detect-virt compares the whole property with this.
+    assert_eq!(nodes.bytes("/hypervisor", "compatible"), b"linux,kvm\0");
+    let nodes = Nodes::of(&Machine {
+        hypervisor: "hvrun,hv-bare",
+        ..kvm
+    });
+    assert_eq!(
+        nodes.strings("/hypervisor", "compatible"),
+        ["hvrun,hv-bare"]
     );
 }
 

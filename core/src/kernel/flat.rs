@@ -81,6 +81,12 @@ fn mistake(head: &[u8]) -> Option<String> {
             "it is an EFI program and no Linux kernel; a firmware such as U-Boot starts it from a disk (--firmware, --disk)".into(),
         );
     }
+    // UEFI Platform Initialization Specification, volume 3, "Firmware Volume Header".
+    if head.get(0x28..0x2c) == Some(b"_FVH") {
+        return Some(
+            "it is a UEFI firmware for a board with flash memory (EDK2), which a guest has not; take U-Boot for supervisor mode".into(),
+        );
+    }
     if is_text(head) {
         return Some("it is a text file; name a kernel for 64-bit RISC-V".into());
     }

@@ -186,3 +186,26 @@ proptest! {
         }
     }
 }
+
+/// `csrr a0, mhartid`, as programs for machine mode begin, wherever the format has the first instruction.
+#[test]
+fn programs_for_machine_mode_are_refused() {
+    let mhartid = 0xf140_2573_u32.to_le_bytes();
+    let mut elf = elf(0x8000_0000, 0x8000_0000);
+    put(&mut elf, 120, &mhartid);
+    let mut image = image(0x20_0000, 0);
+    put(&mut image, 0, &mhartid);
+    let mut flat = flat(100);
+    put(&mut flat, 0, &mhartid);
+    for bytes in [elf, image, flat] {
+        assert_eq!(open(&bytes, &RAM), Err(Problem::MachineMode));
+    }
+}
+
+#[test]
+fn a_uefi_firmware_volume_is_refused() {
+    let mut volume = flat(4096);
+    put(&mut volume, 0x28, b"_FVH");
+    let problem = open(&volume, &RAM).unwrap_err().to_string();
+    assert!(problem.contains("EDK2"), "{problem}");
+}

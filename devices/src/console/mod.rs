@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `merged` | several consoles on one output |
 //! | `output` | a bounded buffer that a thread empties into a file, pipe, terminal or whatever is an [`Outlet`] |
 //! | `pty` | a pseudo-terminal, which people open and close as they like |
 //! | `socket` | a Unix socket, to which one client at a time connects |
@@ -9,6 +10,7 @@
 //!
 //! A device prints to a [`ConsoleOutput`] and is an [`InputSink`]; whoever builds the machine connects the two sides.
 
+mod merged;
 mod output;
 mod pty;
 mod socket;
@@ -25,6 +27,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::write_problem;
 
+pub use merged::Merged;
 pub use output::{Outlet, OutputThread};
 pub use pty::Pty;
 pub use socket::{ClientInput, Socket};

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use hv_lab::host::{Console, Exec, Host, HostChip, Process, Stdio, Stream};
+use hv_lab::initramfs::Initramfs;
 use hv_lab::provision::{self, GUEST_PROMPT};
 
 use crate::fixture::{
@@ -73,8 +74,11 @@ fn a_virtio_console_is_a_terminal_of_the_right_size() {
         assert_eq!(run(&mut console, "tty"), "/dev/hvc0");
         assert_eq!(
             run(&mut console, "cat /proc/cmdline"),
-            "console=hvc0 root=/dev/vda rw"
+            "console=ttyS0 console=hvc0 root=/dev/vda rw"
         );
+        // Both consoles had the kernel's log.
+        let log = console.transcript();
+        assert_eq!(log.matches("] Linux version ").count(), 1, "{log}");
         assert_eq!(run(&mut console, "stty size"), "24 80");
         console.process().resize(50, 132).unwrap();
         wait_for_size(&mut console, "50 132");
@@ -88,6 +92,37 @@ fn a_virtio_console_is_a_terminal_of_the_right_size() {
         wait_for_size(&mut console, "50 132");
         power_off(console);
         disk.assert_clean();
+    }
+}
+
+/// A kernel whose driver for the virtio console is a module, and an initrd that does not have it: its log and what its init
+/// says appear all the same.
+#[test]
+fn a_kernel_without_a_driver_for_the_virtio_console_is_not_silent() {
+    let mut archive = Initramfs::new();
+    archive.file(
+        "busybox",
+        0o755,
+        &std::fs::read(provision::busybox().unwrap()).unwrap(),
+    );
+    archive.file(
+        "init",
+        0o755,
+        b"#!/busybox sh\n/busybox echo There are no modules.\n/busybox poweroff -f\n",
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let initrd = directory.path().join("initrd");
+    std::fs::write(&initrd, archive.finish()).unwrap();
+    for chip in CHIPS {
+        let kernel = &Kernel::Stable.arguments()[1];
+        let finished = command(host(chip), ["--kernel", kernel])
+            .args(["--initrd", &text(&initrd), "--console", "virtio"])
+            .check(BOOT)
+            .unwrap();
+        let output = finished.stdout_text();
+        for expected in ["] Linux version ", "There are no modules."] {
+            assert_eq!(output.matches(expected).count(), 1, "{output}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use hv_lab::host::HostChip;
+use hv_lab::host::{HostChip, Stream};
 
 use crate::fixture::{CHIPS, STEP, command, host, newest_host, text};
 
@@ -378,6 +378,64 @@ fn a_reset_boots_again_and_keeps_the_time() {
     for (code, _, error) in exit_code(&program) {
         assert_eq!(code, 7, "{error}");
     }
+}
+
+/// Every way to reset the machine ends hvrun if the user wants it so, with an exit code that tells it from a power-off.
+#[test]
+fn no_reboot_ends_at_a_reset() {
+    for program in [srst(1, 0), srst(2, 1), test_device(RESET)] {
+        for (code, output, error) in exit_code_with(&["--no-reboot"], &program) {
+            assert_eq!((code, output.as_str(), error.as_str()), (4, "", ""));
+        }
+    }
+    for (code, _, error) in exit_code_with(&["--no-reboot"], &srst(0, 0)) {
+        assert_eq!((code, error.as_str()), (0, ""));
+    }
+}
+
+/// A guest that does nothing but reset itself is told of once, however often it does it.
+#[test]
+fn a_guest_that_boots_for_ever_is_noticed() {
+    let (_directory, path) = image(&test_device(RESET));
+    for chip in CHIPS {
+        let hvrun = command(
+            host(chip),
+            ["--kernel", &text(&path), "--log-level", "info"],
+        )
+        .spawn()
+        .unwrap();
+        let mut told = String::new();
+        while told.matches("the guest reboots").count() < 12 {
+            let piece = hvrun.read(Stream::Stderr, STEP).unwrap();
+            assert!(!piece.is_empty(), "{told}");
+            told += &String::from_utf8(piece).unwrap();
+        }
+        hvrun.signal(libc::SIGTERM).unwrap();
+        let finished = hvrun.finish(STEP).unwrap();
+        assert_eq!(finished.status.code(), Some(143), "{finished}");
+        told += &finished.stderr_text();
+        assert_eq!(told.matches("--no-reboot").count(), 1, "{told}");
+    }
+}
+
+/// The kernel is read again at each boot. One that has become a pipe meanwhile ends hvrun, and does not keep it for ever.
+#[test]
+fn a_kernel_that_is_a_pipe_at_a_reboot_is_refused() {
+    let (_directory, path) = image(&test_device(RESET));
+    let host = host(HostChip::Plic);
+    let kernel = "/dev/shm/kernel-that-becomes-a-pipe";
+    let image = fs::read(&path).unwrap();
+    host.write_file(kernel, &image).unwrap();
+    let hvrun = command(host, ["--kernel", kernel, "--log-level", "info"])
+        .spawn()
+        .unwrap();
+    let piece = hvrun.read(Stream::Stderr, STEP).unwrap();
+    assert!(!piece.is_empty());
+    let replace = format!("mkfifo {kernel}.fifo && mv {kernel}.fifo {kernel}");
+    host.exec(["sh", "-c", &replace]).check(STEP).unwrap();
+    let finished = hvrun.finish(STEP).unwrap();
+    assert_eq!(finished.status.code(), Some(1), "{finished}");
+    assert!(finished.stderr_text().contains("is a pipe"), "{finished}");
 }
 
 /// The clock shows the host's time.

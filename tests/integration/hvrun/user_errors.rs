@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use hv_lab::host::{Host, HostChip, HostConfig};
+use hv_lab::provision;
 use tempfile::TempDir;
 
 use crate::fixture::{Kernel, STEP, command, host, hvrun, text};
@@ -79,6 +80,9 @@ fn kernels_that_cannot_boot() {
     );
     kernel(&files.write("initrd", b"07070100"), &["--initrd"]);
     kernel(&files.write("zeros", &[0; 10_000]), &["zeros"]);
+    let mut volume = vec![0x13; 4096];
+    volume[0x28..0x2c].copy_from_slice(b"_FVH");
+    kernel(&files.write("edk2.fd", &volume), &["EDK2", "U-Boot"]);
     let large = files.path("large");
     let file = fs::File::create(&large).unwrap();
     file.set_len(600 << 20).unwrap();
@@ -109,6 +113,21 @@ fn kernels_that_cannot_boot() {
     kernel(&files.write("arm", &arm), &["64-bit Arm", "RISC-V"]);
     // A program of the developer's machine.
     kernel(&text(&std::env::current_exe().unwrap()), &["x86", "RISC-V"]);
+}
+
+/// Debian's U-Boot for machine mode, which lies beside the one that works.
+#[test]
+fn firmware_for_machine_mode_is_refused() {
+    let u_boot = provision::u_boot().unwrap();
+    for file in [&u_boot.binary, &u_boot.executable] {
+        let machine_mode = text(file).replace("qemu-riscv64_smode", "qemu-riscv64");
+        for option in ["--firmware", "--kernel"] {
+            fails(
+                &owned(&[option, &machine_mode]),
+                &[&machine_mode, "machine mode", "qemu-riscv64_smode"],
+            );
+        }
+    }
 }
 
 #[test]
@@ -191,6 +210,21 @@ fn initrds_and_disks_that_cannot_be_used() {
     );
 }
 
+/// A pipe can be read once, and nobody may ever write to it.
+#[test]
+fn pipes_are_refused_and_not_waited_for() {
+    let pipe = "/dev/shm/pipe";
+    let make = host(HostChip::Plic).exec(["mkfifo", pipe]);
+    make.check(STEP).unwrap();
+    let expected = [pipe, "is a pipe", "give it as a file"];
+    fails(&owned(&["--kernel", pipe]), &expected);
+    fails(&owned(&["--firmware", pipe]), &expected);
+    let kernel = Kernel::Stable.arguments()[1].clone();
+    fails(&owned(&["--kernel", &kernel, "--initrd", pipe]), &expected);
+    fails(&stable_with(&["--dtb", pipe]), &expected);
+    fails(&stable_with(&["--disk", pipe]), &[pipe, "a pipe"]);
+}
+
 #[test]
 fn device_trees_that_cannot_be_used() {
     let files = Files::new();
@@ -213,6 +247,22 @@ fn device_trees_that_cannot_be_used() {
         &files.write("large", b"\xd0\x0d\xfe\xed\x10\0\0\0"),
         &["268435456 bytes"],
     );
+}
+
+/// One byte more than Linux keeps.
+#[test]
+fn a_command_line_that_linux_would_cut_off_is_told_of() {
+    let files = Files::new();
+    for (length, lines) in [(1023, 0), (1024, 1)] {
+        let finished = command(host(HostChip::Plic), Kernel::Stable.arguments())
+            .args(["--dump-dtb", &files.path("tree"), "--cmdline"])
+            .args(["x".repeat(length)])
+            .check(STEP)
+            .unwrap();
+        let told = finished.stderr_text();
+        assert_eq!(told.lines().count(), lines, "{told}");
+        assert_eq!(told.contains("1024 bytes"), lines == 1, "{told}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::config::Placement;
 pub struct ConsoleConfig {
     /// What is at the other end of the serial port, which every guest has (Linux's `ttyS0`). With `None` its output goes
     /// where that of the virtio console goes, for what a guest prints before it has a driver for that one, and nowhere
-    /// if there is none; and no input comes.
+    /// if there is none; and no input comes. What a Linux kernel logs to both appears once.
     pub serial: Option<ConsoleBackend>,
     /// A virtio console (`hvc0`), and what is behind it.
     pub virtio: Option<ConsoleBackend>,
@@ -65,9 +65,10 @@ impl ConsoleConfig {
         self.virtio.is_some() || !self.ports.is_empty()
     }
 
-    /// What tells a Linux kernel of its consoles. The last one is its /dev/console.
+    /// What tells a Linux kernel of its consoles. The last one that it has a driver for is its /dev/console. Of a virtio console
+    /// it may have none before its initrd has loaded one, and a kernel without any does not say what is wrong.
     pub(crate) fn kernel_arguments(&self) -> impl Iterator<Item = &'static str> {
-        let serial = self.serial.as_ref().map(|_| "console=ttyS0");
+        let serial = (self.serial.is_some() || self.virtio.is_some()).then_some("console=ttyS0");
         let virtio = self.virtio.as_ref().map(|_| "console=hvc0");
         serial.into_iter().chain(virtio)
     }

@@ -23,12 +23,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::MutEventSubscriber;
-use hv_devices::console::{self as host, ConsoleOutput, InputSink, Nowhere, OutputThread};
+use hv_devices::console::{self as host, ConsoleOutput, InputSink, Merged, Nowhere, OutputThread};
 use hv_devices::uart::Uart;
 use hv_devices::virtio::console::{MAX_PORTS, PortConfig as DevicePort, Ports};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
+use crate::stop::Stop;
 use feed::Input;
 use resize::Resize;
 use socket::SocketSource;
@@ -53,6 +53,8 @@ pub struct Consoles {
     /// That of the serial port, whose device is another one after each reboot.
     serial_input: Option<Rc<RefCell<Input>>>,
     serial: Arc<dyn ConsoleOutput>,
+    /// Of a machine whose serial port has no other end of its own.
+    merged: Option<Merged>,
     firmware: Firmware,
     ports: Option<Arc<Ports>>,
     terminals: Vec<PseudoTerminal>,
@@ -94,11 +96,11 @@ struct Opened {
 }
 
 impl Consoles {
-    /// Opens everything that `config` names. `quit` is written when the user ends the machine by its escape key.
+    /// Opens everything that `config` names. The escape key of its terminal asks for `stop`.
     ///
     /// # Errors
-    /// Something cannot be opened, or there are more ports than a device has.
-    pub fn open(config: &ConsoleConfig, quit: &EventFd) -> Result<Consoles, Error> {
+    /// Something cannot be opened, or there are more ports than a device has, or `stop` came first.
+    pub fn open(config: &ConsoleConfig, stop: &Stop) -> Result<Consoles, Error> {
         let most = MAX_PORTS.saturating_sub(config.virtio.iter().count());
         if config.ports.len() > most {
             return Err(Error::TooManyPorts {
@@ -111,6 +113,7 @@ impl Consoles {
             subscribers: Vec::new(),
             serial_input: None,
             serial: Arc::new(Nowhere),
+            merged: None,
             firmware: Firmware {
                 output: Arc::new(Nowhere),
                 input: None,
@@ -119,7 +122,7 @@ impl Consoles {
             terminals: Vec::new(),
         };
         let mut open =
-            |backend, name, is_console| consoles.open_one(backend, name, is_console, quit);
+            |backend, name, is_console| consoles.open_one(backend, name, is_console, stop);
         let serial = (config.serial.as_ref())
             .map(|backend| open(backend, "serial port".into(), true))
             .transpose()?;
@@ -130,6 +133,13 @@ impl Consoles {
             .map(|port| open(&port.backend, format!("port {}", port.name), false))
             .collect::<Result<Vec<_>, _>>()?;
 
+        let mut merged = match (&serial, &virtio) {
+            (None, Some(opened)) => Some(Merged::new(opened.output.clone())),
+            _ => None,
+        };
+        let mut stream = || merged.as_mut().and_then(Merged::stream);
+        let (mut console, early) = (stream(), stream().zip(stream()));
+        consoles.merged = merged;
         let names = config.ports.iter().map(|port| port.name.clone());
         let names = virtio.iter().map(|_| String::new()).chain(names);
         let devices = virtio.iter().chain(&channels);
@@ -138,8 +148,9 @@ impl Consoles {
             .map(|(name, opened)| DevicePort {
                 is_console: name.is_empty(),
                 on_terminal: opened.on_terminal,
+                // The virtio console comes first.
+                output: console.take().unwrap_or_else(|| opened.output.clone()),
                 name,
-                output: opened.output.clone(),
             })
             .collect();
         if !ports.is_empty() {
@@ -147,6 +158,10 @@ impl Consoles {
             consoles.ports = Some(Arc::new(ports));
         }
         consoles.connect(config, serial, virtio, channels)?;
+        if let Some((serial, firmware)) = early {
+            consoles.serial = serial;
+            consoles.firmware.output = firmware;
+        }
         Ok(consoles)
     }
 
@@ -199,7 +214,7 @@ impl Consoles {
         backend: &ConsoleBackend,
         name: String,
         is_console: bool,
-        quit: &EventFd,
+        stop: &Stop,
     ) -> Result<Opened, Error> {
         let thread = Error::host("start the console's thread");
         let mut terminal = None;
@@ -213,7 +228,10 @@ impl Consoles {
                 if let Some(file) = &stdio.input {
                     on_terminal = file.is_terminal();
                     files.push(copy(file)?);
-                    let quit = quit.try_clone().map_err(Error::host("copy an eventfd"))?;
+                    let quit = stop
+                        .quit
+                        .try_clone()
+                        .map_err(Error::host("copy an eventfd"))?;
                     let source = StdioSource::new(copy(file)?, stdio.escape, output.clone(), quit);
                     input = Some(Input::new(source)?);
                 }
@@ -225,7 +243,9 @@ impl Consoles {
                 (output, input)
             }
             ConsoleBackend::File(path) => {
-                let output = OutputThread::spawn(host::open_file(path)?).map_err(thread)?;
+                let path = path.clone();
+                let file = stop.unless_stopped(move || host::open_file(&path))??;
+                let output = OutputThread::spawn(file).map_err(thread)?;
                 (Arc::new(output), None)
             }
             ConsoleBackend::Pty => {
@@ -238,7 +258,8 @@ impl Consoles {
                 (Arc::new(output), Some(Input::new(pty)?))
             }
             ConsoleBackend::Unix(path) => {
-                let socket = host::Socket::bind(path)?;
+                let path = path.clone();
+                let socket = stop.unless_stopped(move || host::Socket::bind(&path))??;
                 let output = socket.output().map_err(thread)?;
                 let input = Input::new(SocketSource::new(socket))?;
                 (Arc::new(output), Some(input))
@@ -311,6 +332,7 @@ impl Consoles {
 
     /// Waits for the guest's output to go out, at most for `timeout`. Answers whether all has that is to be waited for.
     pub fn flush(&self, timeout: Duration) -> bool {
+        self.release();
         self.each(timeout, |output, timeout| {
             output.thread.flush(timeout) || output.manner != Manner::Complete
         })
@@ -318,6 +340,7 @@ impl Consoles {
 
     /// Ends all output: what there is goes out within `timeout` or not at all.
     pub fn close(&self, timeout: Duration) {
+        self.release();
         self.each(timeout, |output, timeout| output.thread.close(timeout));
     }
 
@@ -330,8 +353,18 @@ impl Consoles {
 
     /// The guest begins.
     pub fn power_on(&self) {
+        if let Some(merged) = &self.merged {
+            merged.restart();
+        }
         for output in &self.outputs {
             output.thread.set_lossy(output.manner == Manner::Lossy);
+        }
+    }
+
+    /// What waits for the end of its line goes out.
+    fn release(&self) {
+        if let Some(merged) = &self.merged {
+            merged.release();
         }
     }
 

@@ -21,7 +21,7 @@ fn stdio() -> (ConsoleBackend, PipeReader) {
 
 /// What appears on the open file when the guest prints by the UART and by SBI, and what SBI reads from.
 fn printed(config: ConsoleConfig, mut reader: PipeReader) -> (String, bool) {
-    let consoles = Consoles::open(&config, &EventFd::new(0).unwrap()).unwrap();
+    let consoles = Consoles::open(&config, &Stop::new(None).unwrap()).unwrap();
     drop(config);
     consoles.serial().write(b"uart");
     assert!(consoles.flush(LONG));
@@ -89,13 +89,13 @@ fn port(number: usize) -> PortConfig {
 
 #[test]
 fn ports_are_counted_and_named() {
-    let quit = EventFd::new(0).unwrap();
+    let stop = Stop::new(None).unwrap();
     let mut config = ConsoleConfig {
         virtio: Some(ConsoleBackend::Pty),
         ports: (1..MAX_PORTS).map(port).collect(),
         ..ConsoleConfig::default()
     };
-    let consoles = Consoles::open(&config, &quit).unwrap();
+    let consoles = Consoles::open(&config, &stop).unwrap();
     let names: Vec<_> = consoles
         .terminals()
         .iter()
@@ -106,11 +106,11 @@ fn ports_are_counted_and_named() {
     assert!(consoles.ports().unwrap().get(MAX_PORTS - 1).is_some());
     assert_eq!(consoles.subscribers().count(), MAX_PORTS);
     config.ports.push(port(0));
-    assert!(Consoles::open(&config, &quit).is_err());
+    assert!(Consoles::open(&config, &stop).is_err());
     config.virtio = None;
-    assert!(Consoles::open(&config, &quit).is_ok());
+    assert!(Consoles::open(&config, &stop).is_ok());
 
-    let none = Consoles::open(&ConsoleConfig::default(), &quit).unwrap();
+    let none = Consoles::open(&ConsoleConfig::default(), &stop).unwrap();
     assert!(none.ports().is_none());
     assert_eq!(none.subscribers().count(), 0);
     none.serial().write(b"dropped");
@@ -129,8 +129,8 @@ fn a_stuck_client_holds_back_its_channel_alone() {
         }],
         ..ConsoleConfig::default()
     };
-    let quit = EventFd::new(0).unwrap();
-    let consoles = Consoles::open(&config, &quit).unwrap();
+    let stop = Stop::new(None).unwrap();
+    let consoles = Consoles::open(&config, &stop).unwrap();
     let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
     let mut events = event_manager::EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
     for subscriber in consoles.subscribers() {

@@ -13,19 +13,19 @@ use std::path::Path;
 use hv_core::kernel::{self, HEAD, Segment};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::Error;
 use crate::config::Payload;
 use crate::error::file_problem;
+use crate::{Error, boot_file};
 
 /// What is wrong with a kernel file.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// It cannot be opened or read.
+    /// It cannot be opened, or is no file.
+    #[error("{0}")]
+    Open(String),
+    /// It cannot be read.
     #[error("{}", file_problem(.0))]
     Io(io::Error),
-    /// A directory was named.
-    #[error("it is a directory; name the kernel file in it")]
-    Directory,
     /// It is no kernel for this guest.
     #[error(transparent)]
     File(#[from] hv_core::kernel::Problem),
@@ -65,10 +65,7 @@ impl Kernel {
     }
 
     fn open_file(path: &Path, ram: &Range<u64>) -> Result<Kernel, Problem> {
-        let mut file = File::open(path)?;
-        if file.metadata()?.is_dir() {
-            return Err(Problem::Directory);
-        }
+        let mut file = boot_file::open(path, "kernel file").map_err(Problem::Open)?;
         let mut head = Vec::with_capacity(HEAD);
         (&mut file).take(HEAD as u64).read_to_end(&mut head)?;
         let (placement, contents) = match compressed::detect(&head)? {

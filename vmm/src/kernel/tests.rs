@@ -288,11 +288,11 @@ fn files_that_are_no_kernel_are_refused() {
     assert!(matches!(open(b""), Err(Problem::File(Empty))));
     assert!(matches!(
         Kernel::open_file(Path::new("/"), &RAM),
-        Err(Problem::Directory)
+        Err(Problem::Open(_))
     ));
     assert!(matches!(
         Kernel::open_file(Path::new("/no/such/file"), &RAM),
-        Err(Problem::Io(_))
+        Err(Problem::Open(_))
     ));
     let problem = open(&zboot(b"xz\0", b"", 0x5064)).unwrap_err().to_string();
     assert!(problem.contains("compressed by xz"), "{problem}");

@@ -163,6 +163,9 @@ fn refusal(args: &hvrun_cli::Args) -> Option<String> {
     if args.irqchip.0 == IrqchipChoice::Aia {
         return cannot("--irqchip aia").map(|text| text + ": its guests have a PLIC");
     }
+    if args.no_reboot {
+        return cannot("--no-reboot").map(|text| text + ": the hypervisor starts a guest again");
+    }
     if args.dump_dtb.is_some() {
         return cannot("--dump-dtb").map(|text| text + ": it makes the guest's tree when it boots");
     }
@@ -386,6 +389,7 @@ mod tests {
             (&["--console", "serial,to=pty"], "--console"),
             (&["--console", "none"], "--console"),
             (&["--irqchip", "aia"], "--irqchip aia"),
+            (&["--no-reboot"], "--no-reboot"),
             (&["--dump-dtb", "x"], "--dump-dtb"),
             (&["--disk", "a,virtio=legacy"], "--virtio"),
             (&["--memory", "100K"], "--memory"),

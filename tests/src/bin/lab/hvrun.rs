@@ -49,7 +49,7 @@ fn text_variable((name, value): (OsString, OsString)) -> Option<(String, String)
 fn announce(guest: &setup::Guest, place: &str) {
     let setup::Guest { release, disk, .. } = guest;
     eprintln!(
-        "lab: Linux {release} from {} under hvrun in {place}; Ctrl-a x leaves",
+        "lab: Linux {release} from {} under hvrun in {place}",
         disk.display()
     );
 }

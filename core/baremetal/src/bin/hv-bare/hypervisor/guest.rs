@@ -168,6 +168,7 @@ impl Guest {
             interrupts: InterruptController::Plic {
                 sources: layout::PLIC_SOURCES,
             },
+            hypervisor: "hvrun,hv-bare",
             command_line: files.command_line.into(),
             initrd: None,
             rng_seed: None,

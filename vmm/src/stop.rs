@@ -1,0 +1,146 @@
+//! The ways to end a machine from outside, also while it waits for the host's files.
+//!
+//! A file system of the network that has stalled keeps whoever opens or reads a file for as long as it likes, and a large
+//! file under load takes its time. Such work is done in a thread of its own, which is left behind if the machine is to end
+//! meanwhile. What it holds lives until it returns, or the process ends.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::Error;
+
+/// What ends a machine from outside.
+#[derive(Debug)]
+pub struct Stop {
+    /// Written when the user ends the machine by its escape key.
+    pub quit: EventFd,
+    /// The descriptor of the machine's owner ([`Config::stop`](crate::Config::stop)).
+    pub outside: Option<OwnedFd>,
+}
+
+impl Stop {
+    /// Nobody has asked for it yet.
+    ///
+    /// # Errors
+    /// The host has no eventfd left.
+    pub fn new(outside: Option<OwnedFd>) -> Result<Stop, Error> {
+        let quit = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
+        Ok(Stop { quit, outside })
+    }
+
+    /// Whether somebody ended the machine, without waiting.
+    pub fn is_asked_for(&self) -> bool {
+        let fds = std::iter::once(borrow(&self.quit)).chain(self.outside.as_ref().map(AsFd::as_fd));
+        let mut fds: Vec<PollFd> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Does `work`, which waits for files of the host, in a thread of its own, and answers what comes of it.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the machine's owner ended it first: then `work` is left behind. [`Error::Host`] if the host has no
+    /// thread left.
+    pub fn unless_stopped<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(outside) = &self.outside else {
+            return Ok(work());
+        };
+        let event = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
+        let done = Done(event.try_clone().map_err(Error::host("copy an eventfd"))?);
+        let thread = thread::Builder::new()
+            .name("files".into())
+            .spawn(move || {
+                let _done = done;
+                work()
+            })
+            .map_err(Error::host("start a thread for files"))?;
+        let is_done = loop {
+            let mut fds =
+                [borrow(&event), outside.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => break fds[0].any() == Some(true),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Error::host("wait for files")(errno)),
+            }
+        };
+        if !is_done {
+            return Err(Error::Stopped);
+        }
+        // A panic goes on here, where it would have been without the thread.
+        Ok(thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+}
+
+fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the eventfd is open for as long as it is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
+
+/// Tells that a thread is done, also if it panicked.
+struct Done(EventFd);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        // It fails only if the counter overflows.
+        let _ = self.0.write(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn stop() -> (Stop, EventFd) {
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let outside = borrow(&event).try_clone_to_owned().unwrap();
+        (Stop::new(Some(outside)).unwrap(), event)
+    }
+
+    #[test]
+    fn work_is_done_and_answered() {
+        let (stop, _event) = stop();
+        assert_eq!(stop.unless_stopped(|| 42).unwrap(), 42);
+        let alone = Stop::new(None).unwrap();
+        assert_eq!(alone.unless_stopped(|| 42).unwrap(), 42);
+    }
+
+    #[test]
+    fn work_that_never_ends_is_left_behind() {
+        let (stop, event) = stop();
+        // As a file that nobody serves.
+        let (mut reader, _writer) = std::io::pipe().unwrap();
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            event.write(1).unwrap();
+        });
+        let result = stop.unless_stopped(move || reader.read(&mut [0]).unwrap());
+        assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+        assert!(stop.is_asked_for());
+    }
+
+    #[test]
+    fn a_panic_is_passed_on() {
+        let (stop, _event) = stop();
+        let work = || stop.unless_stopped(|| assert!(Vec::<u8>::new().pop().is_some()));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err());
+    }
+
+    #[test]
+    fn the_escape_key_asks_for_it_too() {
+        let (stop, _event) = stop();
+        assert!(!stop.is_asked_for());
+        stop.quit.write(1).unwrap();
+        assert!(stop.is_asked_for());
+    }
+}
