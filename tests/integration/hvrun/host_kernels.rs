@@ -2,10 +2,9 @@
 //! there in KVM is tested here; the test kernel runs on them as well.
 
 use hv_lab::host::HostChip;
-use hv_lab::provision::GUEST_PROMPT;
 
 use crate::fixture::{
-    BOOT, CHIPS, Disk, Kernel, STEP, guest, newest_host, oldest_host, power_off, run,
+    CHIPS, Disk, Kernel, STEP, guest, newest_host, oldest_host, power_off, reboot, run,
 };
 
 /// Programs read the time by the vDSO, which reads the `time` register. The small kernel relies on firmware to allow that, and
@@ -39,9 +38,7 @@ fn linux_boots_twice_on_the_oldest_host() {
         let isa = run(&mut console, "grep -m1 ^isa /proc/cpuinfo");
         assert!(!isa.contains("zicbo"), "{isa}");
         run(&mut console, "echo kept > /root/file; sync");
-        console.send_line("reboot").unwrap();
-        console.wait_for("reboot: Restarting system", STEP).unwrap();
-        console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+        reboot(&mut console);
         assert_eq!(run(&mut console, "cat /root/file"), "kept");
         power_off(console);
         disk.assert_clean();
