@@ -2,9 +2,10 @@
 //! why.
 
 use hv_lab::host::{Exec, FinishedProcess, Host, HostChip};
+use hv_lab::provision::GUEST_PROMPT;
 use serde_json::Value;
 
-use crate::fixture::{STEP, command, host};
+use crate::fixture::{BOOT, Disk, Kernel, STEP, command, host, power_off, run};
 use crate::test_kernel::{Machine, Virtio, judge_on_hvrun_with, kernel};
 
 /// Requests of ioctl(2) (linux/kvm.h, linux/vhost.h).
@@ -13,6 +14,7 @@ const KVM_SET_DEVICE_ATTR: u32 = 0x4018_aee1;
 const KVM_GET_DEVICE_ATTR: u32 = 0x4018_aee2;
 const KVM_IRQFD: u32 = 0x4020_ae76;
 const KVM_IOEVENTFD: u32 = 0x4040_ae79;
+const VHOST_NET_SET_BACKEND: u32 = 0x4008_af30;
 
 /// The steps of making an AIA that the kernel can be told to refuse, and what the message calls them. That of an irqfd comes
 /// last, when the chip is ready.
@@ -106,4 +108,25 @@ fn a_device_works_without_ioeventfds() {
         .unwrap();
     assert_eq!(finished.status.code(), Some(42), "{finished}");
     said(&finished, &["warning: ", "ioeventfd", "Invalid argument"]);
+}
+
+/// The last step of vhost-net's set-up, when the queues and their events are the kernel's already: hvrun takes them back.
+#[test]
+fn a_network_works_where_vhost_net_refuses_its_last_step() {
+    let host = host(HostChip::Plic);
+    let disk = Disk::new();
+    let exec = command(host, Kernel::Stable.arguments()).args(disk.argument());
+    let exec = exec.args(["--net", "tap=refused0,vhost=auto"]);
+    let mut console = refusing(exec, VHOST_NET_SET_BACKEND).console().unwrap();
+    console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+    let up = "ip addr add 10.33.0.1/24 dev refused0; ip link set refused0 up";
+    host.exec(["sh", "-c", up]).check(STEP).unwrap();
+    console
+        .send_line("ip addr add 10.33.0.2/24 dev eth0; ip link set eth0 up")
+        .unwrap();
+    let warning = "the host's kernel does not serve the guest's queues";
+    console.wait_for(warning, STEP).unwrap();
+    console.wait_for(GUEST_PROMPT, STEP).unwrap();
+    run(&mut console, "ping -c 3 -s 1400 10.33.0.1");
+    power_off(console);
 }
