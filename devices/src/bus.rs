@@ -161,6 +161,15 @@ mod tests {
             [(0xf8, vec![1, 2, 3, 4, 5, 6, 7, 8])]
         );
         assert!(low.1.lock().unwrap().is_empty());
+        // Each to its first and last byte, and none at those beside.
+        for (address, tag) in [(0x1000, 1), (0x1fff, 1), (0x2000, 2), (0x20ff, 2)] {
+            let mut data = [0];
+            assert!(bus.read(GuestPhysAddr(address), &mut data), "{address:#x}");
+            assert_eq!(data, [tag], "{address:#x}");
+        }
+        for address in [0xfff, 0x2100] {
+            assert!(!bus.read(GuestPhysAddr(address), &mut [0]), "{address:#x}");
+        }
     }
 
     #[test]

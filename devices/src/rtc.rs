@@ -181,6 +181,7 @@ mod tests {
     const ALARM_LOW: u64 = 0x08;
     const ALARM_HIGH: u64 = 0x0c;
     const IRQ_ENABLED: u64 = 0x10;
+    const CLEAR_INTERRUPT: u64 = 0x1c;
 
     /// A clock that stands still until a test moves it.
     #[derive(Default)]
@@ -226,6 +227,33 @@ mod tests {
         let mut data = [0; 4];
         rtc.read(TIME_LOW, &mut data);
         assert_eq!(data, [51, 0, 0, 0], "the time runs on");
+    }
+
+    #[test]
+    fn the_line_is_driven_when_it_changes() {
+        let (clock, line) = (Arc::<TestClock>::default(), Arc::<TestLine>::default());
+        let rtc = Rtc::new(line.clone(), clock.clone());
+        let write = |register, value: u32| rtc.write(register, &value.to_le_bytes());
+        for round in 1..=2 {
+            write(IRQ_ENABLED, 1);
+            // An alarm that has passed goes off at once.
+            write(ALARM_LOW, 0);
+            rtc.poll();
+            write(IRQ_ENABLED, 1);
+            assert!(line.level());
+            assert_eq!(line.assertions(), round);
+            write(CLEAR_INTERRUPT, 1);
+            assert!(!line.level());
+        }
+    }
+
+    #[test]
+    fn an_alarm_that_has_passed_is_due_at_once() {
+        let clock = HostClock::new().unwrap();
+        let now = clock.now();
+        clock.wake_at(Some(now - 1_000_000_000));
+        let mut fds = [PollFd::new(clock.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::from(60_000_u16)).unwrap(), 1);
     }
 
     #[test]

@@ -178,6 +178,7 @@ mod tests {
         // The header's size includes the room.
         let guests = found(registers.device_tree, size);
         assert_eq!(guests[8..blob.len()], blob[8..]);
+        assert!(guests[blob.len()..].iter().all(|byte| *byte == 0));
         let chosen = |name| {
             let tree = Fdt::new(&guests).unwrap();
             let property = tree.find_node("/chosen").unwrap().property(name);

@@ -121,12 +121,14 @@ fn unpack_frame(packed: &mut impl BufRead, room: u64, bytes: &mut Vec<u8>) -> io
         }
         Err(error) => return Err(io::Error::other(error)),
     };
-    (&mut decoder).take(room).read_to_end(bytes)?;
+    let count = (&mut decoder).take(room).read_to_end(bytes)?;
+    if count as u64 == room {
+        // It was not read to its end: there is too much in it, which the caller sees.
+        return Ok(());
+    }
     let decoder = decoder.into_frame_decoder();
-    // A frame that was not read to its end has too much in it, which the caller sees.
     let promised = decoder.get_checksum_from_data();
-    if decoder.is_finished() && promised.is_some() && promised != decoder.get_calculated_checksum()
-    {
+    if promised.is_some() && promised != decoder.get_calculated_checksum() {
         return Err(io::Error::other("the checksum is another"));
     }
     Ok(())
@@ -219,6 +221,19 @@ pub mod tests {
                 Err(UnpackError::TooLarge(1000))
             ));
             assert_eq!(unpack(&bomb, 4 << 20).unwrap().bytes.len(), 4 << 20);
+        }
+    }
+
+    /// What is unpacked until that shows is one byte more than the limit, whatever was there before.
+    #[test]
+    fn one_byte_shows_that_there_are_too_many() {
+        for pack in [gzip, zstd] {
+            let packed = pack(&text());
+            let mut bytes = vec![0; 100];
+            let codec = Codec::of(&packed).unwrap();
+            let result = codec.unpack_stream(&mut packed.as_slice(), 1000, &mut bytes);
+            assert!(matches!(result, Err(UnpackError::TooLarge(1000))));
+            assert_eq!(bytes.len(), 1001);
         }
     }
 

@@ -247,6 +247,37 @@ mod tests {
     }
 
     #[test]
+    fn other_devices_are_not_disks() {
+        let at = |slot| Placement {
+            slot,
+            version: None,
+        };
+        let disk = |slot| DiskConfig {
+            path: "disk".into(),
+            format: ImageFormat::default(),
+            readonly: false,
+            serial: Serial::default(),
+            placement: at(slot),
+        };
+        let net = |slot| NetConfig {
+            tap: "tap0".into(),
+            mac: None,
+            mtu: None,
+            vhost: Vhost::Auto,
+            placement: at(slot),
+        };
+        let mut config = config(vec![disk(Some(5)), disk(Some(3))]);
+        config.nets = vec![net(Some(0)), net(None), net(Some(4))];
+        config.rng = true;
+        assert_eq!(config.disk_slots().unwrap(), [5, 3]);
+        let line = config.implied_command_line().unwrap();
+        assert!(line.contains("root=/dev/vdb"), "{line}");
+        config.disks.pop();
+        let line = config.implied_command_line().unwrap();
+        assert!(line.contains("root=/dev/vda"), "{line}");
+    }
+
+    #[test]
     fn the_command_line_follows_from_the_consoles() {
         let line = |serial: bool, virtio: bool| {
             let mut config = config(vec![]);

@@ -184,6 +184,40 @@ mod tests {
         ram.memory().write_obj(5_u64, last).unwrap();
     }
 
+    /// Whether all of this lies in one mapping of this process that can be read and written.
+    fn is_mapped(start: *mut u8, size: usize) -> bool {
+        let (start, end) = (start as usize, start as usize + size);
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().any(|line| {
+            let (range, rest) = line.split_once(' ').unwrap();
+            let (from, to) = range.split_once('-').unwrap();
+            let number = |text| usize::from_str_radix(text, 16).unwrap();
+            rest.starts_with("rw") && number(from) <= start && end <= number(to)
+        })
+    }
+
+    /// A reboot makes new RAM, so what is not returned is lost for good. Large, so that nothing else takes its place meanwhile.
+    #[test]
+    fn memory_is_returned_unless_somebody_holds_it() {
+        const SIZE: u64 = 64 << 30;
+        let ram = GuestRam::new(SIZE).unwrap();
+        let (host, size) = ram.host_range();
+        assert!(is_mapped(host, size), "all of it");
+        let region = ram.memory().iter().next().unwrap();
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_ANONYMOUS;
+        assert_eq!(region.flags(), flags);
+        drop(ram);
+        assert!(!is_mapped(host, size), "it is returned");
+
+        let ram = GuestRam::new(SIZE).unwrap();
+        let (host, size) = ram.host_range();
+        let held = ram.memory().clone();
+        drop(ram);
+        assert!(is_mapped(host, size), "a device may still use it");
+        let last = GuestAddress(layout::RAM_BASE.0 + SIZE - 8);
+        held.write_obj(5_u64, last).unwrap();
+    }
+
     #[test]
     fn a_lack_of_huge_pages_says_how_many_to_reserve() {
         // 12 pages, 3 of them free, and a guest of 8.

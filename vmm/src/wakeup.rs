@@ -107,6 +107,42 @@ mod tests {
         wakeup.wait(Some(Duration::from_millis(1)));
     }
 
+    /// Waits until somebody sleeps.
+    fn wait_asleep(wakeup: &Wakeup) {
+        let limit = Instant::now() + Duration::from_secs(60);
+        while !wakeup.sleeping.load(Ordering::SeqCst) {
+            assert!(Instant::now() < limit, "nobody falls asleep");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Who says so and does not sleep yet still has the lock.
+        drop(wakeup.ended.lock().unwrap());
+    }
+
+    /// What comes when the machine sleeps, and not before.
+    #[test]
+    fn a_sleeper_is_woken() {
+        let wakeup = Arc::new(Wakeup::default());
+        let wire = wakeup.wire(7, Arc::new(Nowhere));
+        for end in [false, false, true] {
+            let (sender, woken) = std::sync::mpsc::channel();
+            let sleeper = wakeup.clone();
+            let thread = std::thread::spawn(move || {
+                sleeper.wait(None);
+                sender.send(()).unwrap();
+            });
+            wait_asleep(&wakeup);
+            if end {
+                wakeup.end();
+            } else {
+                wire.set_level(true);
+            }
+            woken.recv_timeout(Duration::from_secs(60)).unwrap();
+            thread.join().unwrap();
+            assert!(!wakeup.sleeping.load(Ordering::SeqCst), "nobody sleeps");
+            wire.set_level(false);
+        }
+    }
+
     #[test]
     fn a_sleeper_hears_of_wires_and_of_the_end() {
         let wakeup = Arc::new(Wakeup::default());

@@ -120,6 +120,121 @@ fn an_executable_for_address_zero_is_placed_as_an_image() {
     }
 }
 
+/// One program header of an ELF executable: type, flags, offset, virtual and physical address, size in the file, in memory.
+type Program = (u32, u32, u64, u64, u64, u64, u64);
+
+/// An ELF executable with these program headers and 64 bytes behind them.
+fn elf_of(entry: u64, programs: &[Program]) -> Vec<u8> {
+    let mut bytes = elf(0, entry);
+    bytes.truncate(64);
+    put(&mut bytes, 56, &[u8::try_from(programs.len()).unwrap(), 0]);
+    for (kind, flags, offset, virt, phys, in_file, in_memory) in programs {
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        for value in [offset, virt, phys, in_file, in_memory, &8] {
+            bytes.extend(value.to_le_bytes());
+        }
+    }
+    bytes.extend([0x55; 64]);
+    bytes
+}
+
+const LOAD: u32 = 1;
+const NOTE: u32 = 4;
+const CODE: u32 = 5;
+const DATA: u32 = 6;
+
+#[test]
+fn several_segments_are_placed_in_any_order() {
+    let (low, high) = (0x8020_0000, 0x8030_0000);
+    let offset = 64 + 3 * 56;
+    let programs = [
+        (LOAD, DATA, offset, high, high, 8, 0x3000),
+        (LOAD, CODE, offset + 8, low, low, 16, 16),
+        (LOAD, DATA, offset, low + 0x1000, low + 0x1000, 8, 0x1000),
+    ];
+    for turn in 0..3 {
+        let mut programs = programs;
+        programs.rotate_left(turn);
+        let placement = open(&elf_of(low + 4, &programs), &RAM).unwrap();
+        assert_eq!(placement.occupied, low..high + 0x3000, "{turn}");
+        assert_eq!(placement.segments.len(), 3);
+        assert_eq!(placement.entry, low + 4);
+    }
+    // Linked to zero, the lowest of them goes where an Image would, and the others keep their distance.
+    let offset = 64 + 2 * 56;
+    let programs = [
+        (LOAD, DATA, offset, 0x10_0000, 0x10_0000, 8, 8),
+        (LOAD, CODE, offset, 0, 0, 8, 8),
+    ];
+    let placement = open(&elf_of(4, &programs), &RAM).unwrap();
+    assert_eq!(placement.occupied, 0x8020_0000..0x8030_0008);
+    assert_eq!(placement.entry, 0x8020_0004);
+}
+
+#[test]
+fn what_is_not_loaded_does_not_count() {
+    let base = 0x8020_0000;
+    let offset = 64 + 3 * 56;
+    let programs = [
+        // A note of a file that is not loaded, and a segment that takes no memory, each where no memory is.
+        (NOTE, 4, offset, 0, 0, 8, 8),
+        (LOAD, DATA, offset, 0, 0, 0, 0),
+        (LOAD, CODE, offset, base, base, 1, 1),
+    ];
+    let placement = open(&elf_of(base, &programs), &RAM).unwrap();
+    assert_eq!(placement.occupied, base..base + 1);
+    assert_eq!(placement.segments.len(), 1);
+}
+
+#[test]
+fn an_entry_point_is_in_the_segment_that_begins_there() {
+    // The first segment ends where the second one begins, but for their physical addresses.
+    let (first, second) = (0x8020_0000, 0x8040_0000);
+    let offset = 64 + 2 * 56;
+    let programs = [
+        (LOAD, CODE, offset, 0x1000, first, 16, 0x1000),
+        (LOAD, CODE, offset, 0x2000, second, 16, 0x1000),
+    ];
+    assert_eq!(
+        open(&elf_of(0x2000, &programs), &RAM).unwrap().entry,
+        second
+    );
+    let last = open(&elf_of(0x1fff, &programs), &RAM).unwrap().entry;
+    assert_eq!(last, first + 0xfff);
+}
+
+#[test]
+fn what_fits_exactly_fits() {
+    let room = 62 * MIB;
+    let placement = open(&image(0x20_0000, room), &RAM).unwrap();
+    assert_eq!(placement.occupied.end, RAM.end);
+    assert!(open(&image(0x20_0000, room + 1), &RAM).is_err());
+    let end = RAM.end - 32;
+    assert_eq!(open(&elf(end, end), &RAM).unwrap().occupied.end, RAM.end);
+    assert!(open(&elf(end + 1, end + 1), &RAM).is_err());
+    let small = RAM.start..RAM.start + 3 * MIB;
+    let placement = open(&flat(1 << 20), &small).unwrap();
+    assert_eq!(placement.occupied.end, small.end);
+    assert!(open(&flat((1 << 20) + 1), &small).is_err());
+}
+
+#[test]
+fn a_text_is_one_to_its_last_character() {
+    let is_text = |bytes: &[u8]| {
+        let problem = open(bytes, &RAM);
+        matches!(problem, Err(Problem::NoProgram(what)) if what.contains("text"))
+    };
+    // A character that is cut off where nobody looks any further, at each of its bytes.
+    for before in 0..4 {
+        let text = ["a".repeat(before), "\u{10348}".repeat(2000)].concat();
+        assert!(is_text(text.as_bytes()), "{before}");
+    }
+    assert!(!is_text(b"ab\xff\xff and more"), "no character at all");
+    assert!(!is_text(b"ab\x01 and more"));
+    assert!(!is_text(b"\xf0\x90"), "nothing but a part of one");
+}
+
 #[test]
 fn what_is_wrong_is_told() {
     for (bytes, text) in [

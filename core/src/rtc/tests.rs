@@ -194,3 +194,21 @@ fn only_words_at_registers_count() {
         assert_eq!(bench.read(register), 0);
     }
 }
+
+/// Whoever keeps the timer for the alarm hears of every change of it.
+#[test]
+fn changes_of_the_alarm_are_told() {
+    let mut registers = Registers::new();
+    let now = 5 << 32;
+    let mut write = |register, value: u32| registers.write(register, &value.to_le_bytes(), now);
+    assert!(!write(ALARM_HIGH, 6).alarm, "it is set with the lower half");
+    assert!(write(ALARM_LOW, 1).alarm);
+    // The time is set while there is an alarm, which is then sooner or has passed.
+    let effects = write(TIME_LOW, 7);
+    assert_eq!((effects.time, effects.alarm), (Some(now + 7), true));
+    assert!(write(CLEAR_ALARM, 1).alarm);
+    assert!(!write(TIME_LOW, 8).alarm, "there is none");
+    assert!(!write(IRQ_ENABLED, 1).alarm);
+    assert!(!write(CLEAR_INTERRUPT, 1).alarm);
+    assert!(write(ALARM_LOW, 1).alarm, "also one that has passed");
+}

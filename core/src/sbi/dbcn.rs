@@ -236,6 +236,18 @@ mod tests {
         }
     }
 
+    /// Between the look at the memory and the transfer another hart may have it taken away.
+    #[test]
+    fn memory_that_goes_away_ends_a_transfer() {
+        let memory = vec![b'a'; CHUNK + 10];
+        let size = 2 * CHUNK as u64;
+        let mut platform = TestPlatform::with_memory(&memory);
+        let moved = write_pieces(&mut platform, GuestPhysAddr(MEMORY), size);
+        assert_eq!(moved, Ok(CHUNK as u64), "what has moved is told");
+        let moved = write_pieces(&mut platform, GuestPhysAddr(MEMORY + 11), size);
+        assert_eq!(moved, Err(ERR_INVALID_PARAM));
+    }
+
     #[test]
     fn the_high_address_word_counts() {
         for function in [CONSOLE_WRITE, CONSOLE_READ] {

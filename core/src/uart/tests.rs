@@ -447,6 +447,61 @@ fn modem_lines_in_loopback_and_their_changes() {
     assert_eq!(bench.read(register::MSR), 0x04, "a ring that ends is");
 }
 
+#[test]
+fn lines_that_stay_as_they_are_are_no_change() {
+    let bench = Bench::new();
+    bench.write(register::MCR, mcr::LOOP | mcr::RTS | mcr::OUT1);
+    bench.read(register::MSR);
+    bench.write(register::MCR, mcr::LOOP | mcr::RTS | mcr::OUT1);
+    assert_eq!(bench.read(register::MSR), 0x50);
+}
+
+#[test]
+fn enabling_another_interrupt_raises_no_transmitter_interrupt() {
+    let bench = Bench::new();
+    bench.write(register::IER_DLM, ier::TRANSMITTER_EMPTY);
+    assert_eq!(bench.interrupt(), iir::TRANSMITTER_EMPTY);
+    let both = ier::TRANSMITTER_EMPTY | ier::RECEIVED_DATA;
+    bench.write(register::IER_DLM, both);
+    assert_eq!(bench.interrupt(), iir::NONE);
+    bench.write(register::IER_DLM, both);
+    assert_eq!(bench.interrupt(), iir::NONE, "nor does enabling it again");
+}
+
+#[test]
+fn line_control_reads_as_written() {
+    let bench = Bench::new();
+    for value in [0x03, 0x9b, 0x1b, 0] {
+        bench.write(register::LCR, value);
+        assert_eq!(bench.read(register::LCR), value);
+    }
+}
+
+#[test]
+fn a_guest_that_reads_around_the_registers_gets_input() {
+    let bench = Bench::with_fifos();
+    assert_eq!(bench.receive(b"x"), 0, "nobody listens");
+    assert_eq!(bench.take_received(&mut [0]), 0);
+    assert!(bench.asked());
+    assert_eq!(bench.receive(b"x"), 1);
+    let mut buffer = [0];
+    assert_eq!((bench.take_received(&mut buffer), buffer), (1, *b"x"));
+}
+
+#[test]
+fn what_a_guest_sent_itself_does_not_come_again() {
+    let bench = Bench::with_fifos();
+    bench.write(register::MCR, mcr::LOOP);
+    bench.write(register::RBR_THR_DLL, b'l');
+    bench.write(register::IIR_FCR, fcr::ENABLE | fcr::RECEIVER_RESET);
+    assert_eq!(bench.read(register::LSR), 0x60);
+    bench.write(register::MCR, 0);
+    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
+    assert_eq!(bench.receive(b"x"), 1);
+    assert_eq!(bench.read(register::RBR_THR_DLL), b'x');
+    assert_eq!(bench.read(register::LSR), 0x60);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Read(u64, usize),

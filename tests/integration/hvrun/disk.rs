@@ -1,11 +1,14 @@
 //! What the guest's disks promise.
 
 use std::fs;
+use std::path::Path;
 
 use hv_lab::host::HostChip;
 use hv_lab::provision::GUEST_PROMPT;
 
-use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, run, text};
+use crate::fixture::{
+    BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, hvrun, power_off, run, text,
+};
 
 /// hvrun dies by SIGKILL while the guest writes: every block that the guest was told is flushed is in the image.
 #[test]
@@ -324,4 +327,91 @@ fn a_block_device_is_a_disk() {
         .unwrap();
     disk.assert_clean();
     assert_eq!(disk.read_file("/root/file"), "through a block device\n");
+}
+
+/// A file that may not grow any further (RLIMIT_FSIZE) is an I/O error of the request that would have it grow, and of no other.
+#[test]
+fn a_limit_of_the_file_s_size_is_an_io_error() {
+    let host = host(HostChip::Plic);
+    let disk = Disk::new();
+    let data = disk.beside("data.img");
+    fs::File::create(&data).unwrap().set_len(100 << 20).unwrap();
+    let local = |path: &str| host.local_path(Path::new(path)).display().to_string();
+    let kernel = Kernel::Small.arguments();
+    // In units of 512 bytes: the root disk, of 64 MiB, does not reach it.
+    let line = format!(
+        "trap '' XFSZ; ulimit -f {}; exec {} {} {} --disk {} --disk {}",
+        (80 << 20) / 512,
+        local(&text(hvrun())),
+        kernel[0],
+        local(&kernel[1]),
+        local(&text(&disk.image)),
+        local(&text(&data)),
+    );
+    let mut console = host
+        .exec(["sh", "-c", &line])
+        .console()
+        .unwrap()
+        .reject("Kernel panic");
+    console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+    let write = |console: &mut _, block: u32| {
+        let line =
+            format!("dd if=/proc/1/exe of=/dev/vdb bs=1M seek={block} count=1 conv=notrunc,fsync");
+        hv_lab::host::Console::run(console, &line, STEP)
+            .unwrap()
+            .code
+    };
+    assert_eq!(write(&mut console, 10), 0);
+    assert_ne!(write(&mut console, 90), 0, "beyond the limit");
+    assert_eq!(write(&mut console, 20), 0, "the guest lives");
+    power_off(console);
+    let image = fs::read(&data).unwrap();
+    assert_eq!(image[10 << 20..][..4], *b"\x7fELF");
+    assert_eq!(image[20 << 20..][..4], *b"\x7fELF");
+    assert_eq!(image[90 << 20..][..4], [0; 4]);
+}
+
+/// What the host itself uses cannot be written by a guest, and only one guest can write what it does not.
+#[test]
+fn a_block_device_has_one_writer() {
+    let host = host(HostChip::Aia);
+    let on_host = |line: &str| {
+        let finished = host.exec(["sh", "-c", line]).check(STEP).unwrap();
+        finished.stdout_text()
+    };
+    on_host(
+        "dd if=/dev/zero of=/tmp/block.img bs=1M count=8 2>/dev/null && losetup /dev/loop6 /tmp/block.img && \
+         mkswap /dev/loop6 >/dev/null && swapon /dev/loop6",
+    );
+    let disk = Disk::new();
+    let refused = || {
+        let finished = command(host, Kernel::Small.arguments())
+            .args(["--disk", "/dev/loop6"])
+            .output(STEP)
+            .unwrap();
+        assert_eq!(finished.status.code(), Some(1), "{finished}");
+        let error = finished.stderr_text();
+        assert_eq!(error.lines().count(), 1, "{error}");
+        let expected = "disk image '/dev/loop6' is mounted or otherwise in use on this host";
+        assert!(error.contains(expected), "{error}");
+    };
+    refused();
+    let mut console = guest(
+        host,
+        Kernel::Small,
+        &disk,
+        &["--disk", "/dev/loop6,readonly=on"],
+    );
+    assert_eq!(run(&mut console, "cat /sys/block/vdb/ro"), "1");
+    power_off(console);
+    on_host("swapoff /dev/loop6");
+    let mut console = guest(host, Kernel::Small, &disk, &["--disk", "/dev/loop6"]);
+    refused();
+    run(
+        &mut console,
+        "printf written | dd of=/dev/vdb conv=notrunc,fsync 2>/dev/null",
+    );
+    power_off(console);
+    assert_eq!(on_host("head -c 7 /dev/loop6"), "written");
+    on_host("losetup -d /dev/loop6; rm /tmp/block.img");
 }

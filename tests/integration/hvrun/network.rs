@@ -119,6 +119,30 @@ fn the_host_s_kernel_carries_data_both_ways() {
     }
 }
 
+/// The guest's interface begins with what the tap carries, or what the user says, whoever serves it.
+#[test]
+fn the_guest_has_the_mtu_of_the_tap() {
+    for chip in CHIPS {
+        let host = host(chip);
+        let disk = Disk::new();
+        on_host(host, "tunctl -t mtu0 && ip link set mtu0 mtu 1400 up");
+        for (options, expected) in [
+            ("vhost=off", "1400"),
+            ("vhost=on", "1400"),
+            ("vhost=off,mtu=1300", "1300"),
+            ("vhost=on,mtu=1300", "1300"),
+        ] {
+            let net = format!("tap=mtu0,{options}");
+            let arguments = ["--net", &net, "--virtio", version(chip)];
+            let mut console = guest(host, Kernel::Stable, &disk, &arguments);
+            let mtu = run(&mut console, "cat /sys/class/net/eth0/mtu");
+            assert_eq!(mtu, expected, "{options} on {chip:?}");
+            power_off(console);
+        }
+        on_host(host, "tunctl -d mtu0");
+    }
+}
+
 /// Two guests on a bridge of the host reach each other.
 #[test]
 fn two_guests_meet_on_a_bridge() {

@@ -173,6 +173,28 @@ fn initrds_and_disks_that_cannot_be_used() {
     fails(&with("--disk", &missing), &[&missing, "does not exist"]);
     fails(&with("--disk", &files.path("")), &["directory"]);
     fails(&with("--disk", &files.write("empty.img", b"")), &["empty"]);
+    // What is no raw disk, and no initrd.
+    for (name, magic, expected) in [
+        (
+            "a.qcow2",
+            &b"QFI\xfb\0\0\0\x03"[..],
+            "qemu-img convert -O raw",
+        ),
+        ("a.vmdk", b"KDMV\x01\0\0\0", "qemu-img convert -O raw"),
+        ("a.vhdx", b"vhdxfile", "qemu-img convert -O raw"),
+    ] {
+        let image = files.write(name, &[magic, &[0; 4096]].concat());
+        fails(&with("--disk", &image), &[&image, expected, "format=raw"]);
+        fails(&with("--initrd", &image), &[&image, expected, "--disk"]);
+    }
+    for (name, magic, expected) in [
+        ("a.img.gz", &b"\x1f\x8b\x08\0"[..], "gzip -dc"),
+        ("a.img.xz", b"\xfd7zXZ\0", "xz -dc"),
+        ("a.img.zst", b"\x28\xb5\x2f\xfd", "zstd -dc"),
+    ] {
+        let image = files.write(name, &[magic, &[0; 4096]].concat());
+        fails(&with("--disk", &image), &[&image, expected, "format=raw"]);
+    }
 
     // Somebody who may read an image and not write it.
     let image = files.write("readonly.img", &[0; 4096]);

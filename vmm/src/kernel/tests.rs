@@ -382,6 +382,41 @@ fn what_does_not_fit_is_refused() {
     }
 }
 
+#[test]
+fn a_payload_ends_in_its_file() {
+    let payload = gzip(&image(0x20_0000, 0x1000, 600));
+    let mut bytes = zboot(b"gzip\0", &payload, 0x5064);
+    bytes.truncate(512 + payload.len());
+    assert!(open(&bytes).is_ok());
+    let promised = payload.len() as u32 + 1;
+    put(&mut bytes, 12, &promised.to_le_bytes());
+    let (end, there) = (512 + u64::from(promised), bytes.len() as u64);
+    let problem = open(&bytes).unwrap_err();
+    assert!(
+        matches!(problem, Problem::File(Truncated { promised, present }) if promised == end && present == there),
+        "{problem}"
+    );
+}
+
+/// Whatever is in a file, no more is unpacked than the guest's memory could hold.
+#[test]
+fn no_more_is_unpacked_than_memory_holds() {
+    let packed = file(&gzip(&vec![1; 4 << 20]));
+    let ram = RAM.start..RAM.start + (1 << 20);
+    let whole = compressed::Compression::Whole(crate::compression::Codec::Gzip);
+    let problem = compressed::unpack(whole, packed.reopen().unwrap(), &ram).unwrap_err();
+    assert!(
+        matches!(
+            problem,
+            Problem::File(TooLarge {
+                needed: 2,
+                available: 1
+            })
+        ),
+        "{problem}"
+    );
+}
+
 proptest::proptest! {
     /// Whatever a file holds, opening it ends with a kernel inside RAM or with an error.
     #[test]

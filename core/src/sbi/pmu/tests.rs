@@ -452,6 +452,11 @@ fn a_table_that_cannot_be_is_refused() {
         ask(EVENT_GET_INFO, [MEMORY, 0, 1], &mut platform),
         Return::error(ERR_INVALID_PARAM)
     );
+    let mut platform = table(&[(0, 0); 1024]);
+    assert_eq!(
+        ask(EVENT_GET_INFO, [MEMORY, 0, 1024], &mut platform),
+        Return::success(0)
+    );
     let mut platform = table(&[(0, 0); 1025]);
     assert_eq!(
         ask(EVENT_GET_INFO, [MEMORY, 0, 1025], &mut platform),

@@ -9,6 +9,7 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_mmio::*;
 use virtio_queue::QueueT;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::*;
 use crate::virtio::testing::{AVAILABLE, RAM, RAM_SIZE, TABLE, TestLine, USED, memory, page};
@@ -229,6 +230,56 @@ fn empty_slot() {
             assert_eq!(data, same, "{offset:#x}");
         }
     }
+}
+
+#[test]
+fn a_reset_selects_the_first_word_and_queue() {
+    let bench = Bench::new();
+    for select in [
+        VIRTIO_MMIO_DEVICE_FEATURES_SEL,
+        VIRTIO_MMIO_DRIVER_FEATURES_SEL,
+        VIRTIO_MMIO_QUEUE_SEL,
+    ] {
+        bench.write(select, 1);
+    }
+    bench.write(VIRTIO_MMIO_STATUS, 0);
+    assert_eq!(
+        bench.read(VIRTIO_MMIO_DEVICE_FEATURES),
+        1 | 1 << 28 | 1 << 29
+    );
+    assert_eq!(bench.read(VIRTIO_MMIO_QUEUE_NUM_MAX), 64);
+    bench.set_status(ACKNOWLEDGE);
+    bench.set_status(DRIVER);
+    bench.write(VIRTIO_MMIO_DRIVER_FEATURES, 1);
+    bench.set_status(FEATURES_OK);
+    bench.set_queue(0, 64, TABLE, AVAILABLE, USED);
+    bench.set_status(DRIVER_OK);
+    assert_eq!(lock(&bench.log).active.as_ref().unwrap().features, 1);
+}
+
+#[test]
+fn rings_may_be_anywhere_in_memory() {
+    let base = 0x5_0000_0000;
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(base), 0x1_0000)]).unwrap();
+    let (line, log) = (Arc::<TestLine>::default(), Arc::<Mutex<Log>>::default());
+    let device = Box::new(Device(log.clone()));
+    let memory = Arc::new(memory);
+    let transport =
+        MmioTransport::new(Version::Modern, device, memory, line.clone(), page()).unwrap();
+    let bench = Bench {
+        transport,
+        line,
+        log,
+    };
+    bench.negotiate(bench.offered());
+    let rings = [base + 0x1000, base + 0x2000, base + 0x3000];
+    let [table, available, used] = rings;
+    bench.set_queue(0, 64, table, available, used);
+    bench.set_status(DRIVER_OK);
+    let log = lock(&bench.log);
+    let queue = &log.active.as_ref().unwrap().queues[0].queue;
+    let found = [queue.desc_table(), queue.avail_ring(), queue.used_ring()];
+    assert_eq!(found, rings);
 }
 
 #[test]
