@@ -18,8 +18,8 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use hv_vmm::{OpenError, Outcome, Vm};
-use nix::sys::signal::{SigSet, Signal};
+use hv_vmm::{Error, OpenError, Outcome, Vm};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub use args::{Args, Command, HelpFlag, Irqchip, Virtio};
@@ -27,7 +27,9 @@ pub use console::{Choice, Consoles, To};
 pub use device::parse_disk;
 pub use logger::start as start_log;
 
-/// hvrun could not start or continue the guest.
+/// The guest powered off.
+const EXIT_SUCCESS: u8 = 0;
+/// hvrun could not start or continue the guest, or not write all of its output.
 const EXIT_ERROR: u8 = 1;
 /// The command line is wrong; clap's own code, too.
 const EXIT_USAGE: u8 = 2;
@@ -36,10 +38,29 @@ const EXIT_SYSTEM_FAILURE: u8 = 3;
 /// Plus the number of the signal that ended hvrun, as shells have it.
 const EXIT_SIGNAL: u8 = 128;
 
+/// The signals that end a machine in good order: all that would end the process otherwise and tell of no fault of its own.
+const ENDING: [Signal; 12] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGXCPU,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+];
+
 /// The program, from its arguments to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     heap::share();
+    // A write beyond the limit of a file's size (ulimit -f) is then an error of that write, as on a full disk.
+    // SAFETY: to ignore a signal runs no code of ours, and there is no other thread yet.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
     let mut args = Args::parse();
     logger::start(args.log_level);
     let result = match args.command.take() {
@@ -53,13 +74,12 @@ pub fn main() -> ExitCode {
         }
         Some(command) => answer(&command),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("hvrun: {error}");
-            ExitCode::from(EXIT_ERROR)
-        }
-    }
+    let code = result.unwrap_or_else(|error| {
+        logger::say(&error.to_string());
+        ExitCode::from(EXIT_ERROR)
+    });
+    logger::finish();
+    code
 }
 
 /// What hvrun does beside booting guests: each prints something.
@@ -101,15 +121,11 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
         Err(what) => return Ok(usage(what)),
     };
     // Before the first thread is made, so that all of them have these blocked and the event loop alone hears of them.
-    let signals = SigSet::from_iter([
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ]);
+    let signals = SigSet::from_iter(ENDING);
     signals.thread_block()?;
     let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     terminal::restore_on_panic();
+    logger::in_background()?;
 
     let have_stdio = consoles.have_stdio();
     let resized = (consoles.have_a_size())
@@ -120,36 +136,47 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     let config = args.config(payload, consoles.config(resized)?, Some(stop));
     let vm = Vm::new(config)?;
     if let Some(path) = dump_dtb {
-        std::fs::write(&path, vm.device_tree()).map_err(|error| {
-            format!(
-                "cannot write the device tree to {}: {error}",
-                path.display()
-            )
-        })?;
+        vm.write_device_tree(&path)?;
         return Ok(ExitCode::SUCCESS);
     }
     for terminal in vm.pseudo_terminals() {
-        eprintln!("hvrun: {} on {}", terminal.console, terminal.path.display());
+        logger::say(&format!(
+            "{} on {}",
+            terminal.console,
+            terminal.path.display()
+        ));
     }
     let raw = have_stdio.then(terminal::RawMode::enter);
-    let outcome = vm.run();
+    let result = vm.run();
     drop(raw);
-    Ok(match outcome? {
-        Outcome::PowerOff => ExitCode::SUCCESS,
-        Outcome::SystemFailure => ExitCode::from(EXIT_SYSTEM_FAILURE),
+    let (outcome, complete) = match result {
+        Ok(outcome) => (outcome, true),
+        Err(error @ Error::OutputLost { outcome, .. }) => {
+            logger::say(&error.to_string());
+            (outcome, false)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let code = match outcome {
+        Outcome::PowerOff => EXIT_SUCCESS,
+        Outcome::SystemFailure => EXIT_SYSTEM_FAILURE,
         // A guest that says it failed has not succeeded, whatever is left of its code in an exit code's 8 bits.
-        Outcome::TestFailed(code) => ExitCode::from(code.to_le_bytes()[0].max(EXIT_ERROR)),
+        Outcome::TestFailed(code) => code.to_le_bytes()[0].max(EXIT_ERROR),
         Outcome::Stopped => match ended_by.read_signal()? {
-            Some(signal) => ExitCode::from(
-                EXIT_SIGNAL.wrapping_add(u8::try_from(signal.ssi_signo).unwrap_or(0)),
-            ),
-            None => ExitCode::SUCCESS,
+            Some(signal) => EXIT_SIGNAL.wrapping_add(u8::try_from(signal.ssi_signo).unwrap_or(0)),
+            None => EXIT_SUCCESS,
         },
-    })
+    };
+    // Without its output a guest's success is none. A failure or a signal says more than that.
+    Ok(ExitCode::from(if code == EXIT_SUCCESS && !complete {
+        EXIT_ERROR
+    } else {
+        code
+    }))
 }
 
 /// Says what is wrong with the command line.
 fn usage(what: &str) -> ExitCode {
-    eprintln!("hvrun: {what} (see hvrun --help)");
+    logger::say(&format!("{what} (see hvrun --help)"));
     ExitCode::from(EXIT_USAGE)
 }

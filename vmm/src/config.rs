@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use hv_devices::console::OutputFile;
 use hv_devices::virtio::block::Serial;
 use hv_devices::virtio::mmio::Version;
 use hv_devices::virtio::net::{Mac, Vhost};
@@ -71,6 +72,27 @@ impl Payload {
         match self {
             Payload::Kernel(_) => "kernel",
             Payload::Firmware(_) => "firmware",
+        }
+    }
+}
+
+/// The files that a machine is made of, by what users call them. No output goes into one of them.
+#[derive(Debug, Default)]
+pub(crate) struct Inputs(Vec<(&'static str, PathBuf)>);
+
+impl Inputs {
+    /// Refuses an output that is one of them, by whatever name.
+    ///
+    /// # Errors
+    /// Which one it is.
+    pub fn check(&self, output: &OutputFile) -> Result<(), Error> {
+        match self.0.iter().find(|(_, path)| output.is(path)) {
+            None => Ok(()),
+            Some((input, _)) => Err(Error::OutputIsInput {
+                what: output.what().to_owned(),
+                path: output.path().to_owned(),
+                input,
+            }),
         }
     }
 }
@@ -159,6 +181,16 @@ impl Config {
         ('a'..='z').nth(before).unwrap_or('a')
     }
 
+    /// The files that the machine is made of, and what users call them.
+    pub(crate) fn inputs(&self) -> Inputs {
+        let files = std::iter::once((self.payload.name(), self.payload.path()));
+        let initrd = self.initrd.iter().map(|path| ("initrd", path.as_path()));
+        let tree = self.dtb.iter().map(|path| ("device tree", path.as_path()));
+        let disks = self.disks.iter().map(|disk| ("disk", disk.path.as_path()));
+        let files = files.chain(initrd).chain(tree).chain(disks);
+        Inputs(files.map(|(what, path)| (what, path.to_owned())).collect())
+    }
+
     /// Of every virtio device, in the order in which they get their slots: disks, network, entropy, console.
     pub(crate) fn placements(&self) -> Vec<Placement> {
         let disks = self.disks.iter().map(|disk| disk.placement);
@@ -222,6 +254,37 @@ mod tests {
         other.dtb = None;
         other.payload = Payload::Firmware("u-boot.bin".into());
         assert_eq!(other.implied_command_line(), None);
+    }
+
+    #[test]
+    fn no_output_goes_into_what_the_machine_is_made_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let mut config = config(vec![DiskConfig {
+            path: path("disk"),
+            readonly: true,
+            serial: Serial::default(),
+            placement: Placement::default(),
+        }]);
+        config.payload = Payload::Firmware(path("firmware"));
+        config.initrd = Some(path("initrd"));
+        config.dtb = Some(path("device tree"));
+        let inputs = config.inputs();
+        for name in ["firmware", "initrd", "device tree", "disk"] {
+            std::fs::write(path(name), name).unwrap();
+            let link = path("link");
+            std::os::unix::fs::symlink(path(name), &link).unwrap();
+            let output = OutputFile::open(&link, "test").unwrap();
+            let error = inputs.check(&output).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("is this machine's {name};")),
+                "{error}"
+            );
+            assert_eq!(std::fs::read_to_string(path(name)).unwrap(), name);
+            std::fs::remove_file(link).unwrap();
+        }
+        let output = OutputFile::open(&path("other"), "test").unwrap();
+        assert!(inputs.check(&output).is_ok());
     }
 
     #[test]

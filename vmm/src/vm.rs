@@ -1,20 +1,23 @@
 //! A virtual machine from its making to its end.
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use hv_core::layout;
+use hv_devices::console::OutputFile;
 use hv_devices::rtc::HostClock;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::alarm::Alarm;
 use crate::board::{Blueprint, Board};
 use crate::capabilities;
-use crate::config::Config;
+use crate::config::{Config, Inputs};
 use crate::console::{Consoles, PseudoTerminal};
 use crate::ending::{End, Ending};
 use crate::kvm::Kvm;
@@ -33,6 +36,7 @@ const PAGE: u64 = 4096;
 pub struct Vm {
     blueprint: Blueprint,
     board: Board,
+    inputs: Inputs,
     ending: Arc<Ending>,
     /// Written when the user ends the machine by its escape key.
     quit: EventFd,
@@ -64,7 +68,8 @@ impl Vm {
             _ => {}
         }
         let quit = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
-        let consoles = Consoles::open(&config.console, &quit)?;
+        let inputs = config.inputs();
+        let consoles = Consoles::open(&config.console, &inputs, &quit)?;
         let virtio = Slots::open(&config, consoles.ports())?;
         let blueprint = Blueprint {
             kvm,
@@ -86,10 +91,23 @@ impl Vm {
         Ok(Vm {
             blueprint,
             board,
+            inputs,
             ending,
             quit,
             stop: config.stop,
         })
+    }
+
+    /// Writes [`device_tree`](Self::device_tree) to a file.
+    ///
+    /// # Errors
+    /// It cannot be written, is one of the machine's own files, or in use by a machine.
+    pub fn write_device_tree(&self, path: &Path) -> Result<(), Error> {
+        let output = OutputFile::open(path, "device tree")?;
+        self.inputs.check(&output)?;
+        output.empty()?;
+        let written = output.file()?.write_all(self.device_tree());
+        written.map_err(|error| output.failed(error).into())
     }
 
     /// The flattened device tree that the guest gets, without the free space that it has there.
@@ -106,7 +124,8 @@ impl Vm {
     /// thread serves the consoles' input meanwhile.
     ///
     /// # Errors
-    /// KVM cannot go on, or the guest's files are gone when it reboots.
+    /// KVM cannot go on, the guest's files are gone when it reboots, or it ended and some of what it printed could not be
+    /// written ([`Error::OutputLost`]).
     pub fn run(self) -> Result<Outcome, Error> {
         let Vm {
             blueprint,
@@ -114,12 +133,15 @@ impl Vm {
             mut ending,
             quit,
             stop,
+            ..
         } = self;
+        // Only now: what was wrong with the machine has left its files as they were.
+        blueprint.consoles.empty_files()?;
         let stop = Stop {
             quit,
             outside: stop,
         };
-        loop {
+        let outcome = loop {
             let alarm = Alarm {
                 clock: blueprint.clock.clone(),
                 rtc: board.rtc.clone(),
@@ -130,11 +152,23 @@ impl Vm {
                     ending = Arc::new(Ending::new()?);
                     board = Board::build(&blueprint, ending.clone())?;
                 }
-                End::PowerOff => return Ok(Outcome::PowerOff),
-                End::SystemFailure => return Ok(Outcome::SystemFailure),
-                End::TestFailed(code) => return Ok(Outcome::TestFailed(code)),
-                End::Stopped => return Ok(Outcome::Stopped),
-                End::Failed(error) => return Err(error),
+                End::PowerOff => break Ok(Outcome::PowerOff),
+                End::SystemFailure => break Ok(Outcome::SystemFailure),
+                End::TestFailed(code) => break Ok(Outcome::TestFailed(code)),
+                End::Stopped => break Ok(Outcome::Stopped),
+                End::Failed(error) => break Err(error),
+            }
+        };
+        blueprint.consoles.close(LAST_OUTPUT);
+        let lost = blueprint.consoles.lost();
+        match outcome {
+            Ok(outcome) if lost.is_empty() => Ok(outcome),
+            Ok(outcome) => Err(Error::OutputLost { outcome, lost }),
+            Err(error) => {
+                for lost in lost {
+                    log::error!("{lost}");
+                }
+                Err(error)
             }
         }
     }

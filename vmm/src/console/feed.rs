@@ -121,6 +121,27 @@ impl MutEventSubscriber for Input {
 }
 
 #[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_guest_does_not_take_waits() {
+        let mut feed = Feed::new().unwrap();
+        feed.push(b"before there is a device");
+        feed.deliver();
+        assert_eq!(feed.waiting(), 24);
+        let device = testing::Device::with_room(20);
+        feed.attach(device.clone()).unwrap();
+        feed.deliver();
+        assert_eq!(feed.waiting(), 4);
+        device.give_room(4);
+        feed.deliver();
+        assert_eq!(feed.waiting(), 0);
+        assert_eq!(device.take(), b"before there is a device");
+    }
+}
+
+#[cfg(test)]
 pub mod testing {
     //! A device that takes as much input as a test lets it.
 

@@ -23,12 +23,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::MutEventSubscriber;
-use hv_devices::console::{self as host, ConsoleOutput, InputSink, Nowhere, OutputThread};
+use hv_devices::console::{
+    self as host, ConsoleOutput, InputSink, LostOutput, Nowhere, OutputFile, OutputThread,
+};
 use hv_devices::uart::Uart;
 use hv_devices::virtio::console::{MAX_PORTS, PortConfig as DevicePort, Ports};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Error;
+use crate::config::Inputs;
 use feed::Input;
 use resize::Resize;
 use socket::SocketSource;
@@ -48,6 +51,8 @@ pub struct PseudoTerminal {
 /// All consoles and ports of a machine.
 pub struct Consoles {
     outputs: Vec<Output>,
+    /// Those that are to be emptied.
+    files: Vec<OutputFile>,
     /// Of every console and port that has input, and what follows the terminal's size.
     subscribers: Vec<Rc<RefCell<dyn MutEventSubscriber>>>,
     /// That of the serial port, whose device is another one after each reboot.
@@ -94,11 +99,16 @@ struct Opened {
 }
 
 impl Consoles {
-    /// Opens everything that `config` names. `quit` is written when the user ends the machine by its escape key.
+    /// Opens everything that `config` names; files are not changed yet. `quit` is written when the user ends the machine by
+    /// its escape key.
     ///
     /// # Errors
-    /// Something cannot be opened, or there are more ports than a device has.
-    pub fn open(config: &ConsoleConfig, quit: &EventFd) -> Result<Consoles, Error> {
+    /// Something cannot be opened, or is one of `inputs`, or there are more ports than a device has.
+    pub fn open(
+        config: &ConsoleConfig,
+        inputs: &Inputs,
+        quit: &EventFd,
+    ) -> Result<Consoles, Error> {
         let most = MAX_PORTS.saturating_sub(config.virtio.iter().count());
         if config.ports.len() > most {
             return Err(Error::TooManyPorts {
@@ -108,6 +118,7 @@ impl Consoles {
         }
         let mut consoles = Consoles {
             outputs: Vec::new(),
+            files: Vec::new(),
             subscribers: Vec::new(),
             serial_input: None,
             serial: Arc::new(Nowhere),
@@ -119,7 +130,7 @@ impl Consoles {
             terminals: Vec::new(),
         };
         let mut open =
-            |backend, name, is_console| consoles.open_one(backend, name, is_console, quit);
+            |backend, name, is_console| consoles.open_one(backend, name, is_console, inputs, quit);
         let serial = (config.serial.as_ref())
             .map(|backend| open(backend, "serial port".into(), true))
             .transpose()?;
@@ -199,6 +210,7 @@ impl Consoles {
         backend: &ConsoleBackend,
         name: String,
         is_console: bool,
+        inputs: &Inputs,
         quit: &EventFd,
     ) -> Result<Opened, Error> {
         let thread = Error::host("start the console's thread");
@@ -207,7 +219,8 @@ impl Consoles {
         let (output, input) = match backend {
             ConsoleBackend::Stdio(stdio) => {
                 let copy = |file: &File| file.try_clone().map_err(Error::host("copy a descriptor"));
-                let output = Arc::new(OutputThread::spawn(copy(&stdio.output)?).map_err(thread)?);
+                let output = OutputThread::spawn(copy(&stdio.output)?, name);
+                let output = Arc::new(output.map_err(thread)?);
                 let mut files = vec![copy(&stdio.output)?];
                 let mut input = None;
                 if let Some(file) = &stdio.input {
@@ -225,21 +238,24 @@ impl Consoles {
                 (output, input)
             }
             ConsoleBackend::File(path) => {
-                let output = OutputThread::spawn(host::open_file(path)?).map_err(thread)?;
+                let file = OutputFile::open(path, format!("{name}'s output"))?;
+                inputs.check(&file)?;
+                let output = OutputThread::spawn(file.file()?, name).map_err(thread)?;
+                self.files.push(file);
                 (Arc::new(output), None)
             }
             ConsoleBackend::Pty => {
                 let pty = host::Pty::open()?;
                 self.terminals.push(PseudoTerminal {
-                    console: name,
+                    console: name.clone(),
                     path: pty.path().to_owned(),
                 });
-                let output = pty.output().map_err(thread)?;
+                let output = pty.output(name).map_err(thread)?;
                 (Arc::new(output), Some(Input::new(pty)?))
             }
             ConsoleBackend::Unix(path) => {
                 let socket = host::Socket::bind(path)?;
-                let output = socket.output().map_err(thread)?;
+                let output = socket.output(name).map_err(thread)?;
                 let input = Input::new(SocketSource::new(socket))?;
                 (Arc::new(output), Some(input))
             }
@@ -264,6 +280,14 @@ impl Consoles {
             terminal,
             on_terminal,
         })
+    }
+
+    /// Removes what is in the files for output.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub fn empty_files(&self) -> Result<(), Error> {
+        Ok(self.files.iter().try_for_each(OutputFile::empty)?)
     }
 
     /// Connects the serial port of the guest's next boot.
@@ -319,6 +343,12 @@ impl Consoles {
     /// Ends all output: what there is goes out within `timeout` or not at all.
     pub fn close(&self, timeout: Duration) {
         self.each(timeout, |output, timeout| output.thread.close(timeout));
+    }
+
+    /// What could not be written, of all output.
+    pub fn lost(&self) -> Vec<LostOutput> {
+        let outputs = self.outputs.iter();
+        outputs.filter_map(|output| output.thread.lost()).collect()
     }
 
     /// The guest ends, or is being started again: from now on until [`power_on`](Self::power_on) no vCPU is held back.

@@ -121,7 +121,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let socket = Socket::bind(&path).unwrap();
-        let output = socket.output().unwrap();
+        let output = socket.output("test").unwrap();
         let input = Rc::new(RefCell::new(Input::new(SocketSource::new(socket)).unwrap()));
         let device = Device::with_room(0);
         input.borrow_mut().attach(device.clone()).unwrap();

@@ -114,7 +114,11 @@ impl StdioSource {
             match key {
                 Key::Guest(byte) => feed.push(&[byte]),
                 Key::Nothing => {}
-                Key::Help => self.output.write(HELP.as_bytes()),
+                // Without waiting, on the thread that also serves what ends the machine. Where a reader is that far behind,
+                // nobody looks at the help.
+                Key::Help => {
+                    self.output.try_write(HELP.as_bytes());
+                }
                 Key::End => {
                     let _ = self.end.write(1);
                 }

@@ -15,6 +15,7 @@ use vm_memory::VolatileSlice;
 
 use super::SECTOR_SIZE;
 use lock::LockError;
+pub(crate) use lock::acquire_exclusively as lock_exclusively;
 
 mod lock;
 

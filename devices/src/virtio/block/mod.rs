@@ -11,6 +11,7 @@ mod disk;
 mod request;
 
 pub use device::{Block, Serial, SerialError};
+pub(crate) use disk::lock_exclusively;
 pub use disk::{Disk, OpenError};
 
 /// Bytes in a sector, the unit of every request whatever the block size (VIRTIO 1.3, section 5.2.4).
