@@ -14,6 +14,7 @@ mod guest_disk;
 mod legacy_console;
 mod memory;
 mod network;
+mod output;
 mod payloads;
 mod program;
 #[path = "../shared/report.rs"]

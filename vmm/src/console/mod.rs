@@ -219,7 +219,7 @@ impl Consoles {
         let (output, input) = match backend {
             ConsoleBackend::Stdio(stdio) => {
                 let copy = |file: &File| file.try_clone().map_err(Error::host("copy a descriptor"));
-                let output = OutputThread::spawn(copy(&stdio.output)?, name);
+                let output = OutputThread::spawn(copy(&stdio.output)?, name.as_str());
                 let output = Arc::new(output.map_err(thread)?);
                 let mut files = vec![copy(&stdio.output)?];
                 let mut input = None;
@@ -228,7 +228,7 @@ impl Consoles {
                     files.push(copy(file)?);
                     let quit = quit.try_clone().map_err(Error::host("copy an eventfd"))?;
                     let source = StdioSource::new(copy(file)?, stdio.escape, output.clone(), quit);
-                    input = Some(Input::new(source)?);
+                    input = Some(Input::new(&name, source)?);
                 }
                 let event = stdio.resized.as_ref().map(|event| event.try_clone());
                 let event = event
@@ -250,13 +250,13 @@ impl Consoles {
                     console: name.clone(),
                     path: pty.path().to_owned(),
                 });
-                let output = pty.output(name).map_err(thread)?;
-                (Arc::new(output), Some(Input::new(pty)?))
+                let output = pty.output(name.as_str()).map_err(thread)?;
+                (Arc::new(output), Some(Input::new(&name, pty)?))
             }
             ConsoleBackend::Unix(path) => {
                 let socket = host::Socket::bind(path)?;
-                let output = socket.output(name).map_err(thread)?;
-                let input = Input::new(SocketSource::new(socket))?;
+                let output = socket.output(name.as_str()).map_err(thread)?;
+                let input = Input::new(&name, SocketSource::new(socket))?;
                 (Arc::new(output), Some(input))
             }
         };
