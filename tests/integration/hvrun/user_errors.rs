@@ -327,7 +327,7 @@ fn outputs_do_not_overwrite_what_the_machine_is_made_of() {
     let link = files.path("link");
     fs::hard_link(&disk, &link).unwrap();
     let kernel = files.path("kernel");
-    fs::copy(&Kernel::Small.arguments()[1], &kernel).unwrap();
+    fs::copy(&Kernel::Stable.arguments()[1], &kernel).unwrap();
     let initrd = files.write("initrd", b"070701");
     let before = fs::read(&kernel).unwrap();
     let machine = ["--kernel", &kernel, "--initrd", &initrd, "--disk", &disk];
