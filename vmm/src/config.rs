@@ -81,19 +81,21 @@ impl Payload {
 pub(crate) struct Inputs(Vec<(&'static str, PathBuf)>);
 
 impl Inputs {
-    /// Refuses an output that is one of them, by whatever name.
+    /// Opens a file for `what`, such as `serial port's output`, and locks it. Its contents are not changed yet.
     ///
     /// # Errors
-    /// Which one it is.
-    pub fn check(&self, output: &OutputFile) -> Result<(), Error> {
-        match self.0.iter().find(|(_, path)| output.is(path)) {
-            None => Ok(()),
-            Some((input, _)) => Err(Error::OutputIsInput {
-                what: output.what().to_owned(),
-                path: output.path().to_owned(),
+    /// It is one of these, by whatever name, or in use by a machine, or cannot be written.
+    pub fn open_output(&self, path: &Path, what: &str) -> Result<OutputFile, Error> {
+        let output = OutputFile::open(path, what)?;
+        if let Some((input, _)) = self.0.iter().find(|(_, path)| output.is(path)) {
+            return Err(Error::OutputIsInput {
+                what: what.to_owned(),
+                path: path.to_owned(),
                 input,
-            }),
+            });
         }
+        output.lock()?;
+        Ok(output)
     }
 }
 
@@ -274,8 +276,9 @@ mod tests {
             std::fs::write(path(name), name).unwrap();
             let link = path("link");
             std::os::unix::fs::symlink(path(name), &link).unwrap();
-            let output = OutputFile::open(&link, "test").unwrap();
-            let error = inputs.check(&output).unwrap_err().to_string();
+            // Also where the machine has locked it already.
+            let _disk = hv_devices::virtio::block::Disk::open(&link, true).unwrap();
+            let error = inputs.open_output(&link, "test").unwrap_err().to_string();
             assert!(
                 error.contains(&format!("is this machine's {name};")),
                 "{error}"
@@ -283,8 +286,9 @@ mod tests {
             assert_eq!(std::fs::read_to_string(path(name)).unwrap(), name);
             std::fs::remove_file(link).unwrap();
         }
-        let output = OutputFile::open(&path("other"), "test").unwrap();
-        assert!(inputs.check(&output).is_ok());
+        let _output = inputs.open_output(&path("other"), "test").unwrap();
+        let again = inputs.open_output(&path("other"), "test");
+        assert!(again.unwrap_err().to_string().contains("given twice"));
     }
 
     #[test]

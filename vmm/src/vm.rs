@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use hv_core::layout;
-use hv_devices::console::OutputFile;
 use hv_devices::rtc::HostClock;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -103,8 +102,7 @@ impl Vm {
     /// # Errors
     /// It cannot be written, is one of the machine's own files, or in use by a machine.
     pub fn write_device_tree(&self, path: &Path) -> Result<(), Error> {
-        let output = OutputFile::open(path, "device tree")?;
-        self.inputs.check(&output)?;
+        let output = self.inputs.open_output(path, "device tree")?;
         output.empty()?;
         let written = output.file()?.write_all(self.device_tree());
         written.map_err(|error| output.failed(error).into())

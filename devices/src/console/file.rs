@@ -13,8 +13,7 @@ use crate::virtio::block::lock_exclusively;
 /// A file that is open for output and not changed yet. What is written goes to its end, also after somebody else has
 /// shortened it, as log rotation does.
 ///
-/// A regular file is locked as a disk that is written is, for as long as it is open: it is no image that a machine has, this
-/// one or another, and no two machines write to it. A new one gets its mode from the umask, as with a shell's `>`.
+/// A new file gets its mode from the umask, as with a shell's `>`.
 #[derive(Debug)]
 pub struct OutputFile {
     file: File,
@@ -30,7 +29,7 @@ impl OutputFile {
     /// Opens or makes the file for `what`, such as `serial port's output`.
     ///
     /// # Errors
-    /// It cannot be written, is a FIFO that nobody reads, a block device, or locked.
+    /// It cannot be written, is a FIFO that nobody reads, or a block device.
     pub fn open(path: &Path, what: impl Into<String>) -> Result<Self, OpenError> {
         let what = what.into();
         let failed = |what, error| OpenError::File {
@@ -53,18 +52,35 @@ impl OutputFile {
         if metadata.file_type().is_block_device() {
             return Err(OpenError::BlockDevice { what, path });
         }
-        let is_regular = metadata.is_file();
-        // A file system without locks has none of a disk's either.
-        if is_regular && matches!(lock_exclusively(&file), Err(Errno::EAGAIN | Errno::EACCES)) {
-            return Err(OpenError::FileInUse { what, path });
-        }
         Ok(Self {
+            is_regular: metadata.is_file(),
             file,
             path,
             what,
-            is_regular,
             identity: (metadata.dev(), metadata.ino()),
         })
+    }
+
+    /// Locks a regular file as a disk that is written is, for as long as it is open: it is no image that a machine has, this
+    /// one or another, and no two machines write to it.
+    ///
+    /// # Errors
+    /// Somebody has locked it.
+    pub fn lock(&self) -> Result<(), OpenError> {
+        // A file system without locks has none of a disk's either.
+        let refused = || {
+            matches!(
+                lock_exclusively(&self.file),
+                Err(Errno::EAGAIN | Errno::EACCES)
+            )
+        };
+        if self.is_regular && refused() {
+            return Err(OpenError::FileInUse {
+                what: self.what.clone(),
+                path: self.path.clone(),
+            });
+        }
+        Ok(())
     }
 
     /// Whether it is the file at `path`, by whatever name. Where there is nothing, it is not.
@@ -72,18 +88,6 @@ impl OutputFile {
     pub fn is(&self, path: &Path) -> bool {
         path.metadata()
             .is_ok_and(|there| (there.dev(), there.ino()) == self.identity)
-    }
-
-    /// Its path, as the user named it.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// What goes into it.
-    #[must_use]
-    pub fn what(&self) -> &str {
-        &self.what
     }
 
     /// Removes what was in it, if it is a regular file.
@@ -177,15 +181,16 @@ mod tests {
         fs::hard_link(&path, &link).unwrap();
         for read_only in [true, false] {
             let disk = Disk::open(&path, read_only).unwrap();
-            let refused = OutputFile::open(&link, "test");
+            let refused = OutputFile::open(&link, "test").unwrap().lock();
             assert!(matches!(refused, Err(OpenError::FileInUse { .. })));
             drop(disk);
         }
         let output = OutputFile::open(&path, "test").unwrap();
+        output.lock().unwrap();
         assert!(output.is(&link) && !output.is(directory.path()));
         assert!(!output.is(&directory.path().join("missing")));
         assert!(Disk::open(&link, true).is_err() && Disk::open(&link, false).is_err());
-        assert!(OutputFile::open(&link, "test").is_err());
+        assert!(OutputFile::open(&link, "test").unwrap().lock().is_err());
         assert_eq!(fs::read(&path).unwrap(), [1; 512]);
     }
 }

@@ -238,8 +238,7 @@ impl Consoles {
                 (output, input)
             }
             ConsoleBackend::File(path) => {
-                let file = OutputFile::open(path, format!("{name}'s output"))?;
-                inputs.check(&file)?;
+                let file = inputs.open_output(path, &format!("{name}'s output"))?;
                 let output = OutputThread::spawn(file.file()?, name).map_err(thread)?;
                 self.files.push(file);
                 (Arc::new(output), None)
