@@ -96,9 +96,9 @@ pub struct Args {
     /// serial is the UART (in Linux ttyS0), virtio a virtio console (hvc0) that knows the terminal's size, both is
     /// "serial,to=pty" and "virtio", none is no console. With virtio alone the UART's output appears there as well, for a
     /// kernel whose driver is a module. to= is its other end: stdio (this terminal, for one console at
-    /// most), file:PATH (output only), pty (a pseudo-terminal, whose path is printed), unix:PATH (a socket to connect to,
-    /// for one client at a time). virtio,port=NAME,to=END is a channel by that name (/dev/virtio-ports/NAME) and no
-    /// console; slot= and virtio= as for --disk.
+    /// most), file:PATH (output only; emptied when the guest begins), pty (a pseudo-terminal, whose path is printed),
+    /// unix:PATH (a socket to connect to, for one client at a time, of this user). virtio,port=NAME,to=END is a channel by
+    /// that name (/dev/virtio-ports/NAME) and no console; slot= and virtio= as for --disk.
     #[arg(
         long = "console",
         value_name = "KIND[,to=END][,port=NAME][,slot=N][,virtio=VERSION]",

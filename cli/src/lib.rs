@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use hv_vmm::{Config, Error, OpenError, Outcome, Vm, write_problem};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub use args::{Args, Command, HelpFlag, Irqchip, Virtio};
@@ -28,7 +28,9 @@ pub use console::{Choice, Consoles, To};
 pub use device::parse_disk;
 pub use logger::start as start_log;
 
-/// hvrun could not start or continue the guest.
+/// The guest powered off.
+const EXIT_SUCCESS: u8 = 0;
+/// hvrun could not start or continue the guest, or not write all of its output.
 const EXIT_ERROR: u8 = 1;
 /// The command line is wrong; clap's own code, too.
 const EXIT_USAGE: u8 = 2;
@@ -39,10 +41,29 @@ const EXIT_RESET: u8 = 4;
 /// Plus the number of the signal that ended hvrun, as shells have it.
 const EXIT_SIGNAL: u8 = 128;
 
+/// The signals that end a machine in good order: all that would end the process otherwise and tell of no fault of its own.
+const ENDING: [Signal; 12] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGXCPU,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+];
+
 /// The program, from its arguments to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     heap::share();
+    // A write beyond the limit of a file's size (ulimit -f) is then an error of that write, as on a full disk.
+    // SAFETY: to ignore a signal runs no code of ours, and there is no other thread yet.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
     let arguments = std::env::args_os();
     let mut args = Args::from_command_line(arguments).unwrap_or_else(|error| error.exit());
     logger::start(args.log_level);
@@ -57,13 +78,12 @@ pub fn main() -> ExitCode {
         }
         Some(command) => answer(&command),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("hvrun: {error}");
-            ExitCode::from(EXIT_ERROR)
-        }
-    }
+    let code = result.unwrap_or_else(|error| {
+        logger::say(&error.to_string());
+        ExitCode::from(EXIT_ERROR)
+    });
+    logger::finish();
+    code
 }
 
 /// What hvrun does beside booting guests: each prints something.
@@ -111,15 +131,11 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
         Err(what) => return Ok(usage(what)),
     };
     // Before the first thread is made, so that all of them have these blocked and the event loop alone hears of them.
-    let signals = SigSet::from_iter([
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ]);
+    let signals = SigSet::from_iter(ENDING);
     signals.thread_block()?;
     let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     terminal::restore_on_panic();
+    logger::in_background()?;
 
     let have_stdio = consoles.have_stdio();
     let resized = (consoles.have_a_size())
@@ -128,25 +144,33 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     let dump_dtb = args.dump_dtb.take();
     let stop = ended_by.as_fd().try_clone_to_owned()?;
     let config = args.config(payload, consoles.config(resized)?, Some(stop));
-    let outcome = match boot(config, dump_dtb.as_deref(), have_stdio) {
+    let (outcome, complete) = match boot(config, dump_dtb.as_deref(), have_stdio) {
         Ok(None) => return Ok(ExitCode::SUCCESS),
-        Ok(Some(outcome)) => outcome,
-        Err(Error::Stopped) => Outcome::Stopped,
+        Ok(Some(outcome)) => (outcome, true),
+        Err(Error::Stopped) => (Outcome::Stopped, true),
+        Err(error @ Error::OutputLost { outcome, .. }) => {
+            logger::say(&error.to_string());
+            (outcome, false)
+        }
         Err(error) => return Err(error.into()),
     };
-    Ok(match outcome {
-        Outcome::PowerOff => ExitCode::SUCCESS,
-        Outcome::SystemFailure => ExitCode::from(EXIT_SYSTEM_FAILURE),
+    let code = match outcome {
+        Outcome::PowerOff => EXIT_SUCCESS,
+        Outcome::SystemFailure => EXIT_SYSTEM_FAILURE,
         // A guest that says it failed has not succeeded, whatever is left of its code in an exit code's 8 bits.
-        Outcome::TestFailed(code) => ExitCode::from(code.to_le_bytes()[0].max(EXIT_ERROR)),
-        Outcome::Reset => ExitCode::from(EXIT_RESET),
+        Outcome::TestFailed(code) => code.to_le_bytes()[0].max(EXIT_ERROR),
+        Outcome::Reset => EXIT_RESET,
         Outcome::Stopped => match ended_by.read_signal()? {
-            Some(signal) => ExitCode::from(
-                EXIT_SIGNAL.wrapping_add(u8::try_from(signal.ssi_signo).unwrap_or(0)),
-            ),
-            None => ExitCode::SUCCESS,
+            Some(signal) => EXIT_SIGNAL.wrapping_add(u8::try_from(signal.ssi_signo).unwrap_or(0)),
+            None => EXIT_SUCCESS,
         },
-    })
+    };
+    // Without its output a guest's success is none. A failure or a signal says more than that.
+    Ok(ExitCode::from(if code == EXIT_SUCCESS && !complete {
+        EXIT_ERROR
+    } else {
+        code
+    }))
 }
 
 /// Runs the machine to its end, or only writes its device tree.
@@ -171,11 +195,12 @@ fn boot(
         None => {}
     }
     for terminal in vm.pseudo_terminals() {
-        eprintln!("hvrun: {} on {}", terminal.console, terminal.path.display());
+        let path = terminal.path.display();
+        logger::say(&format!("{} on {path}", terminal.console));
     }
     if have_stdio && stdin().is_terminal() && log::max_level() >= log::LevelFilter::Warn {
         // A guest may never print anything, and does not know.
-        eprintln!("hvrun: {}", manual::HINT);
+        logger::say(manual::HINT);
     }
     let _raw = have_stdio.then(terminal::RawMode::enter);
     vm.run().map(Some)
@@ -183,6 +208,6 @@ fn boot(
 
 /// Says what is wrong with the command line.
 fn usage(what: &str) -> ExitCode {
-    eprintln!("hvrun: {what} (see hvrun --help)");
+    logger::say(&format!("{what} (see hvrun --help)"));
     ExitCode::from(EXIT_USAGE)
 }

@@ -24,7 +24,7 @@ const EXIT_CODES: [(&str, &str); 7] = [
     ("0", "the guest powered off, or Ctrl-a x ended it"),
     (
         "1",
-        "hvrun could not start or continue the guest; the reason is on stderr",
+        "hvrun could not start or continue the guest, or not write all that it printed; the reason is on stderr",
     ),
     ("2", "the command line is wrong"),
     (

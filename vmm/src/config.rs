@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use hv_devices::console::OutputFile;
 use hv_devices::virtio::block::{ImageFormat, Serial};
 use hv_devices::virtio::net::{Mac, Vhost};
 use hv_devices::virtio::transport::mmio::Version;
@@ -77,6 +78,29 @@ impl Payload {
             Payload::Kernel(_) => "kernel",
             Payload::Firmware(_) => "firmware",
         }
+    }
+}
+
+/// The files that a machine is made of, by what users call them. No output goes into one of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inputs(Vec<(&'static str, PathBuf)>);
+
+impl Inputs {
+    /// Opens a file for `what`, such as `serial port's output`, and locks it. Its contents are not changed yet.
+    ///
+    /// # Errors
+    /// It is one of these, by whatever name, or in use by a machine, or cannot be written.
+    pub fn open_output(&self, path: &Path, what: &str) -> Result<OutputFile, Error> {
+        let output = OutputFile::open(path, what)?;
+        if let Some((input, _)) = self.0.iter().find(|(_, path)| output.is(path)) {
+            return Err(Error::OutputIsInput {
+                what: what.to_owned(),
+                path: path.to_owned(),
+                input,
+            });
+        }
+        output.lock()?;
+        Ok(output)
     }
 }
 
@@ -179,6 +203,16 @@ impl Config {
         ('a'..='z').nth(before).unwrap_or('a')
     }
 
+    /// The files that the machine is made of, and what users call them.
+    pub(crate) fn inputs(&self) -> Inputs {
+        let files = std::iter::once((self.payload.name(), self.payload.path()));
+        let initrd = self.initrd.iter().map(|path| ("initrd", path.as_path()));
+        let tree = self.dtb.iter().map(|path| ("device tree", path.as_path()));
+        let disks = self.disks.iter().map(|disk| ("disk", disk.path.as_path()));
+        let files = files.chain(initrd).chain(tree).chain(disks);
+        Inputs(files.map(|(what, path)| (what, path.to_owned())).collect())
+    }
+
     /// Of every virtio device, in the order in which they get their slots: disks, network, entropy, console.
     pub(crate) fn placements(&self) -> Vec<Placement> {
         let disks = self.disks.iter().map(|disk| disk.placement);
@@ -275,6 +309,41 @@ mod tests {
         config.disks.pop();
         let line = config.implied_command_line().unwrap();
         assert!(line.contains("root=/dev/vda"), "{line}");
+    }
+
+    #[test]
+    fn no_output_goes_into_what_the_machine_is_made_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let mut config = config(vec![DiskConfig {
+            path: path("disk"),
+            format: ImageFormat::default(),
+            readonly: true,
+            serial: Serial::default(),
+            placement: Placement::default(),
+        }]);
+        config.payload = Payload::Firmware(path("firmware"));
+        config.initrd = Some(path("initrd"));
+        config.dtb = Some(path("device tree"));
+        let inputs = config.inputs();
+        for name in ["firmware", "initrd", "device tree", "disk"] {
+            std::fs::write(path(name), name).unwrap();
+            let link = path("link");
+            std::os::unix::fs::symlink(path(name), &link).unwrap();
+            // Also where the machine has locked it already.
+            let _disk =
+                hv_devices::virtio::block::Raw::open(&link, true, ImageFormat::Raw).unwrap();
+            let error = inputs.open_output(&link, "test").unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("is this machine's {name};")),
+                "{error}"
+            );
+            assert_eq!(std::fs::read_to_string(path(name)).unwrap(), name);
+            std::fs::remove_file(link).unwrap();
+        }
+        let _output = inputs.open_output(&path("other"), "test").unwrap();
+        let again = inputs.open_output(&path("other"), "test");
+        assert!(again.unwrap_err().to_string().contains("given twice"));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use hv_devices::console::LostOutput;
+
+use crate::Outcome;
 use crate::kernel::Problem;
 use crate::kvm::aia::AiaError;
 use crate::kvm::{Errno, OpenError};
@@ -69,6 +72,24 @@ pub enum Error {
     /// A console's back end cannot be had.
     #[error(transparent)]
     Console(#[from] hv_devices::console::OpenError),
+    /// An output would overwrite what the machine is made of.
+    #[error("cannot write the {what} to {}: it is this machine's {input}; use another file", .path.display())]
+    OutputIsInput {
+        /// What was to be in the file.
+        what: String,
+        /// The file, as the user named it.
+        path: PathBuf,
+        /// What it is.
+        input: &'static str,
+    },
+    /// The guest's run ended, and some of what it printed could not be written.
+    #[error("{}; make room there, or give the output another end", .lost.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    OutputLost {
+        /// How it ended.
+        outcome: Outcome,
+        /// What is lost, of each console.
+        lost: Vec<LostOutput>,
+    },
     /// More ports than a virtio console device can have.
     #[error("{asked} ports are more than the {max} that a guest can have{}", if *.max < hv_devices::virtio::console::MAX_PORTS { " beside its virtio console" } else { "" })]
     TooManyPorts {

@@ -36,7 +36,9 @@
 //! ```
 //!
 //! On a host of another architecture everything builds, and [`Vm::new`] says that it needs a RISC-V host.
-//! A machine uses the signal SIGRTMIN of its process.
+//! A machine uses the signal SIGRTMIN of its process. The process ignores SIGPIPE, as Rust's runtime has it, and SIGXFSZ if its
+//! files may be limited in size (RLIMIT_FSIZE): a write that fails is an error of the guest's disk or console then. A
+//! logger that waits for its reader makes the guest wait, too.
 //!
 //! What this host's KVM can give a guest is told by [`Capabilities::query`], what else there is to see of it by
 //! [`Host::look`].
@@ -77,6 +79,7 @@ pub use console::{ConsoleBackend, ConsoleConfig, PortConfig, PseudoTerminal, Std
 pub use error::Error;
 pub use files::{BootFile, BootFiles};
 pub use host::{Host, HugePages};
+pub use hv_devices::console::LostOutput;
 pub use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
 pub use hv_devices::virtio::block::{ImageFormat, Serial};
 pub use hv_devices::virtio::net::{Mac, Vhost};

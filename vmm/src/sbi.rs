@@ -118,7 +118,7 @@ mod tests {
         let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap());
         memory.write_slice(&text, GuestAddress(BASE)).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
-        let output = Arc::new(OutputThread::spawn(file.reopen().unwrap()).unwrap());
+        let output = Arc::new(OutputThread::spawn(file.reopen().unwrap(), "test").unwrap());
         let mut platform = SbiPlatform {
             memory,
             output: output.clone(),

@@ -1,6 +1,7 @@
 //! A virtual machine from its making to its end.
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use hv_devices::rtc::HostClock;
 use crate::alarm::Alarm;
 use crate::board::{Blueprint, Board};
 use crate::capabilities;
-use crate::config::Config;
+use crate::config::{Config, Inputs};
 use crate::console::{Consoles, PseudoTerminal};
 use crate::ending::{End, Ending};
 use crate::kvm::Kvm;
@@ -23,7 +24,6 @@ use crate::restarts::{self, Restarts};
 use crate::stop::Stop;
 use crate::virtio::Slots;
 use crate::{Error, Outcome};
-use hv_devices::write_problem;
 
 /// How long the last output may take to go out when the machine is ended from outside. A guest that ends by itself is
 /// waited for.
@@ -36,6 +36,7 @@ const PAGE: u64 = 4096;
 pub struct Vm {
     blueprint: Blueprint,
     board: Board,
+    inputs: Inputs,
     ending: Arc<Ending>,
     stop: Stop,
     no_reboot: bool,
@@ -69,7 +70,8 @@ impl Vm {
         }
         let mut config = config;
         let stop = Stop::new(config.stop.take())?;
-        let consoles = Consoles::open(&config.console, &stop)?;
+        let inputs = config.inputs();
+        let consoles = Consoles::open(&config.console, &inputs, &stop)?;
         let virtio = Slots::open(&config, consoles.ports(), &stop)?;
         let mut blueprint = Blueprint {
             kvm,
@@ -93,6 +95,7 @@ impl Vm {
         Ok(Vm {
             blueprint,
             board,
+            inputs,
             ending,
             stop,
             no_reboot: config.no_reboot,
@@ -107,17 +110,17 @@ impl Vm {
     /// Writes [`Vm::device_tree`] into the file at `path`, which is made or emptied.
     ///
     /// # Errors
-    /// It cannot be written, or [`Error::Stopped`] as for [`Vm::new`].
+    /// It cannot be written, is one of the machine's own files, or in use by a machine; or [`Error::Stopped`] as for
+    /// [`Vm::new`].
     pub fn write_device_tree(&self, path: &Path) -> Result<(), Error> {
         let tree = self.board.device_tree.clone();
-        let file = path.to_owned();
-        let written = self
-            .stop
-            .unless_stopped(move || std::fs::write(&file, tree))?;
-        written.map_err(|error| Error::WriteDeviceTree {
-            path: path.to_owned(),
-            problem: write_problem(&error),
-        })
+        let (inputs, path) = (self.inputs.clone(), path.to_owned());
+        self.stop.unless_stopped(move || {
+            let output = inputs.open_output(&path, "device tree")?;
+            output.empty()?;
+            let written = output.file()?.write_all(&tree);
+            written.map_err(|error| output.failed(error).into())
+        })?
     }
 
     /// The pseudo-terminals of its consoles.
@@ -129,7 +132,8 @@ impl Vm {
     /// thread serves the consoles' input meanwhile.
     ///
     /// # Errors
-    /// KVM cannot go on, or the guest's files are gone when it reboots.
+    /// KVM cannot go on, the guest's files are gone when it reboots, or it ended and some of what it printed could not be
+    /// written ([`Error::OutputLost`]).
     pub fn run(self) -> Result<Outcome, Error> {
         let Vm {
             blueprint,
@@ -137,16 +141,19 @@ impl Vm {
             mut ending,
             stop,
             no_reboot,
+            ..
         } = self;
+        // Only now: what was wrong with the machine has left its files as they were.
+        blueprint.consoles.empty_files()?;
         let mut restarts = Restarts::default();
-        loop {
+        let outcome = loop {
             let started = Instant::now();
             let alarm = Alarm {
                 clock: blueprint.clock.clone(),
                 rtc: board.rtc.clone(),
             };
             match run_board(board, ending, alarm, &blueprint.consoles, &stop)? {
-                End::Reset if no_reboot => return Ok(Outcome::Reset),
+                End::Reset if no_reboot => break Ok(Outcome::Reset),
                 End::Reset => {
                     log::info!("the guest reboots");
                     if restarts.are_a_storm(started.elapsed()) {
@@ -154,15 +161,27 @@ impl Vm {
                     }
                     ending = Arc::new(Ending::new()?);
                     board = match Board::build(&blueprint, ending.clone(), &stop) {
-                        Err(Error::Stopped) => return Ok(Outcome::Stopped),
+                        Err(Error::Stopped) => break Ok(Outcome::Stopped),
                         result => result?,
                     };
                 }
-                End::PowerOff => return Ok(Outcome::PowerOff),
-                End::SystemFailure => return Ok(Outcome::SystemFailure),
-                End::TestFailed(code) => return Ok(Outcome::TestFailed(code)),
-                End::Stopped => return Ok(Outcome::Stopped),
-                End::Failed(error) => return Err(error),
+                End::PowerOff => break Ok(Outcome::PowerOff),
+                End::SystemFailure => break Ok(Outcome::SystemFailure),
+                End::TestFailed(code) => break Ok(Outcome::TestFailed(code)),
+                End::Stopped => break Ok(Outcome::Stopped),
+                End::Failed(error) => break Err(error),
+            }
+        };
+        blueprint.consoles.close(LAST_OUTPUT);
+        let lost = blueprint.consoles.lost();
+        match outcome {
+            Ok(outcome) if lost.is_empty() => Ok(outcome),
+            Ok(outcome) => Err(Error::OutputLost { outcome, lost }),
+            Err(error) => {
+                for lost in lost {
+                    log::error!("{lost}");
+                }
+                Err(error)
             }
         }
     }

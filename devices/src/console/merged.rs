@@ -375,7 +375,7 @@ mod tests {
     fn one_console_does_not_wait_for_another() {
         let (_reader, writer) = std::io::pipe().unwrap();
         let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
-        let output = Arc::new(OutputThread::spawn(file).unwrap());
+        let output = Arc::new(OutputThread::spawn(file, "test").unwrap());
         let mut merged = Merged::new(output.clone());
         let (serial, virtio) = (merged.stream().unwrap(), merged.stream().unwrap());
         let waiting = std::thread::spawn(move || serial.write(&[b'x'; 1 << 20]));

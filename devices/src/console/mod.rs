@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `file` | a file for output, which is nobody else's |
 //! | `merged` | several consoles on one output |
 //! | `output` | a bounded buffer that a thread empties into a file, pipe, terminal or whatever is an [`Outlet`] |
 //! | `pty` | a pseudo-terminal, which people open and close as they like |
@@ -10,16 +11,15 @@
 //!
 //! A device prints to a [`ConsoleOutput`] and is an [`InputSink`]; whoever builds the machine connects the two sides.
 
+mod file;
 mod merged;
 mod output;
 mod pty;
 mod socket;
 mod window;
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
@@ -27,8 +27,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::write_problem;
 
+pub use file::OutputFile;
 pub use merged::Merged;
-pub use output::{Outlet, OutputThread};
+pub use output::{LostOutput, Outlet, OutputThread};
 pub use pty::Pty;
 pub use socket::{ClientInput, Socket};
 pub use window::window_size;
@@ -101,12 +102,30 @@ impl ConsoleOutput for Nowhere {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// A file cannot be written.
-    #[error("cannot write the console's output to {}: {}", .path.display(), write_problem(.error))]
+    #[error("cannot write the {what} to {}: {}", .path.display(), write_problem(.error))]
     File {
+        /// What was to be in it.
+        what: String,
         /// The file, as the user named it.
         path: PathBuf,
         /// The host's reason.
         error: io::Error,
+    },
+    /// A whole disk, which would be overwritten.
+    #[error("cannot write the {what} to {}: it is a block device; use a file", .path.display())]
+    BlockDevice {
+        /// What was to be in it.
+        what: String,
+        /// The device, as the user named it.
+        path: PathBuf,
+    },
+    /// A virtual machine has the file already.
+    #[error("cannot write the {what} to {}: it is in use by a virtual machine, or given twice; use another file", .path.display())]
+    FileInUse {
+        /// What was to be in it.
+        what: String,
+        /// The file, as the user named it.
+        path: PathBuf,
     },
     /// The host has no pseudo-terminal to give.
     #[error("cannot make a pseudo-terminal for the console: {0}")]
@@ -125,40 +144,4 @@ pub enum OpenError {
     /// There is a file where the socket is to be, and it is none that may be replaced.
     #[error("cannot make the console's socket {}: a file is there that is no socket; remove it or use another path", .0.display())]
     NotASocket(PathBuf),
-}
-
-/// Opens a file for a console's output. What was in it is gone.
-///
-/// # Errors
-/// It cannot be written, or is a FIFO that nobody reads.
-pub fn open_file(path: &Path) -> Result<File, OpenError> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    // A FIFO without a reader would be waited for, and a terminal would become this process's own.
-    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    options.open(path).map_err(|error| OpenError::File {
-        path: path.to_owned(),
-        error,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_emptied_and_a_fifo_not_waited_for() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        std::fs::write(&path, "from before").unwrap();
-        let output = OutputThread::spawn(open_file(&path).unwrap()).unwrap();
-        output.write(b"now");
-        assert!(output.close(std::time::Duration::from_secs(60)));
-        assert_eq!(std::fs::read(&path).unwrap(), b"now");
-
-        let fifo = directory.path().join("fifo");
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(matches!(open_file(&fifo), Err(OpenError::File { .. })));
-        assert!(open_file(directory.path()).is_err());
-    }
 }

@@ -1,8 +1,10 @@
 //! Console output through a bounded buffer that one thread empties.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileTypeExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,14 +19,21 @@ use crate::thread::{self, Role};
 
 /// What an [`OutputThread`] writes to.
 pub trait Outlet: Send + 'static {
-    /// Writes all of `bytes`, however long that takes.
+    /// Writes some of `bytes`, of which there is at least one, however long that takes. Returns how many it was, or how
+    /// many are nobody's concern because nobody is there.
     ///
     /// # Errors
-    /// Nobody reads it any more, and nobody will: output is dropped from then on.
-    fn pass_on(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// [`BrokenPipe`](io::ErrorKind::BrokenPipe): nobody reads it any more, and nobody will. Output is dropped from then
+    /// on, without a word. Any other: none of `bytes` can be written now, and they come again later.
+    fn pass_on(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
     /// Another descriptor of the file behind it, if that has no reader who could keep a writer waiting.
     fn file(&self) -> Option<File> {
+        None
+    }
+
+    /// What people know it by, such as a path.
+    fn name(&self) -> Option<String> {
         None
     }
 }
@@ -32,13 +41,30 @@ pub trait Outlet: Send + 'static {
 /// Any file, pipe or terminal. The descriptor may be blocking or not; its flags are left as they are, because a
 /// terminal shares them with other processes.
 impl Outlet for File {
-    fn pass_on(&mut self, bytes: &[u8]) -> io::Result<()> {
-        write_to(&*self, bytes)
+    fn pass_on(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_some(&*self, bytes).map_err(|error| {
+            // A terminal that has hung up, which does not even say any more that it is one.
+            let is_device = || {
+                self.metadata()
+                    .is_ok_and(|metadata| metadata.file_type().is_char_device())
+            };
+            if error.raw_os_error() == Some(libc::EIO) && is_device() {
+                io::ErrorKind::BrokenPipe.into()
+            } else {
+                error
+            }
+        })
     }
 
     fn file(&self) -> Option<File> {
         let is_file = self.metadata().is_ok_and(|metadata| metadata.is_file());
         is_file.then(|| self.try_clone().ok()).flatten()
+    }
+
+    fn name(&self) -> Option<String> {
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", self.as_raw_fd())).ok()?;
+        // Pipes and sockets have something else there.
+        link.is_absolute().then(|| link.display().to_string())
     }
 }
 
@@ -53,23 +79,69 @@ const GATHER: Duration = Duration::from_millis(1);
 /// How many bytes end the gathering early.
 const GATHER_LIMIT: usize = CAPACITY / 4;
 
+/// How long after a failed write the next one is tried.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Console output through a thread of its own, named `console-out`.
 ///
 /// - [`ConsoleOutput::write`] stores into a bounded buffer and returns; it blocks only while the buffer is full, and
 ///   not then if the output is [lossy](Self::set_lossy).
 /// - The thread writes what has gathered with one system call. If the reader has gone for good, output is dropped and
 ///   the guest runs on.
+/// - A write that fails (a full file system, a limit, a broken disk) is logged once and tried again every second. What
+///   was not written stays; what the buffer has no room for meanwhile is dropped and [counted](Self::lost), so that the
+///   guest runs on.
 /// - A large piece of guest memory goes straight into a regular file, behind what has gathered: a copy and two changes of
 ///   threads would cost as much as its write.
 /// - [`close`](Self::close) lets blocked writers go and never waits longer than it is told to.
 ///
 /// Dropping it closes it without waiting for output that is still in the buffer.
+///
+/// A process whose files may be limited in size (RLIMIT_FSIZE) has to ignore SIGXFSZ, or the signal ends it.
 pub struct OutputThread {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Output that could not be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostOutput {
+    /// Whose, such as `serial port`.
+    pub console: String,
+    /// Where it should have gone, if that has a name.
+    pub target: Option<String>,
+    /// How much, in bytes.
+    pub bytes: u64,
+    /// The host's reason.
+    pub reason: String,
+}
+
+impl fmt::Display for LostOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LostOutput {
+            console,
+            target,
+            bytes,
+            reason,
+        } = self;
+        write!(
+            f,
+            "{bytes} bytes of the {console}'s output were not written"
+        )?;
+        if let Some(target) = target {
+            write!(f, " to {target}")?;
+        }
+        write!(f, ": {reason}")
+    }
+}
+
 struct Shared {
+    /// How long after a failed write the next one is tried.
+    retry: Duration,
+    /// Whose output it is, for messages.
+    console: String,
+    /// Where it goes, for messages.
+    target: Option<String>,
     /// Set if whoever brings a large piece may write it.
     file: Option<File>,
     state: Mutex<State>,
@@ -81,10 +153,20 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// What a write left that failed, at most `CAPACITY`. It comes before `pending`.
+    kept: Vec<u8>,
     /// Bytes that the thread has not taken yet, at most `CAPACITY`.
     pending: Vec<u8>,
     /// Somebody is writing bytes that are no longer pending: the thread, or who has brought a large piece.
     writing: bool,
+    /// When to try again, if the last write failed.
+    failing: Option<Instant>,
+    /// How many writes failed.
+    failures: u64,
+    /// Bytes that were dropped because writes failed.
+    lost: u64,
+    /// Why the last write that failed did.
+    reason: String,
     /// The thread sleeps until someone notifies `work`.
     idle: bool,
     /// How many callers of flush wait: no gathering then.
@@ -101,13 +183,31 @@ struct State {
     room: Option<Arc<EventFd>>,
 }
 
+/// How a write ended that was to write everything.
+enum Written {
+    All,
+    Failed(io::Error),
+}
+
 impl OutputThread {
-    /// Starts the thread, which owns `outlet` from here on.
+    /// Starts the thread, which owns `outlet` from here on. `console` is whose output it is, such as `serial port`.
     ///
     /// # Errors
     /// If the host cannot start a thread.
-    pub fn spawn(mut outlet: impl Outlet) -> io::Result<Self> {
+    pub fn spawn(outlet: impl Outlet, console: impl Into<String>) -> io::Result<Self> {
+        Self::with_retry(outlet, console, RETRY)
+    }
+
+    /// The same with this time between a failed write and the next one.
+    fn with_retry(
+        mut outlet: impl Outlet,
+        console: impl Into<String>,
+        retry: Duration,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
+            retry,
+            console: console.into(),
+            target: outlet.name(),
             file: outlet.file(),
             state: Mutex::default(),
             work: Condvar::new(),
@@ -123,8 +223,8 @@ impl OutputThread {
         })
     }
 
-    /// Waits until everything written so far has gone out, at most for `timeout`. Returns whether nothing is left,
-    /// which is also so when the reader has gone.
+    /// Waits until everything written so far has gone out, at most for `timeout`. Returns whether there is nothing left to
+    /// wait for, which is also so when the reader has gone, or another write has failed.
     pub fn flush(&self, timeout: Duration) -> bool {
         self.shared.flush(timeout)
     }
@@ -139,12 +239,12 @@ impl OutputThread {
     }
 
     /// Ends the output: from now on bytes are dropped and no writer blocks, those that are blocked included. Waits at
-    /// most for `timeout` until what was written before has gone out, and returns whether it has. A thread that is
-    /// stuck behind a reader who does not read is left behind; it ends with the process.
+    /// most for `timeout` until what was written before has gone out, and returns whether there is nothing left to wait
+    /// for. What then cannot be written is lost. A thread that is stuck behind a reader who does not read is left behind;
+    /// it ends with the process.
     pub fn close(&self, timeout: Duration) -> bool {
         let mut state = lock(&self.shared.state);
         state.closed = true;
-        self.shared.work.notify_one();
         self.shared.there_is_room(&mut state);
         drop(state);
         let flushed = self.shared.flush(timeout);
@@ -153,6 +253,17 @@ impl OutputThread {
             let _ = thread.join();
         }
         flushed
+    }
+
+    /// What was lost because it could not be written, up to now. A reader who has gone loses nothing.
+    pub fn lost(&self) -> Option<LostOutput> {
+        let state = lock(&self.shared.state);
+        (state.lost > 0).then(|| LostOutput {
+            console: self.shared.console.clone(),
+            target: self.shared.target.clone(),
+            bytes: state.lost,
+            reason: state.reason.clone(),
+        })
     }
 }
 
@@ -168,9 +279,12 @@ impl ConsoleOutput for OutputThread {
     }
 
     fn write_memory(&self, memory: &VolatileSlice<'_>) {
-        match &self.shared.file {
+        let written = match &self.shared.file {
             Some(file) if memory.len() >= GATHER_LIMIT => self.shared.write_through(file, memory),
-            _ => copy_memory(self, memory),
+            _ => false,
+        };
+        if !written {
+            copy_memory(self, memory);
         }
     }
 
@@ -187,8 +301,17 @@ impl ConsoleOutput for OutputThread {
 }
 
 impl State {
+    /// There is nothing to write.
+    fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.pending.is_empty()
+    }
+
     fn drained(&self) -> bool {
-        self.pending.is_empty() && !self.writing
+        self.is_empty() && !self.writing
+    }
+
+    fn lose(&mut self, bytes: usize) {
+        self.lost = self.lost.saturating_add(bytes as u64);
     }
 }
 
@@ -204,46 +327,120 @@ impl Shared {
         }
     }
 
-    /// Writes what has gathered, and this behind it. Waits for nothing but other writes to the same file.
-    fn write_through(&self, mut file: &File, memory: &VolatileSlice<'_>) {
+    /// Writes what has gathered, and this behind it. Waits for nothing but other writes to the same file. Returns `false`
+    /// without having done anything if writes fail.
+    fn write_through(&self, file: &File, memory: &VolatileSlice<'_>) -> bool {
         let mut state = lock(&self.state);
         while state.writing {
             state = wait(&self.progress, state);
         }
-        if state.dead || state.closed {
-            return;
+        if state.failing.is_some() {
+            return false;
         }
-        let gathered = std::mem::take(&mut state.pending);
+        if state.dead || state.closed {
+            return true;
+        }
+        let mut rest = std::mem::take(&mut state.pending);
         state.writing = true;
         self.there_is_room(&mut state);
         drop(state);
 
-        let written = write_to(file, &gathered).and_then(|()| {
-            file.write_all_volatile(memory)
-                .map_err(|error| match error {
-                    VolatileMemoryError::IOError(error) => error,
-                    other => io::Error::other(other),
-                })
-        });
+        let mut left = *memory;
+        let mut written = write_all(&mut |bytes: &[u8]| write_some(file, bytes), &mut rest);
+        if matches!(written, Written::All) {
+            written = write_memory(file, &mut left);
+        }
+        let mut lost = 0;
+        if matches!(written, Written::Failed(_)) {
+            let before = rest.len();
+            let room = CAPACITY.saturating_sub(before).min(left.len());
+            rest.resize(before.saturating_add(room), 0);
+            left.copy_to(rest.get_mut(before..).unwrap_or_default());
+            lost = left.len().saturating_sub(room);
+        }
 
         let mut state = lock(&self.state);
-        self.written(&mut state, written);
-        if !state.pending.is_empty() {
+        state.lose(lost);
+        let state = self.written(state, &mut rest, written);
+        if !state.is_empty() {
             self.work.notify_one();
         }
+        true
     }
 
-    /// A write has ended.
-    fn written(&self, state: &mut State, result: io::Result<()>) {
+    /// A write has ended, and left `rest`.
+    fn written<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        rest: &mut Vec<u8>,
+        written: Written,
+    ) -> MutexGuard<'a, State> {
         state.writing = false;
-        if let Err(error) = result {
-            // Not worth more than a debug line: `hvrun | head` ends like this.
-            log::debug!("console output ends: {error}");
-            state.dead = true;
-            state.pending.clear();
-            self.there_is_room(state);
+        let failed = matches!(written, Written::Failed(_));
+        let message = match written {
+            Written::All => state.failing.take().map(|_| self.recovered(state.lost)),
+            Written::Failed(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                // Not worth more than a debug line: `hvrun | head` ends like this.
+                log::debug!("the {}'s output ends: {error}", self.console);
+                state.dead = true;
+                state.failing = None;
+                state.pending.clear();
+                rest.clear();
+                None
+            }
+            Written::Failed(error) => {
+                state.failures = state.failures.saturating_add(1);
+                state.reason = error.to_string();
+                if state.closed {
+                    let left = rest.len().saturating_add(state.pending.len());
+                    state.lose(left);
+                    state.pending.clear();
+                    state.failing = None;
+                    rest.clear();
+                    None
+                } else {
+                    std::mem::swap(&mut state.kept, rest);
+                    let first = state.failing.is_none();
+                    let now = Instant::now();
+                    state.failing = Some(now.checked_add(self.retry).unwrap_or(now));
+                    first.then(|| self.fails(&error))
+                }
+            }
+        };
+        if failed {
+            self.there_is_room(&mut state);
+        } else {
+            self.progress.notify_all();
         }
-        self.progress.notify_all();
+        let Some(message) = message else {
+            return state;
+        };
+        // A logger may take its time.
+        drop(state);
+        log::warn!("{message}");
+        lock(&self.state)
+    }
+
+    fn fails(&self, error: &io::Error) -> String {
+        format!(
+            "the {}'s output cannot be written{}: {error}; trying again every second, dropping what exceeds {} KiB",
+            self.console,
+            self.to_target(),
+            CAPACITY >> 10
+        )
+    }
+
+    fn recovered(&self, lost: u64) -> String {
+        format!(
+            "the {}'s output can be written{} again; {lost} bytes of it were lost",
+            self.console,
+            self.to_target()
+        )
+    }
+
+    fn to_target(&self) -> String {
+        let target = self.target.as_ref();
+        target.map_or_else(String::new, |target| format!(" to {target}"))
     }
 
     /// Takes what there is room for, and drops the rest if nobody is to wait for it. Returns how many bytes are dealt
@@ -254,7 +451,14 @@ impl Shared {
         }
         let room = CAPACITY.saturating_sub(state.pending.len());
         let (now, rest) = bytes.split_at(room.min(bytes.len()));
-        let dropped = if state.lossy { rest.len() } else { 0 };
+        let dropped = if state.failing.is_some() {
+            state.lose(rest.len());
+            rest.len()
+        } else if state.lossy {
+            rest.len()
+        } else {
+            0
+        };
         if now.is_empty() {
             return dropped;
         }
@@ -270,9 +474,13 @@ impl Shared {
     fn flush(&self, timeout: Duration) -> bool {
         let deadline = Instant::now().checked_add(timeout);
         let mut state = lock(&self.state);
+        let failures = state.failures;
+        if let Some(retry) = &mut state.failing {
+            *retry = Instant::now();
+        }
         state.flushing = state.flushing.saturating_add(1);
         self.work.notify_one();
-        while !state.drained() {
+        while !state.settled(failures) {
             let left =
                 deadline.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
@@ -281,7 +489,7 @@ impl Shared {
             state = wait_timeout(&self.progress, state, left);
         }
         state.flushing = state.flushing.saturating_sub(1);
-        state.drained()
+        state.settled(failures)
     }
 
     /// Lets go on who waits for room.
@@ -301,43 +509,96 @@ impl Shared {
         let mut batch = Vec::new();
         let mut state = lock(&self.state);
         loop {
-            if state.pending.is_empty() && state.closed {
+            if state.is_empty() && state.closed {
                 return;
             }
-            if state.pending.is_empty() || state.writing {
+            if state.is_empty() || state.writing {
                 state.idle = true;
                 state = wait(&self.work, state);
                 state.idle = false;
                 continue;
             }
-            if !state.closed && state.flushing == 0 && state.pending.len() < GATHER_LIMIT {
+            if let Some(retry) = state.failing {
+                let left = retry.saturating_duration_since(Instant::now());
+                if !left.is_zero() && !state.closed {
+                    state = wait_timeout(&self.work, state, left);
+                    continue;
+                }
+            } else if !state.closed && state.flushing == 0 && state.pending.len() < GATHER_LIMIT {
                 // A wake-up before its time only makes this batch smaller.
                 state = wait_timeout(&self.work, state, GATHER);
-                if state.pending.is_empty() || state.writing {
-                    // Meanwhile somebody else writes it.
+                if state.is_empty() || state.writing || state.failing.is_some() {
+                    // Meanwhile somebody else writes it, or has failed to.
                     continue;
                 }
             }
-            std::mem::swap(&mut batch, &mut state.pending);
+            if state.kept.is_empty() {
+                std::mem::swap(&mut batch, &mut state.pending);
+            } else {
+                std::mem::swap(&mut batch, &mut state.kept);
+            }
             state.writing = true;
             self.there_is_room(&mut state);
             drop(state);
 
-            let result = outlet.pass_on(&batch);
-            batch.clear();
+            let written = write_all(&mut |bytes: &[u8]| outlet.pass_on(bytes), &mut batch);
 
-            state = lock(&self.state);
-            self.written(&mut state, result);
+            state = self.written(lock(&self.state), &mut batch, written);
         }
     }
 }
 
-/// Writes all of `bytes`. A non-blocking descriptor that takes nothing is waited for.
-pub(super) fn write_to(mut output: impl Write + AsFd, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
+impl State {
+    /// Nothing is left to wait for, for who began to when there had been this many failures.
+    fn settled(&self, failures: u64) -> bool {
+        self.drained() || (self.failing.is_some() && self.failures != failures && !self.closed)
+    }
+}
+
+/// Writes all of `bytes`, and leaves in it what could not be written.
+fn write_all(write: &mut impl FnMut(&[u8]) -> io::Result<usize>, bytes: &mut Vec<u8>) -> Written {
+    let mut done = 0;
+    let written = loop {
+        let rest = bytes.get(done..).unwrap_or_default();
+        if rest.is_empty() {
+            break Written::All;
+        }
+        match write(rest) {
+            Ok(count) => done = done.saturating_add(count),
+            Err(error) => break Written::Failed(error),
+        }
+    };
+    bytes.drain(..done.min(bytes.len()));
+    written
+}
+
+/// Writes all of `memory` to a regular file, and leaves in it what could not be written.
+fn write_memory(mut file: &File, memory: &mut VolatileSlice<'_>) -> Written {
+    while !memory.is_empty() {
+        let result = match file.write_volatile(memory) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => memory.offset(count).map_err(io::Error::other),
+            Err(VolatileMemoryError::IOError(error)) => {
+                if error.kind() == io::ErrorKind::Interrupted {
+                    continue;
+                }
+                Err(error)
+            }
+            Err(other) => Err(io::Error::other(other)),
+        };
+        match result {
+            Ok(rest) => *memory = rest,
+            Err(error) => return Written::Failed(error),
+        }
+    }
+    Written::All
+}
+
+/// Writes some of `bytes`, of which there is at least one. A non-blocking descriptor that takes nothing is waited for.
+pub(super) fn write_some(mut output: impl Write + AsFd, bytes: &[u8]) -> io::Result<usize> {
+    loop {
         match output.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
@@ -347,10 +608,9 @@ pub(super) fn write_to(mut output: impl Write + AsFd, mut bytes: &[u8]) -> io::R
                     Err(error) => return Err(error.into()),
                 }
             }
-            Err(error) => return Err(error),
+            result => return result,
         }
     }
-    Ok(())
 }
 
 fn wait<'a>(condvar: &Condvar, guard: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
@@ -382,7 +642,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn spawn(writer: PipeWriter) -> OutputThread {
-        OutputThread::spawn(File::from(OwnedFd::from(writer))).unwrap()
+        OutputThread::spawn(File::from(OwnedFd::from(writer)), "test").unwrap()
     }
 
     fn piped() -> (PipeReader, OutputThread) {
@@ -435,6 +695,17 @@ mod tests {
         drop(reader);
         output.write(&vec![b'x'; 4 * CAPACITY]);
         assert!(output.close(LONG));
+        assert_eq!(output.lost(), None);
+    }
+
+    #[test]
+    fn a_terminal_that_hung_up_is_no_error() {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        drop(terminal.master);
+        let output = OutputThread::spawn(File::from(terminal.slave), "test").unwrap();
+        output.write(b"nobody reads this");
+        assert!(output.close(LONG));
+        assert_eq!(output.lost(), None);
     }
 
     #[test]
@@ -549,7 +820,7 @@ mod tests {
     fn guest_memory_comes_out_between_what_is_before_and_behind_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("output");
-        let output = OutputThread::spawn(File::create(&path).unwrap()).unwrap();
+        let output = OutputThread::spawn(File::create(&path).unwrap(), "test").unwrap();
         let expected = write_all_sorts(&output);
         assert!(expected.len() > 2 * CAPACITY);
         assert!(output.close(LONG));
@@ -572,7 +843,7 @@ mod tests {
         const PIECES: usize = 20;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("output");
-        let output = OutputThread::spawn(File::create(&path).unwrap()).unwrap();
+        let output = OutputThread::spawn(File::create(&path).unwrap(), "test").unwrap();
         std::thread::scope(|scope| {
             for writer in 1..=4 {
                 let output = &output;
@@ -602,7 +873,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_written_costs_output_not_the_guest() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let output = OutputThread::spawn(File::open(file.path()).unwrap()).unwrap();
+        let output = OutputThread::spawn(File::open(file.path()).unwrap(), "test port").unwrap();
         let memory = memory(&[b'x'; CAPACITY]);
         let all = memory.get_slice(GuestAddress(0), CAPACITY).unwrap();
         for _ in 0..4 {
@@ -611,5 +882,290 @@ mod tests {
         }
         assert!(output.close(LONG));
         output.write_memory(&all);
+        let lost = output.lost().unwrap();
+        assert_eq!(lost.bytes, 8 * CAPACITY as u64);
+        let text = lost.to_string();
+        assert!(text.contains("test port's output"), "{text}");
+        assert!(text.contains(file.path().to_str().unwrap()), "{text}");
+    }
+
+    /// A file system with this much room.
+    #[derive(Clone, Default)]
+    struct Storage(Arc<Mutex<(Vec<u8>, usize)>>);
+
+    impl Storage {
+        fn give_room(&self, bytes: usize) {
+            self.0.lock().unwrap().1 += bytes;
+        }
+
+        fn written(&self) -> Vec<u8> {
+            self.0.lock().unwrap().0.clone()
+        }
+    }
+
+    impl Outlet for Storage {
+        fn pass_on(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut storage = self.0.lock().unwrap();
+            let count = storage.1.min(bytes.len());
+            if count == 0 {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            storage.1 -= count;
+            storage.0.extend(&bytes[..count]);
+            Ok(count)
+        }
+    }
+
+    /// Output that is tried again when somebody asks how it stands, and not by itself.
+    fn stored() -> (Storage, OutputThread) {
+        let storage = Storage::default();
+        let never = Duration::from_secs(1 << 30);
+        let output = OutputThread::with_retry(storage.clone(), "test", never).unwrap();
+        (storage, output)
+    }
+
+    #[test]
+    fn what_a_full_disk_left_goes_out_once_there_is_room() {
+        let (storage, output) = stored();
+        let text: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+        storage.give_room(10);
+        output.write(&text[..100]);
+        assert!(output.flush(LONG), "not waited for");
+        assert_eq!(storage.written(), text[..10]);
+        for written in 11..=50 {
+            storage.give_room(1);
+            assert!(output.flush(LONG));
+            assert_eq!(storage.written(), text[..written]);
+        }
+        output.write(&text[100..1000]);
+        storage.give_room(usize::MAX / 2);
+        assert!(output.flush(LONG));
+        while storage.written().len() < 1000 {
+            assert!(output.flush(LONG));
+        }
+        output.write(&text[1000..]);
+        assert!(output.close(LONG));
+        assert!(storage.written() == text);
+        assert_eq!(output.lost(), None);
+    }
+
+    #[test]
+    fn a_full_disk_is_tried_again_by_itself() {
+        let storage = Storage::default();
+        let retry = Duration::from_millis(1);
+        let output = OutputThread::with_retry(storage.clone(), "test", retry).unwrap();
+        output.write(b"text");
+        assert!(output.flush(LONG));
+        storage.give_room(4);
+        let started = Instant::now();
+        while storage.written() != b"text" {
+            assert!(started.elapsed() < LONG);
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_full_disk_holds_up_nobody_and_what_is_lost_is_counted() {
+        let (storage, output) = stored();
+        let room = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        output.set_room_event(Arc::clone(&room));
+        let text: Vec<u8> = (0..4 << 20_u32).map(|n| (n % 251) as u8).collect();
+        output.write(&text[..100]);
+        assert!(output.flush(LONG));
+        // Of the first kind is kept what the buffer takes, of the other kinds nothing more.
+        output.write(&text[100..2 << 20]);
+        assert_eq!(output.try_write(&text[..10]), 10);
+        let guest = memory(&text[..CAPACITY]);
+        output.write_memory(&guest.get_slice(GuestAddress(0), CAPACITY).unwrap());
+        let lost = (2 << 20) - 100 - CAPACITY + 10 + CAPACITY;
+        assert_eq!(output.lost().unwrap().bytes, lost as u64);
+        storage.give_room(usize::MAX / 2);
+        while storage.written().len() < 100 + CAPACITY {
+            assert!(output.flush(LONG));
+        }
+        output.write(b"and now");
+        assert!(output.close(LONG));
+        let written = storage.written();
+        let (before, after) = written.split_at(100 + CAPACITY);
+        assert!(before == &text[..100 + CAPACITY]);
+        assert_eq!(after, b"and now");
+        assert_eq!(output.lost().unwrap().bytes, lost as u64);
+    }
+
+    #[test]
+    fn writers_that_wait_are_let_go_when_the_disk_is_full() {
+        let (gate, outlet) = gated(None);
+        let output = Arc::new(OutputThread::spawn(outlet, "test").unwrap());
+        output.write(b"x");
+        gate.entered.recv_timeout(LONG).unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn({
+            let output = Arc::clone(&output);
+            move || {
+                output.write(&vec![b'x'; 2 * CAPACITY]);
+                done.send(()).unwrap();
+            }
+        });
+        while output.try_write(b"x") > 0 {}
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        gate.leave.send(Err(full)).unwrap();
+        ended.recv_timeout(LONG).unwrap();
+    }
+
+    #[test]
+    fn what_a_full_disk_left_at_the_end_is_lost() {
+        let (storage, output) = stored();
+        output.write(&[b'x'; 100]);
+        assert!(output.flush(LONG));
+        output.write(&[b'x'; 100]);
+        assert_eq!(output.lost(), None, "not yet");
+        storage.give_room(30);
+        assert!(output.close(LONG));
+        assert_eq!(storage.written().len(), 30);
+        let lost = output.lost().unwrap();
+        assert_eq!(lost.bytes, 170);
+        assert!(lost.reason.contains("No space left"), "{lost}");
+    }
+
+    #[test]
+    fn guest_memory_that_a_full_disk_left_is_kept_in_order() {
+        use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        const SIZE: usize = 5 * 4096;
+        let file = memfd_create("output", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        let file = File::from(file);
+        file.set_len(SIZE as u64).unwrap();
+        // From now on there is no room behind its end.
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
+        let output = OutputThread::spawn(file.try_clone().unwrap(), "test").unwrap();
+        let text: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+        let guest = memory(&text);
+        output.write(&text[..100]);
+        let all = guest.get_slice(GuestAddress(100), text.len() - 100);
+        output.write_memory(&all.unwrap());
+        assert!(output.close(LONG));
+        assert_eq!(output.lost().unwrap().bytes, (text.len() - SIZE) as u64);
+        let mut written = vec![0; SIZE];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut written, 0).unwrap();
+        assert!(written == text[..SIZE]);
+    }
+
+    #[test]
+    fn a_full_device_is_named() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = OutputThread::spawn(full, "serial port").unwrap();
+        output.write(b"text");
+        assert!(output.flush(LONG) && output.close(LONG));
+        assert_eq!(
+            output.lost().unwrap().to_string(),
+            "4 bytes of the serial port's output were not written to /dev/full: No space left on device (os error 28)"
+        );
+    }
+
+    /// An outlet whose writes say that they have begun, and then wait to be told how they end.
+    struct Gated {
+        file: Option<File>,
+        begin: std::sync::mpsc::Sender<Vec<u8>>,
+        end: std::sync::mpsc::Receiver<io::Result<()>>,
+    }
+
+    struct Gate {
+        entered: std::sync::mpsc::Receiver<Vec<u8>>,
+        leave: std::sync::mpsc::Sender<io::Result<()>>,
+    }
+
+    fn gated(file: Option<File>) -> (Gate, Gated) {
+        let (begin, entered) = std::sync::mpsc::channel();
+        let (leave, end) = std::sync::mpsc::channel();
+        (Gate { entered, leave }, Gated { file, begin, end })
+    }
+
+    impl Outlet for Gated {
+        fn pass_on(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.begin.send(bytes.to_vec());
+            self.end.recv().unwrap_or(Ok(()))?;
+            if let Some(file) = &mut self.file {
+                file.write_all(bytes)?;
+            }
+            Ok(bytes.len())
+        }
+
+        fn file(&self) -> Option<File> {
+            self.file.as_ref().map(|file| file.try_clone().unwrap())
+        }
+    }
+
+    #[test]
+    fn guest_memory_waits_for_a_write_before_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (gate, outlet) = gated(Some(file.reopen().unwrap()));
+        let output = Arc::new(OutputThread::spawn(outlet, "test").unwrap());
+        output.write(b"before");
+        gate.entered.recv_timeout(LONG).unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn({
+            let output = Arc::clone(&output);
+            move || {
+                let guest = memory(&[b'x'; CAPACITY]);
+                output.write_memory(&guest.get_slice(GuestAddress(0), CAPACITY).unwrap());
+                done.send(()).unwrap();
+            }
+        });
+        // It waits, and has left the lock to others.
+        assert!(!output.flush(Duration::from_millis(50)));
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"");
+        gate.leave.send(Ok(())).unwrap();
+        ended.recv_timeout(LONG).unwrap();
+        drop(gate);
+        assert!(output.close(LONG));
+        let written = std::fs::read(file.path()).unwrap();
+        assert!(written.starts_with(b"beforexxx"));
+        assert_eq!(written.len(), 6 + CAPACITY);
+        // Nothing comes behind the end.
+        let guest = memory(&[b'x'; CAPACITY]);
+        output.write_memory(&guest.get_slice(GuestAddress(0), CAPACITY).unwrap());
+        assert_eq!(std::fs::read(file.path()).unwrap().len(), written.len());
+    }
+
+    #[test]
+    fn guest_memory_is_dropped_when_the_reader_has_gone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (gate, outlet) = gated(Some(file.reopen().unwrap()));
+        let output = OutputThread::spawn(outlet, "test").unwrap();
+        output.write(b"before");
+        let gone = io::ErrorKind::BrokenPipe.into();
+        gate.leave.send(Err(gone)).unwrap();
+        assert!(output.flush(LONG));
+        let guest = memory(&[b'x'; CAPACITY]);
+        output.write_memory(&guest.get_slice(GuestAddress(0), CAPACITY).unwrap());
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"");
+        assert_eq!(output.lost(), None);
+    }
+
+    /// Who asks whether all is out hears of a large piece that is on its way, and asking changes nothing.
+    #[test]
+    fn guest_memory_on_its_way_is_waited_for() {
+        let (mut reader, writer) = pipe().unwrap();
+        let (_gate, outlet) = gated(Some(File::from(OwnedFd::from(writer))));
+        let output = Arc::new(OutputThread::spawn(outlet, "test").unwrap());
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn({
+            let output = Arc::clone(&output);
+            move || {
+                // More than a pipe holds.
+                let guest = memory(&[b'x'; 4 * CAPACITY]);
+                output.write_memory(&guest.get_slice(GuestAddress(0), 4 * CAPACITY).unwrap());
+                done.send(()).unwrap();
+            }
+        });
+        let mut first = [0];
+        reader.read_exact(&mut first).unwrap();
+        assert!(!output.flush(Duration::from_millis(10)));
+        assert_eq!(lock(&output.shared.state).flushing, 0);
+        let mut rest = vec![0; 4 * CAPACITY - 1];
+        reader.read_exact(&mut rest).unwrap();
+        ended.recv_timeout(LONG).unwrap();
+        assert!(output.flush(LONG));
+        assert_eq!(lock(&output.shared.state).flushing, 0);
     }
 }

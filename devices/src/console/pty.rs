@@ -58,12 +58,12 @@ impl Pty {
         &self.slave
     }
 
-    /// Starts a thread for output to it. Without anybody who has the slave open, output is dropped.
+    /// Starts a thread for `console`'s output to it. Without anybody who has the slave open, output is dropped.
     ///
     /// # Errors
     /// The host cannot start a thread.
-    pub fn output(&self) -> io::Result<OutputThread> {
-        OutputThread::spawn(Master(Arc::clone(&self.master)))
+    pub fn output(&self, console: impl Into<String>) -> io::Result<OutputThread> {
+        OutputThread::spawn(Master(Arc::clone(&self.master)), console)
     }
 
     /// Reads what was typed, without waiting: 0 bytes if there is nothing, or nobody. The descriptor is then to be
@@ -72,15 +72,7 @@ impl Pty {
     /// # Errors
     /// The host's, which are not expected.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match (&*self.master).read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_alone(&error) => {
-                    return Ok(0);
-                }
-                result => return result,
-            }
-        }
+        read_available(|| (&*self.master).read(buffer))
     }
 }
 
@@ -101,13 +93,44 @@ fn is_alone(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EIO)
 }
 
+/// Reads what there is; nothing if there is nothing, or nobody.
+fn read_available(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_alone(&error) => {
+                return Ok(0);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// What a write of `length` bytes to the master came to: `None` if it is to be tried again.
+fn written(result: io::Result<usize>, length: usize) -> Option<io::Result<usize>> {
+    match result {
+        Ok(0) => None,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+            ) =>
+        {
+            None
+        }
+        // Who had it open has closed it since it was looked at.
+        Err(error) if is_alone(&error) => Some(Ok(length)),
+        result => Some(result),
+    }
+}
+
 /// The master as an outlet.
 struct Master(Arc<File>);
 
 impl Outlet for Master {
     /// Looks before each write who is there: what is written for nobody stays in the terminal's buffer, and fills it.
-    fn pass_on(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
+    fn pass_on(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
             let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
@@ -118,17 +141,12 @@ impl Outlet for Master {
                 .revents()
                 .is_some_and(|events| events.contains(PollFlags::POLLHUP))
             {
-                return Ok(());
+                return Ok(bytes.len());
             }
-            match (&*self.0).write(bytes) {
-                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if is_alone(&error) => return Ok(()),
-                Err(error) => return Err(error),
+            if let Some(result) = written((&*self.0).write(bytes), bytes.len()) {
+                return result;
             }
         }
-        Ok(())
     }
 }
 
@@ -161,7 +179,7 @@ mod tests {
     #[test]
     fn people_come_and_go() {
         let pty = Pty::open().unwrap();
-        let output = pty.output().unwrap();
+        let output = pty.output("test").unwrap();
         let mut bytes = [0; 16];
         // Nobody was there yet.
         assert_eq!(pty.read(&mut bytes).unwrap(), 0);
@@ -187,7 +205,7 @@ mod tests {
     #[test]
     fn who_leaves_frees_the_output() {
         let pty = Pty::open().unwrap();
-        let output = pty.output().unwrap();
+        let output = pty.output("test").unwrap();
         let person = slave(&pty);
         // Until the terminal's buffer is full.
         while output.flush(Duration::from_millis(100)) {
@@ -195,5 +213,68 @@ mod tests {
         }
         drop(person);
         assert!(output.flush(LONG));
+    }
+
+    fn error(number: i32) -> io::Error {
+        io::Error::from_raw_os_error(number)
+    }
+
+    #[test]
+    fn nothing_and_nobody_are_no_errors_of_reading_and_others_are() {
+        let read = |results: Vec<io::Result<usize>>| {
+            let mut results = results.into_iter();
+            let read = read_available(|| results.next().unwrap());
+            assert_eq!(results.len(), 0, "not read again");
+            read
+        };
+        assert_eq!(read(vec![Err(error(libc::EINTR)), Ok(7)]).unwrap(), 7);
+        for nothing in [libc::EAGAIN, libc::EIO] {
+            assert_eq!(read(vec![Err(error(nothing))]).unwrap(), 0);
+        }
+        assert!(read(vec![Err(error(libc::EBADF))]).is_err());
+    }
+
+    #[test]
+    fn what_is_written_for_nobody_is_done() {
+        assert_eq!(written(Ok(3), 5).unwrap().unwrap(), 3);
+        assert_eq!(written(Err(error(libc::EIO)), 5).unwrap().unwrap(), 5);
+        assert!(written(Err(error(libc::EBADF)), 5).unwrap().is_err());
+        for again in [Err(error(libc::EINTR)), Err(error(libc::EAGAIN)), Ok(0)] {
+            assert!(written(again, 5).is_none());
+        }
+    }
+
+    /// Run by the test below, in a process that leads a session and has no terminal.
+    #[test]
+    fn leader_of_a_session() {
+        if std::env::var_os("HVRUN_TEST_SESSION").is_none() {
+            return;
+        }
+        let _pty = Pty::open().unwrap();
+        let terminal = File::open("/dev/tty").unwrap_err();
+        assert_eq!(terminal.raw_os_error(), Some(libc::ENXIO));
+    }
+
+    /// It would have the process killed when the pseudo-terminal goes.
+    #[test]
+    fn it_becomes_nobodys_controlling_terminal() {
+        use std::os::unix::process::CommandExt;
+        use std::process::{Command, Stdio};
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "console::pty::tests::leader_of_a_session"])
+            .env("HVRUN_TEST_SESSION", "1")
+            .stdin(Stdio::null());
+        // SAFETY: setsid may be called between fork and exec, and has no pointers.
+        let command = unsafe {
+            command.pre_exec(|| match libc::setsid() {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            })
+        };
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}: {text}", output.status);
+        assert!(text.contains("1 passed"), "{text}");
     }
 }

@@ -16,6 +16,7 @@ mod host_kernels;
 mod legacy_console;
 mod memory;
 mod network;
+mod output;
 mod payloads;
 mod program;
 mod refused;

@@ -10,7 +10,7 @@ use hv_lab::host::{HostChip, Stream};
 use crate::fixture::{CHIPS, STEP, command, host, newest_host, text};
 
 /// A RISC-V Image whose first instruction after the header is the first of these.
-fn image(code: &[u32]) -> (TempDir, PathBuf) {
+pub fn image(code: &[u32]) -> (TempDir, PathBuf) {
     let mut bytes = vec![0; 64];
     bytes[..4].copy_from_slice(&0x0400_006f_u32.to_le_bytes()); // j 64
     bytes[8..16].copy_from_slice(&0x20_0000_u64.to_le_bytes());

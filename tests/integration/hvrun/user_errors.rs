@@ -450,3 +450,51 @@ fn no_kvm_module_and_no_hypervisor_extension() {
         &["hypervisor extension"],
     );
 }
+
+/// No file of the machine's is emptied for an output, whichever it is and by whatever name.
+#[test]
+fn outputs_do_not_overwrite_what_the_machine_is_made_of() {
+    let files = Files::new();
+    let disk = files.write("disk", &[7; 4096]);
+    let link = files.path("link");
+    fs::hard_link(&disk, &link).unwrap();
+    let kernel = files.path("kernel");
+    fs::copy(&Kernel::Stable.arguments()[1], &kernel).unwrap();
+    let initrd = files.write("initrd", b"070701");
+    let before = fs::read(&kernel).unwrap();
+    let machine = ["--kernel", &kernel, "--initrd", &initrd, "--disk", &disk];
+    let log = files.write("log", b"from before");
+    for (output, expected) in [
+        (&disk, "this machine's disk"),
+        (&link, "this machine's disk"),
+        (&kernel, "this machine's kernel"),
+        (&initrd, "this machine's initrd"),
+    ] {
+        let console = format!("serial,to=file:{output}");
+        let port = format!("virtio,port=a,to=file:{output}");
+        for more in [
+            &["--console", &console][..],
+            &["--console", "none", "--console", &port],
+            &["--dump-dtb", output],
+        ] {
+            fails(&owned(&[&machine, more].concat()), &[output, expected]);
+        }
+    }
+    // One file for two outputs, also where one of them is the device tree.
+    let console = format!("serial,to=file:{log}");
+    let port = format!("virtio,port=a,to=file:{log}");
+    for more in [
+        &["--console", &console, "--console", &port][..],
+        &["--console", &console, "--dump-dtb", &log],
+    ] {
+        fails(&owned(&[&machine, more].concat()), &[&log, "given twice"]);
+    }
+    // Nor is a console's file by what fails for another reason.
+    let missing = files.path("missing");
+    let arguments = ["--kernel", &missing, "--console", &console];
+    fails(&owned(&arguments), &["no such file"]);
+    assert_eq!(fs::read(&log).unwrap(), b"from before");
+    assert_eq!(fs::read(&disk).unwrap(), [7; 4096]);
+    assert_eq!(fs::read(&initrd).unwrap(), b"070701");
+    assert!(fs::read(&kernel).unwrap() == before);
+}

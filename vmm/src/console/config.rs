@@ -36,7 +36,8 @@ pub enum ConsoleBackend {
     /// Open files, such as the standard streams. A guest waits for a reader that is slow, and its last output is waited
     /// for.
     Stdio(Stdio),
-    /// A file for the output, emptied first. No input comes.
+    /// A file for the output, emptied when the guest begins. No input comes. It may be none of the machine's own files, and
+    /// is locked as a disk is.
     File(PathBuf),
     /// A pseudo-terminal, whose path is in [`Vm::pseudo_terminals`](crate::Vm::pseudo_terminals). Output is dropped while
     /// nobody has it open.

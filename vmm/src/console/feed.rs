@@ -15,6 +15,8 @@ pub const CHUNK: usize = 4096;
 
 /// What was read for a device and not taken by it yet.
 pub struct Feed {
+    /// Whose input it is, for messages.
+    console: String,
     waiting: VecDeque<u8>,
     sink: Option<Arc<dyn InputSink>>,
     /// The device's word that it has room again.
@@ -22,8 +24,9 @@ pub struct Feed {
 }
 
 impl Feed {
-    fn new() -> Result<Feed, Error> {
+    fn new(console: String) -> Result<Feed, Error> {
         Ok(Feed {
+            console,
             waiting: VecDeque::new(),
             sink: None,
             room: EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?,
@@ -40,6 +43,11 @@ impl Feed {
     /// Adds what was read. It is delivered by [`deliver`](Self::deliver).
     pub fn push(&mut self, bytes: &[u8]) {
         self.waiting.extend(bytes);
+    }
+
+    /// Whose input it is, such as `serial port`.
+    pub fn console(&self) -> &str {
+        &self.console
     }
 
     /// How many bytes the guest has not taken.
@@ -80,13 +88,13 @@ pub struct Input {
 }
 
 impl Input {
-    /// Input from this source, for a device that is yet to be [attached](Self::attach).
+    /// Input of `console` from this source, for a device that is yet to be [attached](Self::attach).
     ///
     /// # Errors
     /// The host has no eventfd left.
-    pub fn new(source: impl Source + 'static) -> Result<Input, Error> {
+    pub fn new(console: &str, source: impl Source + 'static) -> Result<Input, Error> {
         Ok(Input {
-            feed: Feed::new()?,
+            feed: Feed::new(console.to_owned())?,
             source: Box::new(source),
         })
     }
@@ -103,7 +111,7 @@ impl Input {
 impl MutEventSubscriber for Input {
     fn init(&mut self, ops: &mut EventOps) {
         if let Err(error) = ops.add(Events::new(&self.feed.room, EventSet::IN)) {
-            log::error!("the guest's console gets no more input: {error}");
+            log::error!("the {} gets no more input: {error}", self.feed.console);
         }
         self.feed.deliver();
         self.source.start(&mut self.feed, ops);
@@ -117,6 +125,27 @@ impl MutEventSubscriber for Input {
         } else {
             self.source.ready(&mut self.feed, events, ops);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_guest_does_not_take_waits() {
+        let mut feed = Feed::new("test".into()).unwrap();
+        feed.push(b"before there is a device");
+        feed.deliver();
+        assert_eq!(feed.waiting(), 24);
+        let device = testing::Device::with_room(20);
+        feed.attach(device.clone()).unwrap();
+        feed.deliver();
+        assert_eq!(feed.waiting(), 4);
+        device.give_room(4);
+        feed.deliver();
+        assert_eq!(feed.waiting(), 0);
+        assert_eq!(device.take(), b"before there is a device");
     }
 }
 

@@ -23,11 +23,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::MutEventSubscriber;
-use hv_devices::console::{self as host, ConsoleOutput, InputSink, Merged, Nowhere, OutputThread};
+use hv_devices::console::{
+    self as host, ConsoleOutput, InputSink, LostOutput, Merged, Nowhere, OutputFile, OutputThread,
+};
 use hv_devices::uart::Uart;
 use hv_devices::virtio::console::{MAX_PORTS, PortConfig as DevicePort, Ports};
 
 use crate::Error;
+use crate::config::Inputs;
 use crate::stop::Stop;
 use feed::Input;
 use resize::Resize;
@@ -48,6 +51,8 @@ pub struct PseudoTerminal {
 /// All consoles and ports of a machine.
 pub struct Consoles {
     outputs: Vec<Output>,
+    /// Those that are to be emptied.
+    files: Vec<OutputFile>,
     /// Of every console and port that has input, and what follows the terminal's size.
     subscribers: Vec<Rc<RefCell<dyn MutEventSubscriber>>>,
     /// That of the serial port, whose device is another one after each reboot.
@@ -96,11 +101,11 @@ struct Opened {
 }
 
 impl Consoles {
-    /// Opens everything that `config` names. The escape key of its terminal asks for `stop`.
+    /// Opens everything that `config` names; files are not changed yet. The escape key of its terminal asks for `stop`.
     ///
     /// # Errors
-    /// Something cannot be opened, or there are more ports than a device has, or `stop` came first.
-    pub fn open(config: &ConsoleConfig, stop: &Stop) -> Result<Consoles, Error> {
+    /// Something cannot be opened, or is one of `inputs`, or there are more ports than a device has, or `stop` came first.
+    pub fn open(config: &ConsoleConfig, inputs: &Inputs, stop: &Stop) -> Result<Consoles, Error> {
         let most = MAX_PORTS.saturating_sub(config.virtio.iter().count());
         if config.ports.len() > most {
             return Err(Error::TooManyPorts {
@@ -110,6 +115,7 @@ impl Consoles {
         }
         let mut consoles = Consoles {
             outputs: Vec::new(),
+            files: Vec::new(),
             subscribers: Vec::new(),
             serial_input: None,
             serial: Arc::new(Nowhere),
@@ -122,7 +128,7 @@ impl Consoles {
             terminals: Vec::new(),
         };
         let mut open =
-            |backend, name, is_console| consoles.open_one(backend, name, is_console, stop);
+            |backend, name, is_console| consoles.open_one(backend, name, is_console, inputs, stop);
         let serial = (config.serial.as_ref())
             .map(|backend| open(backend, "serial port".into(), true))
             .transpose()?;
@@ -214,6 +220,7 @@ impl Consoles {
         backend: &ConsoleBackend,
         name: String,
         is_console: bool,
+        inputs: &Inputs,
         stop: &Stop,
     ) -> Result<Opened, Error> {
         let thread = Error::host("start the console's thread");
@@ -222,7 +229,8 @@ impl Consoles {
         let (output, input) = match backend {
             ConsoleBackend::Stdio(stdio) => {
                 let copy = |file: &File| file.try_clone().map_err(Error::host("copy a descriptor"));
-                let output = Arc::new(OutputThread::spawn(copy(&stdio.output)?).map_err(thread)?);
+                let output = OutputThread::spawn(copy(&stdio.output)?, name.as_str());
+                let output = Arc::new(output.map_err(thread)?);
                 let mut files = vec![copy(&stdio.output)?];
                 let mut input = None;
                 if let Some(file) = &stdio.input {
@@ -233,7 +241,7 @@ impl Consoles {
                         .try_clone()
                         .map_err(Error::host("copy an eventfd"))?;
                     let source = StdioSource::new(copy(file)?, stdio.escape, output.clone(), quit);
-                    input = Some(Input::new(source)?);
+                    input = Some(Input::new(&name, source)?);
                 }
                 let event = stdio.resized.as_ref().map(|event| event.try_clone());
                 let event = event
@@ -243,25 +251,27 @@ impl Consoles {
                 (output, input)
             }
             ConsoleBackend::File(path) => {
-                let path = path.clone();
-                let file = stop.unless_stopped(move || host::open_file(&path))??;
-                let output = OutputThread::spawn(file).map_err(thread)?;
+                let (inputs, path, what) =
+                    (inputs.clone(), path.clone(), format!("{name}'s output"));
+                let file = stop.unless_stopped(move || inputs.open_output(&path, &what))??;
+                let output = OutputThread::spawn(file.file()?, name).map_err(thread)?;
+                self.files.push(file);
                 (Arc::new(output), None)
             }
             ConsoleBackend::Pty => {
                 let pty = host::Pty::open()?;
                 self.terminals.push(PseudoTerminal {
-                    console: name,
+                    console: name.clone(),
                     path: pty.path().to_owned(),
                 });
-                let output = pty.output().map_err(thread)?;
-                (Arc::new(output), Some(Input::new(pty)?))
+                let output = pty.output(name.as_str()).map_err(thread)?;
+                (Arc::new(output), Some(Input::new(&name, pty)?))
             }
             ConsoleBackend::Unix(path) => {
                 let path = path.clone();
                 let socket = stop.unless_stopped(move || host::Socket::bind(&path))??;
-                let output = socket.output().map_err(thread)?;
-                let input = Input::new(SocketSource::new(socket))?;
+                let output = socket.output(name.as_str()).map_err(thread)?;
+                let input = Input::new(&name, SocketSource::new(socket))?;
                 (Arc::new(output), Some(input))
             }
         };
@@ -285,6 +295,14 @@ impl Consoles {
             terminal,
             on_terminal,
         })
+    }
+
+    /// Removes what is in the files for output.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub fn empty_files(&self) -> Result<(), Error> {
+        Ok(self.files.iter().try_for_each(OutputFile::empty)?)
     }
 
     /// Connects the serial port of the guest's next boot.
@@ -342,6 +360,12 @@ impl Consoles {
     pub fn close(&self, timeout: Duration) {
         self.release();
         self.each(timeout, |output, timeout| output.thread.close(timeout));
+    }
+
+    /// What could not be written, of all output.
+    pub fn lost(&self) -> Vec<LostOutput> {
+        let outputs = self.outputs.iter();
+        outputs.filter_map(|output| output.thread.lost()).collect()
     }
 
     /// The guest ends, or is being started again: from now on until [`power_on`](Self::power_on) no vCPU is held back.

@@ -10,7 +10,7 @@ impl Source for Pty {
         // Edges, because without anybody it is always ready, by a hang-up.
         let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
         if let Err(error) = ops.add(Events::new(self, events)) {
-            log::error!("the pseudo-terminal gives no input: {error}");
+            log::error!("the {} gets no input: {error}", feed.console());
         }
         self.resume(feed, ops);
     }
@@ -27,7 +27,10 @@ impl Source for Pty {
                 Ok(0) => return,
                 Ok(count) => feed.push(bytes.get(..count).unwrap_or_default()),
                 Err(error) => {
-                    log::debug!("a pseudo-terminal cannot be read: {error}");
+                    log::debug!(
+                        "the {}'s pseudo-terminal cannot be read: {error}",
+                        feed.console()
+                    );
                     return;
                 }
             }
@@ -51,7 +54,7 @@ mod tests {
     fn what_is_typed_arrives_whoever_types_it_and_when() {
         let pty = Pty::open().unwrap();
         let path = pty.path().to_owned();
-        let input = Rc::new(RefCell::new(Input::new(pty).unwrap()));
+        let input = Rc::new(RefCell::new(Input::new("test", pty).unwrap()));
         let device = Device::with_room(3);
         input.borrow_mut().attach(device.clone()).unwrap();
         let mut events = Loop::new(&input);

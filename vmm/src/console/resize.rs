@@ -49,7 +49,7 @@ impl MutEventSubscriber for Resize {
         if let Some(event) = &self.event
             && let Err(error) = ops.add(Events::new(event, EventSet::IN))
         {
-            log::warn!("the guest's console does not follow the terminal's size: {error}");
+            log::warn!("the virtio console does not follow the terminal's size: {error}");
         }
     }
 

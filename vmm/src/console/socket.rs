@@ -27,7 +27,7 @@ impl SocketSource {
     }
 
     /// Waits for the client, or for one to come: the others are left waiting meanwhile.
-    fn watch(&self, ops: &mut EventOps) {
+    fn watch(&self, feed: &Feed, ops: &mut EventOps) {
         let events = match self.socket.client() {
             // Edges, because the guest may leave input lying for long.
             Some(client) => Events::new_raw(
@@ -37,44 +37,50 @@ impl SocketSource {
             None => Events::new(&self.socket, EventSet::IN),
         };
         if let Err(error) = ops.add(events) {
-            log::error!("a console's socket cannot be waited for: {error}");
+            log::error!(
+                "the {}'s socket cannot be waited for: {error}",
+                feed.console()
+            );
         }
     }
 
-    fn accept(&mut self, ops: &mut EventOps) {
+    fn accept(&mut self, feed: &Feed, ops: &mut EventOps) {
         match self.socket.accept() {
             Ok(None) => return,
             Ok(Some(_)) => {
                 self.ended = false;
                 self.hung_up = false;
             }
-            Err(error) => log::error!("a console's socket takes no more clients: {error}"),
+            Err(error) => log::error!(
+                "the {}'s socket takes no more clients until the guest reboots: {error}",
+                feed.console()
+            ),
         }
         // Also after an error, which would come again at once.
         let _ = ops.remove(Events::empty(&self.socket));
         if self.socket.client().is_some() {
-            self.watch(ops);
+            self.watch(feed, ops);
         }
     }
 
-    fn disconnect(&mut self, ops: &mut EventOps) {
+    fn disconnect(&mut self, feed: &Feed, ops: &mut EventOps) {
         if let Some(client) = self.socket.client() {
             let _ = ops.remove(Events::empty_raw(client));
             self.socket.disconnect();
-            self.watch(ops);
+            self.watch(feed, ops);
         }
     }
 }
 
 impl Source for SocketSource {
     fn start(&mut self, feed: &mut Feed, ops: &mut EventOps) {
-        self.watch(ops);
+        self.watch(feed, ops);
         self.resume(feed, ops);
     }
 
     fn ready(&mut self, feed: &mut Feed, events: Events, ops: &mut EventOps) {
         if events.fd() == self.socket.as_raw_fd() {
-            self.accept(ops);
+            self.accept(feed, ops);
         } else if events
             .event_set()
             .intersects(EventSet::HANG_UP | EventSet::ERROR)
@@ -97,7 +103,7 @@ impl Source for SocketSource {
             feed.deliver();
         }
         if self.ended && self.hung_up {
-            self.disconnect(ops);
+            self.disconnect(feed, ops);
         }
     }
 }
@@ -121,8 +127,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let socket = Socket::bind(&path).unwrap();
-        let output = socket.output().unwrap();
-        let input = Rc::new(RefCell::new(Input::new(SocketSource::new(socket)).unwrap()));
+        let output = socket.output("test").unwrap();
+        let input = Rc::new(RefCell::new(
+            Input::new("test", SocketSource::new(socket)).unwrap(),
+        ));
         let device = Device::with_room(0);
         input.borrow_mut().attach(device.clone()).unwrap();
         let mut events = Loop::new(&input);

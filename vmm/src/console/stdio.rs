@@ -99,7 +99,7 @@ impl StdioSource {
                 return true;
             }
             Err(error) => {
-                log::debug!("the console's input ends: {error}");
+                log::debug!("the {}'s input ends: {error}", feed.console());
                 0
             }
         };
@@ -114,7 +114,11 @@ impl StdioSource {
             match key {
                 Key::Guest(byte) => feed.push(&[byte]),
                 Key::Nothing => {}
-                Key::Help => self.output.write(HELP.as_bytes()),
+                // Without waiting, on the thread that also serves what ends the machine. Where a reader is that far behind,
+                // nobody looks at the help.
+                Key::Help => {
+                    self.output.try_write(HELP.as_bytes());
+                }
                 Key::End => {
                     let _ = self.end.write(1);
                 }
@@ -161,7 +165,7 @@ impl StdioSource {
 
     fn watch_again(&self, feed: &Feed, ops: &mut EventOps) {
         if let Err(error) = self.watch(feed, ops, false) {
-            log::error!("the guest's console gets no more input: {error}");
+            log::error!("the {} gets no more input: {error}", feed.console());
         }
     }
 }
@@ -169,7 +173,10 @@ impl StdioSource {
 impl Source for StdioSource {
     fn start(&mut self, feed: &mut Feed, ops: &mut EventOps) {
         if let Err(error) = self.watch(feed, ops, true) {
-            log::debug!("the console's input is read without waiting for it: {error}");
+            log::debug!(
+                "the {}'s input is read without waiting for it: {error}",
+                feed.console()
+            );
             self.always_ready = true;
         }
         if self.always_ready {
@@ -252,7 +259,7 @@ mod tests {
             Arc::new(hv_devices::console::Nowhere),
             end,
         );
-        let input = Rc::new(RefCell::new(Input::new(source).unwrap()));
+        let input = Rc::new(RefCell::new(Input::new("test", source).unwrap()));
         let device = Device::with_room(5);
         input.borrow_mut().attach(device.clone()).unwrap();
         let mut events = Loop::new(&input);

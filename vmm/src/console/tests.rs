@@ -21,7 +21,8 @@ fn stdio() -> (ConsoleBackend, PipeReader) {
 
 /// What appears on the open file when the guest prints by the UART and by SBI, and what SBI reads from.
 fn printed(config: ConsoleConfig, mut reader: PipeReader) -> (String, bool) {
-    let consoles = Consoles::open(&config, &Stop::new(None).unwrap()).unwrap();
+    let stop = Stop::new(None).unwrap();
+    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
     drop(config);
     consoles.serial().write(b"uart");
     assert!(consoles.flush(LONG));
@@ -95,7 +96,7 @@ fn ports_are_counted_and_named() {
         ports: (1..MAX_PORTS).map(port).collect(),
         ..ConsoleConfig::default()
     };
-    let consoles = Consoles::open(&config, &stop).unwrap();
+    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
     let names: Vec<_> = consoles
         .terminals()
         .iter()
@@ -106,11 +107,14 @@ fn ports_are_counted_and_named() {
     assert!(consoles.ports().unwrap().get(MAX_PORTS - 1).is_some());
     assert_eq!(consoles.subscribers().count(), MAX_PORTS);
     config.ports.push(port(0));
-    assert!(Consoles::open(&config, &stop).is_err());
+    assert!(matches!(
+        Consoles::open(&config, &Inputs::default(), &stop),
+        Err(Error::TooManyPorts { asked: MAX_PORTS, max }) if max == MAX_PORTS - 1
+    ));
     config.virtio = None;
-    assert!(Consoles::open(&config, &stop).is_ok());
+    assert!(Consoles::open(&config, &Inputs::default(), &stop).is_ok());
 
-    let none = Consoles::open(&ConsoleConfig::default(), &stop).unwrap();
+    let none = Consoles::open(&ConsoleConfig::default(), &Inputs::default(), &stop).unwrap();
     assert!(none.ports().is_none());
     assert_eq!(none.subscribers().count(), 0);
     none.serial().write(b"dropped");
@@ -130,7 +134,7 @@ fn a_stuck_client_holds_back_its_channel_alone() {
         ..ConsoleConfig::default()
     };
     let stop = Stop::new(None).unwrap();
-    let consoles = Consoles::open(&config, &stop).unwrap();
+    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
     let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
     let mut events = event_manager::EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
     for subscriber in consoles.subscribers() {
@@ -146,4 +150,135 @@ fn a_stuck_client_holds_back_its_channel_alone() {
     assert!(consoles.flush(Duration::from_millis(10)));
     consoles.power_off();
     output.write(&[b'x'; 16384]);
+    // The next boot waits for it again.
+    consoles.power_on();
+    assert_eq!(output.try_write(b"x"), 0);
+}
+
+/// SBI speaks by the virtio console only if that one has the standard streams to itself.
+#[test]
+fn the_console_of_sbi_is_the_serial_port_unless_only_the_other_has_the_open_files() {
+    let stop = Stop::new(None).unwrap();
+    let (first, _reader) = stdio();
+    let (second, _reader) = stdio();
+    for (serial, virtio) in [(ConsoleBackend::Pty, ConsoleBackend::Pty), (first, second)] {
+        let config = ConsoleConfig {
+            serial: Some(serial),
+            virtio: Some(virtio),
+            ..ConsoleConfig::default()
+        };
+        let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+        assert!(consoles.firmware_input().is_none());
+    }
+}
+
+/// An event loop with all that these consoles have to be served.
+fn events(consoles: &Consoles) -> event_manager::EventManager<Box<dyn MutEventSubscriber>> {
+    let mut events = event_manager::EventManager::new().unwrap();
+    for subscriber in consoles.subscribers() {
+        event_manager::SubscriberOps::add_subscriber(&mut events, subscriber);
+    }
+    events
+}
+
+/// Open files with this for the guest to read.
+fn typed(text: &str) -> ConsoleBackend {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    std::io::Write::write_all(&mut writer, text.as_bytes()).unwrap();
+    ConsoleBackend::Stdio(Stdio {
+        input: Some(File::from(OwnedFd::from(reader))),
+        output: File::options().write(true).open("/dev/null").unwrap(),
+        escape: false,
+        resized: None,
+    })
+}
+
+struct NoLine;
+
+impl hv_devices::interrupt::IrqLine for NoLine {
+    fn set_level(&self, _: bool) {}
+}
+
+#[test]
+fn input_reaches_the_device_of_its_console() {
+    let stop = Stop::new(None).unwrap();
+    let mut bytes = [0; 16];
+
+    let config = ConsoleConfig {
+        serial: Some(typed("to the uart")),
+        ..ConsoleConfig::default()
+    };
+    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+    let uart = Arc::new(Uart::new(Arc::new(NoLine), consoles.serial().clone()));
+    consoles.attach_serial(&uart).unwrap();
+    let mut loops = events(&consoles);
+    let mut received: Vec<u8> = Vec::new();
+    while received.len() < 11 {
+        // It takes one at a time, from when the guest begins to ask.
+        let count = uart.take_received(&mut bytes);
+        received.extend(&bytes[..count]);
+        if received.len() < 11 {
+            assert!(loops.run_with_timeout(60_000).unwrap() > 0);
+        }
+    }
+    assert_eq!(received, b"to the uart");
+
+    let config = ConsoleConfig {
+        virtio: Some(typed("to the port")),
+        ..ConsoleConfig::default()
+    };
+    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+    let mut loops = events(&consoles);
+    assert!(loops.run_with_timeout(60_000).unwrap() > 0);
+    let count = consoles.firmware_input().unwrap().take_received(&mut bytes);
+    assert_eq!(&bytes[..count], b"to the port");
+    // Its input, and the size of its terminal.
+    assert_eq!(consoles.subscribers().count(), 2);
+}
+
+/// What is wrong with a machine leaves the files of its consoles as they were.
+#[test]
+fn a_file_is_emptied_when_the_guest_begins() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    std::fs::write(&path, "from before").unwrap();
+    let config = ConsoleConfig {
+        serial: Some(ConsoleBackend::File(path.clone())),
+        ..ConsoleConfig::default()
+    };
+    let stop = Stop::new(None).unwrap();
+    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"from before");
+    assert!(matches!(
+        Consoles::open(&config, &Inputs::default(), &stop),
+        Err(Error::Console(host::OpenError::FileInUse { .. }))
+    ));
+    consoles.empty_files().unwrap();
+    consoles.serial().write(b"now");
+    assert!(consoles.flush(LONG));
+    assert_eq!(std::fs::read(&path).unwrap(), b"now");
+    assert!(consoles.lost().is_empty());
+}
+
+#[test]
+fn output_that_cannot_be_written_is_told_of() {
+    let config = ConsoleConfig {
+        serial: Some(ConsoleBackend::File("/dev/full".into())),
+        ..ConsoleConfig::default()
+    };
+    let stop = Stop::new(None).unwrap();
+    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+    consoles.empty_files().unwrap();
+    consoles.serial().write(b"text");
+    assert!(consoles.flush(LONG));
+    consoles.close(LONG);
+    let error = Error::OutputLost {
+        outcome: crate::Outcome::PowerOff,
+        lost: consoles.lost(),
+    };
+    let text = error.to_string();
+    assert!(
+        text.starts_with("4 bytes of the serial port's output were not written to /dev/full: "),
+        "{text}"
+    );
 }

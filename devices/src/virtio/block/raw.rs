@@ -15,6 +15,7 @@ use vm_memory::VolatileSlice;
 
 use super::{Backend, Info, SECTOR_SIZE};
 
+pub(crate) use lock::acquire_exclusively as lock_exclusively;
 pub use open::{ImageFormat, OpenError};
 
 mod lock;

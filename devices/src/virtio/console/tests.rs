@@ -457,7 +457,7 @@ fn an_output_thread_is_an_output() {
     use std::io::Read;
     let (mut reader, writer) = std::io::pipe().unwrap();
     let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
-    let output = crate::console::OutputThread::spawn(file).unwrap();
+    let output = crate::console::OutputThread::spawn(file, "test").unwrap();
     let output = Arc::new(output);
     let ports = Ports::new(vec![PortConfig {
         name: String::new(),

@@ -38,7 +38,7 @@ pub(super) fn acquire(file: &File, read_only: bool) -> Result<bool, LockError> {
     let result = if read_only {
         acquire_shared(file)
     } else {
-        set(file, libc::F_WRLCK, 0, 0)
+        acquire_exclusively(file)
     };
     match result {
         Ok(()) => Ok(true),
@@ -46,6 +46,11 @@ pub(super) fn acquire(file: &File, read_only: bool) -> Result<bool, LockError> {
         Err(Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
         Err(error) => Err(LockError::Io(error.into())),
     }
+}
+
+/// Locks `file` for writing, without waiting: EAGAIN or EACCES if somebody else has locked it.
+pub(crate) fn acquire_exclusively(file: &File) -> nix::Result<()> {
+    set(file, libc::F_WRLCK, 0, 0)
 }
 
 fn acquire_shared(file: &File) -> nix::Result<()> {
