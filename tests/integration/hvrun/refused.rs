@@ -118,15 +118,14 @@ fn a_network_works_where_vhost_net_refuses_its_last_step() {
     let exec = command(host, Kernel::Stable.arguments()).args(disk.argument());
     let exec = exec.args(["--net", "tap=refused0,vhost=auto"]);
     let mut console = refusing(exec, VHOST_NET_SET_BACKEND).console().unwrap();
+    // When the guest's driver sets the device up.
+    let warning = "the host's kernel does not serve the guest's queues";
+    console.wait_for(warning, BOOT).unwrap();
     console.wait_for(GUEST_PROMPT, BOOT).unwrap();
     let up = "ip addr add 10.33.0.1/24 dev refused0; ip link set refused0 up";
     host.exec(["sh", "-c", up]).check(STEP).unwrap();
-    console
-        .send_line("ip addr add 10.33.0.2/24 dev eth0; ip link set eth0 up")
-        .unwrap();
-    let warning = "the host's kernel does not serve the guest's queues";
-    console.wait_for(warning, STEP).unwrap();
-    console.wait_for(GUEST_PROMPT, STEP).unwrap();
+    let up = "ip addr add 10.33.0.2/24 dev eth0; ip link set eth0 up";
+    run(&mut console, up);
     run(&mut console, "ping -c 3 -s 1400 10.33.0.1");
     power_off(console);
 }
