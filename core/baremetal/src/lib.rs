@@ -7,6 +7,7 @@
 //! | [`host`] | the machine underneath, as its device tree describes it |
 //! | [`bundle`] | the guests that the user asks for |
 //! | [`partition`] | which harts, memory and devices each guest gets |
+//! | [`console`] | what several guests print on one screen |
 //! | [`entropy`] | a seed for each guest |
 //! | [`gstage`] | second-stage page tables |
 //! | [`lifecycle`] | which harts of a guest run, and how all of them stop |
@@ -23,6 +24,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod bundle;
+pub mod console;
 pub mod entropy;
 pub mod gstage;
 pub mod host;

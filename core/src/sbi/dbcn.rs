@@ -89,7 +89,10 @@ fn transfer<P: Platform>(
 }
 
 /// Moves up to `size` bytes from memory at `address` to the console.
-pub(super) fn write_pieces(
+///
+/// # Errors
+/// That of the first piece: the memory cannot be read, or the console failed.
+pub fn write_pieces(
     platform: &mut impl Platform,
     address: GuestPhysAddr,
     size: u64,

@@ -70,6 +70,28 @@ fn a_guest_that_goes_wrong_leaves_the_others_alone() {
     }
 }
 
+/// A guest that prints as much as it can, and as if it were the other one, holds up nobody and deceives nobody. The other one is
+/// through long before it.
+#[test]
+fn a_guest_that_prints_much_leaves_the_others_their_turn() {
+    for chip in CHIPS {
+        let guests = [
+            testing("talks", 1, "chatter=talk"),
+            testing("asks", 1, "chatter=ask"),
+        ];
+        let (code, output) = Setup::new(chip, guests).boot().finish();
+        let end = output.len().saturating_sub(1000);
+        let last = String::from_utf8_lossy(&output.as_bytes()[end..]);
+        assert_eq!(code, Some(0), "{last}");
+        let ends = ["asks", "talks"].map(|name| {
+            let line = format!("hv-bare: guest {name} has ended with code 0\n");
+            output.find(&line).unwrap()
+        });
+        assert!(ends[0] < ends[1], "{ends:?}");
+        assert_eq!(lines_of(&output, "asks"), "a word\n".repeat(30));
+    }
+}
+
 /// Where the harts have more to attack with, and more levels of tables to lead elsewhere.
 #[test]
 fn so_it_is_on_harts_with_everything() {

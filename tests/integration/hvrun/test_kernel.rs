@@ -486,7 +486,7 @@ fn a_race_between_harts_delays_no_end() {
             .unwrap();
         assert_eq!(finished.status.code(), Some(0), "{finished}");
         let printed = finished.stdout_text();
-        assert!(printed.contains("race 10\r\n"), "{printed}");
+        assert!(printed.contains("race 10\n"), "{printed}");
     }
 }
 

@@ -23,6 +23,7 @@ mod report;
 mod aia;
 mod attack;
 mod boot;
+mod chatter;
 mod count;
 mod counters;
 mod external;
@@ -112,6 +113,9 @@ fn run(boot_hart: usize, tree: *const u8) -> ! {
     }
     if machine.argument("hang").is_some() {
         hang::for_ever(&machine);
+    }
+    if let Some(how) = machine.argument("chatter") {
+        chatter::run(how);
     }
     if let Some(resets) = machine.argument("race") {
         race::run(&machine, resets.parse().unwrap_or(0));

@@ -57,6 +57,7 @@ unsafe extern "C" {
 
 /// Where this kernel is, with everything that it writes to.
 pub fn image() -> Range<usize> {
+    // SAFETY: the linker script has the second one, and the entry above is the first.
     unsafe extern "C" {
         static _start: u8;
         static bss_end: u8;

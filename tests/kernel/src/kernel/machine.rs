@@ -96,9 +96,9 @@ pub struct Missing;
 impl Machine {
     /// Reads the tree at this address, on the hart with this id.
     pub fn read(boot_hart: usize, tree: *const u8) -> Result<Self, Missing> {
+        let start = tree as usize;
         // SAFETY: the boot protocol has the address of a device tree in a1 (SBI firmware and QEMU; Linux:
         // Documentation/arch/riscv/boot.rst), which nothing changes.
-        let start = tree as usize;
         let tree: Fdt<'static> = unsafe { Fdt::from_ptr(tree) }.map_err(|_| Missing)?;
         let harts = harts(&tree, boot_hart).ok_or(Missing)?;
         let chip = chip(&tree, &harts).ok_or(Missing)?;

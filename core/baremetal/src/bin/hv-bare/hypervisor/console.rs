@@ -1,13 +1,14 @@
 //! One serial port for all guests.
 //!
-//! What a single guest prints goes out as it is. With several, each line begins with the name of its guest: the lines of the
-//! guest that has the keyboard come out as they are made, those of the others when they are whole. What is typed goes to the
-//! guest that has the keyboard, but for Ctrl-a and the key after it.
+//! What a single guest prints goes out as it is. With several, each line begins with the name of its guest, and what could make
+//! that untrue is left out ([`hv_bare::console`]): the lines of the guest that has the keyboard come out as they are made, those of
+//! the others when they are whole. What is typed goes to the guest that has the keyboard, but for Ctrl-a and the key after it.
+//!
+//! The port is slow, and whoever prints waits for it with interrupts disabled. So the lock is held for a line at most, and harts get
+//! it in the order in which they come.
 
 mod port;
 
-use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 use spin::{Mutex, Once};
@@ -15,6 +16,7 @@ use spin::{Mutex, Once};
 use super::ending;
 use super::firmware;
 use super::guest::{self, Guest, mail};
+use hv_bare::console::{Output, Screen};
 use hv_bare::host::Device;
 use hv_bare::lifecycle::Phase;
 pub use port::Port;
@@ -26,8 +28,8 @@ const ESCAPE: u8 = 1;
 const HELP: &str = "Ctrl-a 1 to 4: keyboard to that guest; e: end it; r: restart it; s: statistics; x: switch off; \
                     Ctrl-a: Ctrl-a itself";
 
-/// The most of an unfinished line that is kept back, bytes.
-const LINE: usize = 256;
+/// The most that a single guest prints before another hart has a chance, bytes.
+const PIECE: usize = 256;
 
 /// What is printed at the beginning of the hypervisor's own lines.
 const OWN_NAME: &str = "hv-bare: ";
@@ -37,21 +39,12 @@ static CONSOLE: Once<Mutex<Console>> = Once::new();
 struct Console {
     /// `None` while it belongs to a guest: then the hypervisor has the firmware's console.
     port: Option<Port>,
-    guests: Vec<Stream>,
+    /// What several guests print; `None` if there is one.
+    output: Option<Output>,
     /// The guest that has the keyboard.
     focus: usize,
-    /// The guest whose line is unfinished on the screen.
-    unfinished: Option<usize>,
     /// Ctrl-a was typed, and its key was not.
     escaped: bool,
-}
-
-/// What a guest prints.
-struct Stream {
-    /// What its lines begin with; empty with a single guest.
-    prefix: String,
-    /// The line that it has not finished.
-    line: Vec<u8>,
 }
 
 /// What a key asks for.
@@ -64,21 +57,13 @@ enum Request {
 /// Begins to use the serial port, for guests of these names. Without a port of the hypervisor's own, what it has to say goes to
 /// the firmware's console.
 pub fn start(port: Option<&Device>, names: &[&str]) {
-    let prefix = |name: &&str| match names {
-        [_] => String::new(),
-        _ => alloc::format!("[{name}] "),
-    };
-    let guests = names.iter().map(|name| Stream {
-        prefix: prefix(name),
-        line: Vec::with_capacity(LINE),
-    });
+    let several = names.len() > 1;
     CONSOLE.call_once(|| {
         Mutex::new(Console {
             // SAFETY: the host's device tree says that a 16550 is there, and no guest has it.
             port: port.map(|device| unsafe { Port::new(device.registers.start) }),
-            guests: guests.collect(),
+            output: several.then(|| Output::new(names)),
             focus: 0,
-            unfinished: None,
             escaped: false,
         })
     });
@@ -86,8 +71,13 @@ pub fn start(port: Option<&Device>, names: &[&str]) {
 
 /// Prints what a guest has written.
 pub fn print(guest: usize, bytes: &[u8]) {
-    if let Some(console) = CONSOLE.get() {
-        console.lock().print(guest, bytes);
+    let Some(console) = CONSOLE.get() else {
+        return;
+    };
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let taken = console.lock().print(guest, rest);
+        rest = rest.get(taken..).unwrap_or_default();
     }
 }
 
@@ -118,10 +108,10 @@ pub fn flush() {
     if let Some(console) = CONSOLE.get()
         && let Some(mut console) = console.try_lock()
     {
-        for guest in 0..console.guests.len() {
-            console.flush(guest);
+        let Console { port, output, .. } = &mut *console;
+        if let (Some(output), Some(port)) = (output, port) {
+            output.flush_all(port);
         }
-        console.finish_line();
     }
 }
 
@@ -160,57 +150,25 @@ pub fn serve(running: Option<(&Guest, u32)>) {
 }
 
 impl Console {
-    fn print(&mut self, guest: usize, bytes: &[u8]) {
-        if self.guests.len() == 1 {
-            if let Some(port) = &self.port {
-                port.write(bytes);
-            }
-            return;
-        }
-        for byte in bytes {
-            let Some(stream) = self.guests.get_mut(guest) else {
-                return;
-            };
-            stream.line.push(*byte);
-            if *byte == b'\n' || stream.line.len() == LINE {
-                self.flush(guest);
-            }
-        }
-        if guest == self.focus {
-            self.flush(guest);
-        }
-    }
-
-    /// Prints what there is of a guest's line.
-    fn flush(&mut self, guest: usize) {
-        let Some(stream) = self.guests.get(guest) else {
-            return;
+    /// Prints some of what a guest has written, and answers how much.
+    fn print(&mut self, guest: usize, bytes: &[u8]) -> usize {
+        let Some(port) = &mut self.port else {
+            return bytes.len();
         };
-        if stream.line.is_empty() {
-            return;
-        }
-        if self.unfinished != Some(guest) {
-            self.finish_line();
-        }
-        let Some(stream) = self.guests.get_mut(guest) else {
-            return;
-        };
-        if let Some(port) = &self.port {
-            if self.unfinished != Some(guest) {
-                port.write(stream.prefix.as_bytes());
+        match &mut self.output {
+            Some(output) => output.print(guest, bytes, port),
+            None => {
+                let piece = bytes.get(..PIECE).unwrap_or(bytes);
+                port.write(piece);
+                piece.len()
             }
-            port.write(&stream.line);
         }
-        self.unfinished = (stream.line.last() != Some(&b'\n')).then_some(guest);
-        stream.line.clear();
     }
 
     /// Ends a line on the screen that a guest has not.
     fn finish_line(&mut self) {
-        if self.unfinished.take().is_some()
-            && let Some(port) = &self.port
-        {
-            port.write(b"\r\n");
+        if let (Some(output), Some(port)) = (&mut self.output, &mut self.port) {
+            output.finish_line(port);
         }
     }
 
@@ -260,7 +218,15 @@ impl Console {
         };
         self.focus = guest;
         self.message(format_args!("the keyboard is guest {}'s", chosen.name));
-        self.flush(guest);
+        if let (Some(output), Some(port)) = (&mut self.output, &mut self.port) {
+            output.set_focus(guest, port);
+        }
+    }
+}
+
+impl Screen for Port {
+    fn write(&mut self, bytes: &[u8]) {
+        Self::write(self, bytes);
     }
 }
 

@@ -16,6 +16,9 @@ use crate::hypervisor::hart::Vhart;
 use crate::hypervisor::statistics::Cause;
 use crate::hypervisor::{vector, word};
 
+/// The most bytes that one Console Write takes. A line of a guest's log is shorter.
+const MAX_WRITE: u64 = 4096;
+
 /// Bytes of the `ecall` instruction.
 const ECALL: u64 = 4;
 
@@ -124,6 +127,11 @@ impl Platform for Hypervisor<'_> {
 
     fn current_hart(&self) -> u32 {
         self.hart.id
+    }
+
+    /// No more at a time than a few lines: the port is slow, and what else the hart has to do for the host waits.
+    fn console_write_memory(&mut self, address: GuestPhysAddr, size: u64) -> Result<u64, i64> {
+        dbcn::write_pieces(self, address, size.min(MAX_WRITE))
     }
 
     fn console_write(&mut self, bytes: &[u8]) -> Result<usize, ConsoleError> {

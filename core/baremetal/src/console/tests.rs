@@ -1,0 +1,267 @@
+use std::string::ToString;
+use std::vec;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+
+const NAMES: [&str; 3] = ["a", "bc", "def"];
+
+/// A terminal of endless width, whose cells know who wrote them.
+struct Terminal {
+    rows: Vec<Vec<(char, usize)>>,
+    column: usize,
+    /// Who prints.
+    writer: usize,
+    /// Columns that a character beyond ASCII takes.
+    width: usize,
+    raw: Vec<u8>,
+    colored: bool,
+}
+
+impl Terminal {
+    fn new(width: usize) -> Self {
+        Self {
+            rows: vec![Vec::new()],
+            column: 0,
+            writer: 0,
+            width,
+            raw: Vec::new(),
+            colored: false,
+        }
+    }
+
+    fn show(&mut self) {
+        let text = String::from_utf8(core::mem::take(&mut self.raw)).unwrap();
+        let mut characters = text.chars();
+        while let Some(character) = characters.next() {
+            let row = self.rows.last_mut().unwrap();
+            match character {
+                '\n' => {
+                    assert_eq!(self.column, 0, "a line feed without a return");
+                    self.rows.push(Vec::new());
+                }
+                '\r' => self.column = 0,
+                '\x08' => self.column = self.column.saturating_sub(1),
+                '\t' => self.column = (self.column / 8 + 1) * 8,
+                '\x07' => {}
+                '\x1b' => {
+                    assert_eq!(characters.next(), Some('['));
+                    let mut number = String::new();
+                    let end = characters.find(|character| match character {
+                        '0'..=';' => {
+                            number.push(*character);
+                            false
+                        }
+                        _ => true,
+                    });
+                    let count = number.parse().unwrap_or(0_usize);
+                    match end.unwrap() {
+                        'm' => self.colored = !(number.is_empty() || number == "0"),
+                        'C' => self.column += count.clamp(1, 1000),
+                        'D' => self.column = self.column.saturating_sub(count.max(1)),
+                        '@' if self.column < row.len() => {
+                            for _ in 0..count.clamp(1, 1000) {
+                                row.insert(self.column, (' ', self.writer));
+                            }
+                        }
+                        'P' if self.column < row.len() => {
+                            let end = row.len().min(self.column.saturating_add(count.max(1)));
+                            row.drain(self.column..end);
+                        }
+                        'J' | 'K' => row.truncate(self.column),
+                        '@' | 'P' | 'n' => {}
+                        other => panic!("{other:?} came through"),
+                    }
+                }
+                _ => {
+                    assert!(!character.is_control(), "{character:?} came through");
+                    let width = if character.is_ascii() { 1 } else { self.width };
+                    for _ in 0..width {
+                        if row.len() <= self.column {
+                            row.resize(self.column + 1, (' ', self.writer));
+                        }
+                        row[self.column] = (character, self.writer);
+                        self.column += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Every row begins with the name of whoever wrote all of it.
+    fn check(&self) {
+        for row in self.rows.iter().filter(|row| !row.is_empty()) {
+            let text: String = row.iter().map(|(character, _)| *character).collect();
+            let (_, writer) = row[0];
+            let prefix = std::format!("[{}] ", NAMES[writer]);
+            assert!(text.starts_with(&prefix), "{text:?} of {}", NAMES[writer]);
+            assert!(row.iter().all(|(_, other)| *other == writer), "{text:?}");
+        }
+    }
+}
+
+impl Screen for Terminal {
+    fn write(&mut self, bytes: &[u8]) {
+        self.raw.extend(bytes);
+    }
+}
+
+fn print(output: &mut Output, guest: usize, bytes: &[u8], screen: &mut Terminal) {
+    screen.writer = guest;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let before = screen.raw.len();
+        let taken = output.print(guest, rest, screen);
+        rest = &rest[taken..];
+        let printed = screen.raw.len() - before;
+        assert!(printed <= 4 * LINE, "{printed} bytes at a time");
+    }
+}
+
+/// What comes out of this, the guests printing in turn, the first with the keyboard.
+fn printed(pieces: &[(usize, &[u8])]) -> String {
+    let mut output = Output::new(&NAMES);
+    let mut screen = Terminal::new(1);
+    for (guest, bytes) in pieces {
+        print(&mut output, *guest, bytes, &mut screen);
+    }
+    output.flush_all(&mut screen);
+    String::from_utf8(screen.raw).unwrap()
+}
+
+#[test]
+fn lines_have_names() {
+    let pieces: [(usize, &[u8]); 5] = [
+        (0, b"one\r\n"),
+        (1, b"kept "),
+        (0, b"two"),
+        (1, b"back\n"),
+        (0, b" and three\n"),
+    ];
+    assert_eq!(
+        printed(&pieces),
+        "[a] one\r\n[a] two\r\n[bc] kept back\r\n[a]  and three\r\n"
+    );
+}
+
+/// Each of these is what a guest would try.
+#[test]
+fn nobody_gets_before_the_name() {
+    for (bytes, expected) in [
+        (&b"x\r[bc] y\n"[..], "[a] x\r[a] [bc] y\r\n"),
+        (b"x\r\r\r\n", "[a] x\r\n"),
+        (b"\x08\x08\x08ab\x08\x08\x08c\n", "[a] ab\x08\x08c\r\n"),
+        (b"ab\x1b[9Dc\n", "[a] ab\x1b[2Dc\r\n"),
+        (b"\x1b[1;1H\x1b[A\x1b[1Gx\x1bMy\x1bcz\n", "[a] xyz\r\n"),
+        (b"\x1b[1Kx\x1b[2Ky\x1b[2Jz\n", "[a] xyz\r\n"),
+        (b"\x0b\x0c\x0e\x0f\x05\x7fx\n", "[a] x\r\n"),
+        (b"\xc2\x9b1;1Hx\x9by\n", "[a] 1;1Hx?y\r\n"),
+        (b"\x1b]0;title\x07x\x1bP1\x1b\\y\x1b(0z\n", "[a] xyz\r\n"),
+        (b"\x1b]never ends\nx\n", "[a] \r\n[a] x\r\n"),
+        (b"\xe2\x80\xa8x\xc3\xa4\xff\n", "[a] xä?\r\n"),
+        // It takes no column.
+        ("\u{301}\x08x\n".as_bytes(), "[a] \u{301}x\r\n"),
+        (
+            b"\x1b[8mhidden\nx\n",
+            "[a] \x1b[8mhidden\x1b[m\r\n[a] x\r\n",
+        ),
+        (b"\x1b[31mx\ry\n", "[a] \x1b[31mx\x1b[m\r[a] y\r\n"),
+    ] {
+        let text = String::from_utf8_lossy(bytes).to_string();
+        assert_eq!(printed(&[(0, bytes)]), expected, "{text:?}");
+    }
+}
+
+/// What busybox and readline print as a person edits a line.
+#[test]
+fn a_shell_stays_a_shell() {
+    let edits = b"~ # ecoh\x08\x08\x1b[Jho\x08\x08\x08h\x1b[1C\x1b[1@o\x1b[1P\x1b[K\x1b[6n\r\n";
+    let text = String::from_utf8(edits.to_vec()).unwrap();
+    assert_eq!(printed(&[(0, edits)]), std::format!("[a] {text}"));
+}
+
+/// Only the guest that has the keyboard may ask for what comes by it.
+#[test]
+fn a_guest_in_the_background_asks_the_terminal_nothing() {
+    assert_eq!(printed(&[(1, b"x\x1b[6ny\n")]), "[bc] xy\r\n");
+}
+
+#[test]
+fn the_keyboard_brings_out_what_is_kept() {
+    let mut output = Output::new(&NAMES);
+    let mut screen = Terminal::new(1);
+    print(&mut output, 1, b"login: ", &mut screen);
+    assert_eq!(screen.raw, b"");
+    output.set_focus(1, &mut screen);
+    assert_eq!(screen.raw, b"[bc] login: ");
+    output.finish_line(&mut screen);
+    assert_eq!(screen.raw, b"[bc] login: \r\n");
+    output.finish_line(&mut screen);
+    assert_eq!(screen.raw, b"[bc] login: \r\n");
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    let part = prop_oneof![
+        select(vec![
+            &b"\r"[..],
+            b"\n",
+            b"\r\n",
+            b"\x08",
+            b"\x1b",
+            b"\x1b[",
+            b"[bc] ",
+            b"hv-bare: ",
+            b"\t",
+            b"\x1b[D",
+            b"\x1b[5D",
+            b"\x1b[K",
+            b"\x1b[1K",
+            b"\x1b[H",
+            b"\x1b[A",
+            b"\x1b]",
+            b"\x1b[3P",
+            b"\x1b[3@",
+            b"\x1b[1m",
+            b"\xc2\x9b",
+            b"\xe2\x82\xac",
+        ])
+        .prop_map(<[u8]>::to_vec),
+        prop::collection::vec(any::<u8>(), 1..6),
+        "[ -~]{0,300}".prop_map(String::into_bytes),
+    ];
+    prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    /// Whatever guests print, and whoever has the keyboard, each row of the screen is of the guest that it names.
+    #[test]
+    fn names_are_true(
+        steps in prop::collection::vec((0..3_usize, bytes(), prop::option::weighted(0.2, 0..3_usize)), 0..12),
+        width in 0..3_usize,
+    ) {
+        let mut output = Output::new(&NAMES);
+        let mut screen = Terminal::new(width);
+        for (guest, bytes, focus) in steps {
+            print(&mut output, guest, &bytes, &mut screen);
+            screen.show();
+            if let Some(focus) = focus {
+                screen.writer = focus;
+                output.set_focus(focus, &mut screen);
+                screen.show();
+            }
+            screen.check();
+        }
+        for guest in 0..3 {
+            screen.writer = guest;
+            output.flush(guest, &mut screen);
+            screen.show();
+        }
+        output.finish_line(&mut screen);
+        screen.show();
+        screen.check();
+        prop_assert_eq!(screen.column, 0);
+        prop_assert!(!screen.colored);
+    }
+}
