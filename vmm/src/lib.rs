@@ -51,6 +51,7 @@ mod capabilities;
 mod compression;
 mod config;
 mod console;
+mod control;
 mod counters;
 mod devicetree;
 mod ending;
@@ -76,6 +77,7 @@ mod wakeup;
 pub use capabilities::{AiaAbsence, AnsweredBy, Capabilities, SbiExtension};
 pub use config::{Config, DiskConfig, IrqchipChoice, NetConfig, Payload, Placement};
 pub use console::{ConsoleBackend, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
+pub use control::{Event, Handle, Refused, Status};
 pub use error::Error;
 pub use files::{BootFile, BootFiles};
 pub use host::{Host, HugePages};
@@ -101,7 +103,7 @@ pub enum Outcome {
     TestFailed(u16),
     /// The guest reset itself, and [`Config::no_reboot`] says that it is not to be booted again.
     Reset,
-    /// It was stopped from outside: by the escape key or by [`Config::stop`].
+    /// It was stopped from outside: by the escape key, by [`Config::stop`] or by [`Handle::stop`].
     Stopped,
 }
 
