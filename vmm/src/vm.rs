@@ -16,7 +16,7 @@ use crate::alarm::Alarm;
 use crate::board::{Blueprint, Board};
 use crate::capabilities;
 use crate::config::{Config, Inputs};
-use crate::console::{Consoles, PseudoTerminal};
+use crate::consoles::{Consoles, PseudoTerminal};
 use crate::ending::{End, Ending};
 use crate::kvm::Kvm;
 use crate::memory::HUGE_PAGE;
