@@ -9,7 +9,7 @@ use hv_core::addr::GuestPhysAddr;
 use hv_core::layout;
 use hv_core::machine::Machine;
 use hv_devices::bus::Bus;
-use hv_devices::console::{ConsoleOutput, InputSink};
+use hv_devices::chardev::{InputSink, OutputSink};
 use hv_devices::interrupt::IrqLine;
 use hv_devices::rtc::{HostClock, Rtc};
 use hv_devices::test_device::TestDevice;
@@ -20,7 +20,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
-use crate::console::Consoles;
+use crate::consoles::Consoles;
 use crate::devicetree::{Tree, TreeFile};
 use crate::ending::Ending;
 use crate::irqchip::{self, Aia, Irqchip, PlicChip, Trigger};
@@ -75,7 +75,7 @@ pub struct Board {
     pub rtc: Arc<Rtc>,
     ending: Arc<Ending>,
     /// The console of SBI.
-    output: Arc<dyn ConsoleOutput>,
+    output: Arc<dyn OutputSink>,
     getchar_empty: i64,
     input: Arc<dyn InputSink>,
     watch_counters: bool,

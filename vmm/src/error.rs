@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use hv_devices::console::LostOutput;
+use hv_devices::chardev::LostOutput;
 
 use crate::Outcome;
 use crate::kernel::Problem;
@@ -69,9 +69,9 @@ pub enum Error {
     /// The host's kernel shall serve a network interface and cannot.
     #[error(transparent)]
     Vhost(#[from] hv_devices::virtio::net::VhostError),
-    /// A console's back end cannot be had.
+    /// A chardev, the host's end of a console or port, cannot be opened.
     #[error(transparent)]
-    Console(#[from] hv_devices::console::OpenError),
+    Chardev(#[from] hv_devices::chardev::OpenError),
     /// An output would overwrite what the machine is made of.
     #[error("cannot write the {what} to {}: it is this machine's {input}; use another file", .path.display())]
     OutputIsInput {

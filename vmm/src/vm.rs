@@ -18,7 +18,7 @@ use crate::alarm::Alarm;
 use crate::board::{Blueprint, Board, RunningBoard};
 use crate::capabilities;
 use crate::config::{Config, Inputs};
-use crate::console::{Consoles, PseudoTerminal};
+use crate::consoles::{Consoles, PseudoTerminal};
 use crate::control::{Asked, Control, Controlled, Event, Handle, Request, Status};
 use crate::ending::{End, Ending};
 use crate::kvm::Kvm;

@@ -9,12 +9,12 @@ use crate::config::Placement;
 /// The guest's consoles, and the ports beside them. The default is none at all.
 #[derive(Debug, Default)]
 pub struct ConsoleConfig {
-    /// What is at the other end of the serial port, which every guest has (Linux's `ttyS0`). With `None` its output goes
+    /// What the serial port is connected to, which every guest has (Linux's `ttyS0`). With `None` its output goes
     /// where that of the virtio console goes, for what a guest prints before it has a driver for that one, and nowhere
     /// if there is none; and no input comes. What a Linux kernel logs to both appears once.
-    pub serial: Option<ConsoleBackend>,
-    /// A virtio console (`hvc0`), and what is behind it.
-    pub virtio: Option<ConsoleBackend>,
+    pub serial: Option<Chardev>,
+    /// A virtio console (`hvc0`), and what it is connected to.
+    pub virtio: Option<Chardev>,
     /// Further ports of the virtio console device, which are no consoles.
     pub ports: Vec<PortConfig>,
     /// Where the virtio console device is, if there is one.
@@ -26,13 +26,13 @@ pub struct ConsoleConfig {
 pub struct PortConfig {
     /// What the guest knows it by (`/dev/virtio-ports/NAME`).
     pub name: String,
-    /// The host's end.
-    pub backend: ConsoleBackend,
+    /// What it is connected to.
+    pub chardev: Chardev,
 }
 
-/// The host's end of a console or a port.
+/// A character device of the host's (QEMU's term): what a console or a port of the guest is connected to.
 #[derive(Debug)]
-pub enum ConsoleBackend {
+pub enum Chardev {
     /// Open files, such as the standard streams. A guest waits for a reader that is slow, and its last output is waited
     /// for.
     Stdio(Stdio),
@@ -46,7 +46,7 @@ pub enum ConsoleBackend {
     Unix(PathBuf),
 }
 
-/// Open files as a console's back end.
+/// Open files as a chardev.
 #[derive(Debug)]
 pub struct Stdio {
     /// Where the guest's input comes from; `None` for no input at all. Its end does not end the guest.
