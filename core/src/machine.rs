@@ -72,7 +72,7 @@ pub enum MmuType {
     Sv57,
 }
 
-/// The interrupt chip that takes the devices' wires.
+/// The interrupt chip that the devices' IRQ lines lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InterruptController {
     /// The platform-level interrupt controller, modelled in [`crate::plic`].
@@ -80,7 +80,7 @@ pub enum InterruptController {
         /// The highest interrupt source; sources are 1 to this.
         sources: u32,
     },
-    /// The advanced interrupt architecture: an APLIC that turns wires into messages, and one IMSIC per hart.
+    /// The advanced interrupt architecture: an APLIC that turns wired interrupts into messages, and one IMSIC per hart.
     Aia {
         /// The highest interrupt source of the APLIC; sources are 1 to this.
         sources: u32,

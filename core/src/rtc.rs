@@ -21,7 +21,7 @@ mod register {
     pub const CLEAR_INTERRUPT: u64 = 0x1c;
 }
 
-/// A real-time clock. After each call, whoever drives its wire puts it to where [`line`](Self::line) says.
+/// A real-time clock. After each call, the owner sets the IRQ line to the level of [`line`](Self::line).
 #[derive(Clone, Debug, Default)]
 pub struct Registers {
     /// The upper half of the time that was last read.

@@ -1,4 +1,4 @@
-//! The 16550A UART of [`hv_core::uart`], with its wire and the two ends of its serial line.
+//! The 16550A UART of [`hv_core::uart`], with its IRQ line, output and input.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,8 +10,7 @@ use crate::console::{ConsoleOutput, InputSink};
 use crate::interrupt::IrqLine;
 use crate::lock;
 
-/// A 16550A. The other end of its serial line is [`ConsoleOutput`] for what the guest sends and
-/// [`receive`](Self::receive) for what it gets.
+/// A 16550A. What the guest sends goes to a [`ConsoleOutput`]; [`receive`](Self::receive) takes what the guest is to get.
 pub struct Uart {
     state: Mutex<State>,
     irq: Arc<dyn IrqLine>,

@@ -82,7 +82,7 @@ pub struct Board {
     pub device_tree: Vec<u8>,
     /// The interrupt chip that it has come to have: never [`IrqchipChoice::Auto`].
     pub irqchip: IrqchipChoice,
-    // Devices' wires and ioeventfds live in it.
+    // Devices' IRQ lines and ioeventfds belong to it.
     _vm: Arc<Vm>,
     _pages: RegisterPages,
     ram: GuestRam,
@@ -91,7 +91,7 @@ pub struct Board {
 /// A machine whose vCPUs run.
 pub struct RunningBoard {
     threads: Vec<VcpuThread>,
-    /// Hangs up when the last thread ends.
+    /// Disconnected when the last thread ends.
     ended: Receiver<Infallible>,
     shared: Arc<Shared>,
     _vm: Arc<Vm>,

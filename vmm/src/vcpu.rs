@@ -30,7 +30,7 @@ const REASON_SYSTEM_FAILURE: u64 = 1;
 /// The seed CSR of Zkr (RISC-V Cryptography Extensions, "The seed CSR").
 const CSR_SEED: u16 = 0x015;
 
-/// After how long a thread that shall end is told so once more.
+/// The interval at which a thread that has to end is signalled again.
 const REPEAT: Duration = Duration::from_millis(1);
 
 /// The signal that makes a vCPU thread leave the guest. Its handler does nothing.
@@ -48,7 +48,7 @@ pub struct Shared {
     pub wakeup: Arc<Wakeup>,
     /// Whether KVM takes the counters from the guest's user programs at each start of a hart, and a hart can be started.
     pub watch_counters: bool,
-    /// The threads shall return.
+    /// The threads have to return.
     pub stop: AtomicBool,
 }
 

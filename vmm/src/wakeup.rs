@@ -1,4 +1,4 @@
-//! What wakes a machine that the guest has suspended (SBI SUSP): an interrupt of a device's.
+//! Wakes a machine that the guest has suspended (SBI SUSP), at an interrupt of a device.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use hv_devices::interrupt::IrqLine;
 /// The wake-up logic of one machine.
 #[derive(Debug, Default)]
 pub struct Wakeup {
-    /// The wires that are high, a bit for each source. The board's sources are all below 64.
+    /// The IRQ lines that are high, a bit for each source. The board's sources are all below 64.
     high: AtomicU64,
     sleeping: AtomicBool,
     ended: Mutex<bool>,
@@ -17,7 +17,7 @@ pub struct Wakeup {
 }
 
 impl Wakeup {
-    /// The wire of interrupt `source`, which wakes the machine on its way to the interrupt chip.
+    /// The IRQ line of source `source`: it wakes the machine, and passes each level on to `line`.
     pub fn wire(self: &Arc<Self>, source: u32, line: Arc<dyn IrqLine>) -> Arc<dyn IrqLine> {
         Arc::new(Wire {
             line,
@@ -26,11 +26,11 @@ impl Wakeup {
         })
     }
 
-    /// Waits until a wire is high, the time is over, or the machine ends.
+    /// Waits until an IRQ line is high, the time is over, or the machine ends.
     pub fn wait(&self, timeout: Option<Duration>) {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever raises a wire looks at this afterwards, and here the wires are looked at afterwards: one sees the other.
+        // `set` stores `high` and then reads `sleeping`; this stores `sleeping` and then reads `high`. So one sees the other.
         self.sleeping.store(true, Ordering::SeqCst);
         while !*ended && self.high.load(Ordering::SeqCst) == 0 {
             let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -90,7 +90,7 @@ pub struct Device {
     pub is_serial: bool,
 }
 
-/// The chip that takes the devices' wires.
+/// The chip that the devices' IRQ lines lead to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Interrupts {
     /// A PLIC.

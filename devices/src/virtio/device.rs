@@ -37,14 +37,14 @@ pub trait VirtioDevice: Send {
         let _ = (offset, data);
     }
 
-    /// The memory that device and driver share apart from guest RAM (VIRTIO 1.3, section 2.10). Whoever builds the machine
-    /// has mapped it where these say.
+    /// The memory that device and driver share apart from guest RAM (VIRTIO 1.3, section 2.10). The owner of the
+    /// machine has mapped it at these addresses.
     fn shared_memory(&self) -> &[SharedMemory] {
         &[]
     }
 
-    /// Who hears of the notifications of this queue on the vCPU's thread that makes them, if that is worth leaving the guest
-    /// for. It stays the same across resets. Without one an ioeventfd may take the notifications, and nobody leaves.
+    /// The handler of this queue's notifications on the thread of the vCPU that notifies, if that is worth an exit. It stays
+    /// the same across resets. Without one, an ioeventfd may take the notifications, which then cause no exit.
     fn doorbell(&self, queue: u32) -> Option<Arc<dyn Doorbell>> {
         let _ = queue;
         None
@@ -82,9 +82,9 @@ pub struct SharedMemory {
     pub length: u64,
 }
 
-/// Serves a queue on the spot, if that is quick.
+/// A notify handler: serves a queue on the vCPU's thread, if that is quick.
 pub trait Doorbell: Send + Sync {
-    /// The driver has notified the queue. Returns `false` if the queue's kick is to be signalled, for whoever waits for it.
+    /// The driver has notified the queue. Returns `false` if the queue's kick eventfd is to be signalled instead.
     /// Takes some microseconds at most.
     fn ring(&self) -> bool;
 }

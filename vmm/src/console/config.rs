@@ -1,4 +1,4 @@
-//! What a guest's consoles shall be, as the machine's owner says it.
+//! The configuration of a guest's consoles.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -9,7 +9,7 @@ use crate::config::Placement;
 /// The guest's consoles, and the ports beside them. The default is none at all.
 #[derive(Debug, Default)]
 pub struct ConsoleConfig {
-    /// What is at the other end of the serial port, which every guest has (Linux's `ttyS0`). With `None` its output goes
+    /// The back end of the serial port, which every guest has (Linux's `ttyS0`). With `None` its output goes
     /// where that of the virtio console goes, for what a guest prints before it has a driver for that one, and nowhere
     /// if there is none; and no input comes. What a Linux kernel logs to both appears once.
     pub serial: Option<ConsoleBackend>,
@@ -26,11 +26,11 @@ pub struct ConsoleConfig {
 pub struct PortConfig {
     /// What the guest knows it by (`/dev/virtio-ports/NAME`).
     pub name: String,
-    /// The host's end.
+    /// The back end on the host.
     pub backend: ConsoleBackend,
 }
 
-/// The host's end of a console or a port.
+/// The back end of a console or a port.
 #[derive(Debug)]
 pub enum ConsoleBackend {
     /// Open files, such as the standard streams. A guest waits for a reader that is slow, and its last output is waited

@@ -45,7 +45,7 @@ pub enum Vhost {
 }
 
 impl Vhost {
-    /// Whether the host's kernel shall serve the queues.
+    /// Whether the host's kernel serves the queues.
     ///
     /// # Errors
     /// It has to and cannot, in one line.

@@ -70,7 +70,7 @@ impl Chip {
         }
     }
 
-    /// Completes `source`, which the hart at `place` claimed: if its wire is still high, it interrupts again.
+    /// Completes `source`, which the hart at `place` claimed: if its IRQ line is still high, it interrupts again.
     pub fn complete(&self, source: u32, place: usize) {
         match self {
             Self::Plic(plic) => plic.complete(source, place),
