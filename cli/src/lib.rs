@@ -131,7 +131,7 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
         Ok(payload) => payload,
         Err(what) => return Ok(usage(what)),
     };
-    // Before the first thread is made, so that all of them have these blocked and the event loop alone hears of them.
+    // Before the first thread starts, so that all threads have these signals blocked and only the event loop receives them.
     let signals = SigSet::from_iter(ENDING);
     signals.thread_block()?;
     let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;

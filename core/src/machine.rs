@@ -1,4 +1,4 @@
-//! One machine, described once. The device tree, the bus and the interrupt chip are all built from this description, so
+//! The description of one machine. The device tree, the bus and the interrupt chip are all built from this description, so
 //! that they cannot disagree.
 
 use alloc::string::String;
@@ -7,7 +7,7 @@ use core::ops::Range;
 use crate::addr::GuestPhysAddr;
 use crate::isa::Isa;
 
-/// Everything about a machine that its guest can tell apart. Where its devices are is in [`crate::layout`].
+/// Everything about a machine that its guest can observe. The addresses of its devices are in [`crate::layout`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// How many harts; their ids are 0 to `harts - 1`.
@@ -33,8 +33,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The ISA that the guest is told of. The harts of a machine with a PLIC have no IMSIC, so the AIA extensions, which
-    /// the host's harts may well have, are none of the guest's.
+    /// The ISA that the guest's device tree names. The harts of a machine with a PLIC have no IMSIC, so the AIA extensions of
+    /// the host's harts are left out.
     #[must_use]
     pub fn guest_isa(&self) -> Isa {
         match self.interrupts {

@@ -297,8 +297,8 @@ impl Plic {
         }
     }
 
-    /// Takes the request that comes first for a context, 0 if there is none. The threshold is no obstacle: it masks
-    /// notifications only (section 8).
+    /// Claims the pending source of the highest priority for a context, or 0 if there is none. The threshold has no effect
+    /// here: it masks notifications only (section 8).
     fn claim(&mut self, context: u32, out: &mut impl HartLines) -> u32 {
         let Some(source) = self
             .context(context)

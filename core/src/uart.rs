@@ -4,8 +4,8 @@
 //! parity are stored and read back but have no effect: a character leaves the instant it is written, so the
 //! transmitter is always empty, and a guest never waits for it.
 //!
-//! The interrupt line is level-true, as the pin of the chip is: after each access it shows whether the interrupt
-//! identification register has something to report.
+//! The IRQ line is level-triggered, like the chip's pin: after each access it is high if the interrupt identification
+//! register reports an interrupt.
 
 use alloc::collections::VecDeque;
 use core::mem;

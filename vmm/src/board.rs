@@ -1,4 +1,4 @@
-//! One boot's worth of machine: everything that a reboot makes anew.
+//! The part of a machine that lasts one boot: everything that a reboot creates anew.
 
 use std::convert::Infallible;
 use std::path::PathBuf;

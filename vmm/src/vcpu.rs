@@ -1,4 +1,4 @@
-//! The thread of one vCPU: it runs the guest and answers what KVM cannot.
+//! The thread of one vCPU: it runs the guest and handles its exits.
 
 use std::convert::Infallible;
 use std::io;

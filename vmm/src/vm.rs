@@ -1,4 +1,4 @@
-//! A virtual machine from its making to its end.
+//! A virtual machine, from its creation to its end.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -229,7 +229,7 @@ fn run_board(
             consoles.close(LAST_OUTPUT);
             end
         }
-        // What the guest printed goes out, however slow its reader is, unless somebody ends the waiting.
+        // All output of the guest is written, however slow its reader is, unless the wait is ended.
         _ => loop {
             if consoles.flush(LAST_OUTPUT) {
                 break end;

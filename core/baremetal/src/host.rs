@@ -1,4 +1,4 @@
-//! The machine underneath, as the device tree describes it that the firmware hands over.
+//! The host machine, as described by the device tree that the firmware passes.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! What a kind of virtio device is, apart from how the guest reaches it.
+//! The interface of a virtio device, independent of the transport.
 
 use std::io;
 use std::sync::Arc;

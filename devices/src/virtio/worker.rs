@@ -1,9 +1,9 @@
-//! Who serves the one queue of a device: a thread, one request after the other; and in its place, for a request that comes
-//! alone and is quick, the vCPU's thread that notifies.
+//! Serves the single queue of a device: by a thread, one request after the other, or, for a request that arrives alone and
+//! is quick, by the notifying vCPU's thread.
 //!
-//! To wake a thread, to let the guest idle meanwhile and to wake it again takes several times as long as a small request
-//! itself. But requests that come faster than one after the other are better gathered for the thread, and what may wait
-//! for the host's storage must not hold up a vCPU.
+//! Waking a thread, letting the guest idle meanwhile and waking it again takes several times as long as a small request
+//! itself. But requests that arrive in quick succession are better batched for the thread, and a request that may wait
+//! for the host's storage must not block a vCPU.
 
 use std::cell::Cell;
 use std::io;
@@ -52,7 +52,7 @@ impl Worker {
         })
     }
 
-    /// Who hears of notifications: what the handler can do at once is done on the threads that make them.
+    /// The notify handler: it serves quick requests on the vCPU's thread that notifies.
     pub fn notify_handler(&self) -> Arc<dyn Doorbell> {
         Arc::clone(&self.notify) as Arc<dyn Doorbell>
     }
@@ -143,12 +143,12 @@ pub(super) trait Handler: Send + 'static {
     }
 }
 
-/// Hears of a device's notifications, whose service comes and goes.
+/// The notify handler of a device, to which a service can be attached.
 #[derive(Default)]
 struct NotifyHandler(RwLock<Option<Arc<dyn Doorbell>>>);
 
 impl NotifyHandler {
-    /// Puts a service behind it, or takes it away. Whoever is notifying has ended when this returns.
+    /// Attaches a service, or detaches it. When this returns, no notification of the previous one is being handled.
     fn attach(&self, service: Option<Arc<dyn Doorbell>>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = service;
     }
@@ -156,7 +156,7 @@ impl NotifyHandler {
 
 impl Doorbell for NotifyHandler {
     fn ring(&self) -> bool {
-        // Whoever is changing it does not want to be disturbed.
+        // While the service is being changed, the kick eventfd is used instead.
         self.0
             .try_read()
             .is_ok_and(|service| service.as_ref().is_some_and(|service| service.ring()))
@@ -178,7 +178,7 @@ struct Service<H> {
     turn: Mutex<Turn<H>>,
 }
 
-/// What belongs to whoever is serving.
+/// The state of the thread that is serving.
 struct Turn<H> {
     /// `None` if it is broken.
     queue: Option<Parked>,

@@ -1,5 +1,5 @@
-//! KVM's in-kernel AIA: an APLIC in MSI mode and one IMSIC for each hart. No interrupt passes through userspace but the
-//! signal that raises it.
+//! KVM's in-kernel AIA: an APLIC in MSI mode and one IMSIC for each hart. Userspace only raises
+//! interrupts; KVM does the rest.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The two interrupt chips that a guest can have, behind one small interface.
+//! The two interrupt chips that a guest can have, behind one interface.
 
 mod aia;
 mod plic;

@@ -48,7 +48,7 @@ pub mod mail {
 /// Why a guest cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its kernel is none, or does not fit.
+    /// Its kernel file is invalid or does not fit.
     #[error("kernel: {0}")]
     Kernel(kernel::Problem),
     /// Something else does not fit.
@@ -65,7 +65,7 @@ pub enum Error {
     GStage(gstage::Error),
 }
 
-/// What others know of a guest's hart.
+/// The part of a guest's hart that other harts access.
 #[derive(Debug)]
 pub struct Link {
     /// The host's hart that it is, by its place among the host's.
@@ -271,7 +271,7 @@ impl Guest {
         )
     }
 
-    /// What a person typed for this guest.
+    /// Input from the user's keyboard for this guest.
     pub fn input(&self, bytes: &[u8], hart: Option<u32>) {
         self.board
             .input(bytes, |level| self.set_serial_line(level, hart));
@@ -345,7 +345,7 @@ fn map(share: &Share, mode: Mode, index: usize) -> Result<u64, gstage::Error> {
     Ok(tables.hgatp(u16::try_from(index.saturating_add(1)).unwrap_or(0)))
 }
 
-/// Page tables on the hypervisor's heap. They are there for good.
+/// Page tables on the hypervisor's heap. They are never freed.
 struct Heap;
 
 impl Tables for Heap {

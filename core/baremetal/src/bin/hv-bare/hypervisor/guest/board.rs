@@ -1,4 +1,4 @@
-//! The devices of a guest's board that are the hypervisor's: core's, behind locks.
+//! The emulated devices of a guest's board: core's state machines behind locks.
 
 use alloc::collections::VecDeque;
 
