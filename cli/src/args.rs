@@ -16,8 +16,8 @@ use crate::{doctor, manual};
 
 /// Boots a guest under KVM on a RISC-V Linux host.
 ///
-/// The guest's console is this terminal, or whatever stdin and stdout are, unless --console says otherwise; the end of
-/// stdin does not end the guest. A guest that reboots is booted again, one that powers off ends hvrun.
+/// The guest's console is on stdin and stdout, usually this terminal, unless --console says otherwise. The end of stdin
+/// does not end the guest. If the guest reboots, hvrun boots it again. If it powers off, hvrun ends.
 #[derive(Debug, Parser)]
 #[command(
     name = "hvrun",
@@ -32,29 +32,31 @@ use crate::{doctor, manual};
     override_usage = "hvrun --kernel FILE [--disk FILE]... [OPTIONS]\n       hvrun COMMAND"
 )]
 pub struct Args {
-    /// Something else than to boot a guest.
+    /// A command other than booting a guest.
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// The kernel: a RISC-V Image, EFI zboot file, ELF file or flat binary, also compressed by gzip or zstd.
+    /// The kernel: a RISC-V Image, EFI zboot file, ELF file or flat binary, plain or compressed by gzip or zstd.
     ///
-    /// A flat binary is loaded and entered at 0x80200000, an ELF file at its own addresses.
+    /// A flat binary is loaded and entered at 0x80200000, an ELF file at the addresses that it names.
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub kernel: Option<PathBuf>,
 
-    /// In place of a kernel, a firmware for supervisor mode, such as U-Boot.
+    /// A firmware for supervisor mode, such as U-Boot, instead of a kernel.
     ///
-    /// It finds its kernel on the disks. The formats are those of a kernel.
+    /// It finds its kernel on the disks. The file formats are those of --kernel.
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub firmware: Option<PathBuf>,
 
-    /// An initial RAM disk. One that is a gzip or zstd file is unpacked for the guest if there is the memory.
+    /// An initial RAM disk. A single gzip or zstd stream is unpacked for the guest if there is enough memory.
+    ///
+    /// Everything else is passed unchanged. Enough memory is a third of the guest's free memory.
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub initrd: Option<PathBuf>,
 
     /// The kernel's command line [default: what --console implies, and with a disk root=/dev/vda rw].
     ///
-    /// Without --console that is console=ttyS0. There is no default with --firmware and --dtb.
+    /// Without --console this is console=ttyS0. With --firmware or --dtb there is no default.
     #[arg(
         long,
         value_name = "TEXT",
@@ -65,9 +67,9 @@ pub struct Args {
 
     /// A disk: a raw image or a block device; up to 8 times, the first is the guest's vda.
     ///
-    /// readonly=on keeps the guest from writing, format=raw takes a file as it is that looks like a container, such as qcow2,
-    /// serial= is at most 20 bytes, slot= and virtio= are where a guest looks for it: slots 0 to 7 from 0x10001000 on, and the
-    /// version of its registers (see --virtio). A comma in the path is written twice.
+    /// readonly=on keeps the guest from writing. format=raw uses a file as it is, even if it looks like a container such as
+    /// qcow2. serial= is the disk's serial number, at most 20 bytes. slot= is the virtio-mmio slot, 0 to 7 from 0x10001000 on,
+    /// and virtio= the version of its registers (see --virtio). A comma in the path is written twice.
     #[arg(
         long = "disk",
         value_name = "FILE[,readonly=on][,format=raw][,serial=TEXT][,slot=N][,virtio=VERSION]",
@@ -77,12 +79,12 @@ pub struct Args {
     )]
     pub disks: Vec<DiskConfig>,
 
-    /// A network interface, repeatable: the other end of the host's tap interface NAME.
+    /// A network interface, repeatable, connected to the host's tap interface NAME.
     ///
-    /// The tap is made for as long as the guest runs if there is none and you may. mac= is the guest's address [default:
-    /// random], mtu= the longest IP packet that it is to send, in bytes [default: what the tap has]. vhost=auto has the host's
-    /// kernel move the packets where it has vhost-net, on insists on it, off has hvrun do it [default: auto]. slot= and virtio=
-    /// are as for --disk.
+    /// If the tap does not exist, hvrun creates it for as long as the guest runs, if you have the permission. mac= is the
+    /// guest's address [default: random]. mtu= is the longest IP packet that the guest may send, in bytes [default: the tap's
+    /// MTU]. vhost= says who moves the packets: on is the host's kernel by vhost-net, off is hvrun, auto is the kernel if it has
+    /// vhost-net [default: auto]. slot= and virtio= are as for --disk.
     #[arg(
         long = "net",
         value_name = "tap=NAME[,mac=ADDRESS][,mtu=BYTES][,vhost=WHEN][,slot=N][,virtio=VERSION]",
@@ -93,12 +95,12 @@ pub struct Args {
 
     /// The guest's console, repeatable: serial, virtio, both or none [default: serial].
     ///
-    /// serial is the UART (in Linux ttyS0), virtio a virtio console (hvc0) that knows the terminal's size, both is
-    /// "serial,to=pty" and "virtio", none is no console. With virtio alone the UART's output appears there as well, for a
-    /// kernel whose driver is a module. to= is its other end: stdio (this terminal, for one console at
-    /// most), file:PATH (output only; emptied when the guest begins), pty (a pseudo-terminal, whose path is printed),
-    /// unix:PATH (a socket to connect to, for one client at a time, of this user). virtio,port=NAME,to=END is a channel by
-    /// that name (/dev/virtio-ports/NAME) and no console; slot= and virtio= as for --disk.
+    /// serial is the UART (in Linux ttyS0). virtio is a virtio console (hvc0), which knows the terminal's size. both is
+    /// "serial,to=pty" and "virtio". none is no console. With virtio alone, the UART's output appears there as well, for
+    /// kernels whose virtio console driver is a module. to= is the back end: stdio (this terminal, for one console at most),
+    /// file:PATH (output only; emptied when the guest starts), pty (a pseudo-terminal, whose path is printed), or unix:PATH (a
+    /// listening socket, for one client at a time, accessible to this user only). virtio,port=NAME,to=END is a named channel
+    /// (/dev/virtio-ports/NAME) and no console. slot= and virtio= are as for --disk.
     #[arg(
         long = "console",
         value_name = "KIND[,to=END][,port=NAME][,slot=N][,virtio=VERSION]",
@@ -107,13 +109,13 @@ pub struct Args {
     )]
     pub consoles: Vec<Choice>,
 
-    /// Give the guest random numbers of the host's by a virtio entropy device, in Linux /dev/hwrng.
+    /// Add a virtio entropy device with the host's random numbers, in Linux /dev/hwrng.
     ///
-    /// Without it a guest still starts with a seed in its device tree.
+    /// Without it, the guest still starts with a random seed in its device tree.
     #[arg(long, help_heading = "The machine")]
     pub rng: bool,
 
-    /// Harts of the guest [default: 1].
+    /// Number of the guest's harts [default: 1].
     #[arg(
         long,
         value_name = "N",
@@ -123,7 +125,7 @@ pub struct Args {
     )]
     pub cpus: u32,
 
-    /// Memory of the guest, with K, M, G or T behind the number, MiB without [default: 512M].
+    /// Size of the guest's memory: a number with K, M, G or T, or MiB without a unit [default: 512M].
     #[arg(
         long,
         value_name = "SIZE",
@@ -134,20 +136,20 @@ pub struct Args {
     )]
     pub memory: u64,
 
-    /// Make the memory of huge pages of 2 MiB that the host has reserved (vm.nr_hugepages).
+    /// Take the guest's memory from the 2 MiB huge pages that the host has reserved (vm.nr_hugepages).
     ///
-    /// The host then translates the guest's addresses in larger steps: the guest boots and runs faster. The pages are the
-    /// guest's from its start to its end. From Linux 7.0 on, a host does as much by itself with transparent huge pages.
+    /// KVM then maps the memory by 2 MiB instead of 4 KiB: the guest boots and runs faster. The pages are in use from the
+    /// guest's start to its end. From Linux 7.0 on, KVM maps transparent huge pages in the same way without this option.
     #[arg(long, help_heading = "The machine")]
     pub hugepages: bool,
 
-    /// End when the guest resets itself, with exit code 4, instead of booting it again.
+    /// End with exit code 4 when the guest resets itself, instead of booting it again.
     #[arg(long, help_heading = "The machine")]
     pub no_reboot: bool,
 
-    /// The interrupt chip: aia (KVM's), plic, or auto, an AIA where the host has it [default: auto].
+    /// The interrupt chip: aia (in KVM), plic (in hvrun), or auto [default: auto].
     ///
-    /// Where the host has no AIA, or its KVM refuses a guest one, auto is a PLIC.
+    /// auto is an AIA if the host's KVM can create one, else a PLIC.
     #[arg(
         long,
         value_name = "KIND",
@@ -158,9 +160,9 @@ pub struct Args {
     )]
     pub irqchip: Irqchip,
 
-    /// The virtio-mmio registers of all slots: modern, or legacy for guests that know no other [default: modern].
+    /// The virtio-mmio registers of all slots: modern (version 2) or legacy (version 1) [default: modern].
     ///
-    /// Modern is version 2 of the registers, legacy version 1.
+    /// legacy is for guests that do not know version 2.
     #[arg(
         long,
         value_name = "VERSION",
@@ -171,7 +173,7 @@ pub struct Args {
     )]
     pub virtio: Virtio,
 
-    /// What legacy SBI getchar answers when no key was pressed: -1, or 0 for guests such as rCore [default: -1].
+    /// What legacy SBI getchar returns if no key was pressed: -1, or 0 for guests such as rCore [default: -1].
     #[arg(
         long,
         value_name = "NUMBER",
@@ -183,17 +185,17 @@ pub struct Args {
     )]
     pub getchar_empty: i64,
 
-    /// Give the guest this device tree in place of its own, with --cmdline and --initrd entered in it.
+    /// Use this device tree instead of the generated one, with --cmdline and --initrd entered in it.
     ///
-    /// It has to describe the machine: begin with what --dump-dtb writes.
+    /// It must describe the machine that the other options make: start from what --dump-dtb writes.
     #[arg(long, value_name = "FILE", help_heading = "The machine")]
     pub dtb: Option<PathBuf>,
 
-    /// Write the guest's device tree to FILE, or to stdout for -, and end, without running the guest.
+    /// Write the guest's device tree to FILE (- is stdout) and end without running the guest.
     #[arg(long, value_name = "FILE", help_heading = "Looking inside")]
     pub dump_dtb: Option<PathBuf>,
 
-    /// How much hvrun tells on stderr: off, error, warn, info, debug or trace [default: warn].
+    /// Which messages go to stderr: off, error, warn, info, debug or trace [default: warn].
     #[arg(
         long,
         value_name = "LEVEL",
@@ -216,11 +218,11 @@ pub struct Args {
 }
 
 impl Args {
-    /// The arguments of this command line, its program's name first.
+    /// Parses a command line, which begins with the program's name.
     ///
     /// # Errors
-    /// They are wrong, or help or the version is asked for: by an argument of its own. To clap, `-hda disk.img` asks for help
-    /// as well, with the letter that it begins with.
+    /// If the arguments are wrong, or ask for help or for the version by an argument of its own. (To clap alone, `-hda
+    /// disk.img` asks for help, because it begins with `-h`.)
     pub fn from_command_line(
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Args, clap::Error> {
@@ -254,7 +256,7 @@ impl Args {
     /// What to boot.
     ///
     /// # Errors
-    /// In words for the user, if that is nothing or too much.
+    /// A message for the user, if there is nothing to boot, or both a kernel and a firmware.
     pub fn payload(&self) -> Result<Payload, &'static str> {
         match (&self.kernel, &self.firmware) {
             (Some(kernel), None) => Ok(Payload::Kernel(kernel.clone())),
@@ -273,7 +275,7 @@ impl Args {
         }
     }
 
-    /// The machine that boots `payload`, with these consoles. When `stop` becomes readable, it ends.
+    /// The machine that boots `payload`, with these consoles. It ends when `stop` becomes readable.
     #[must_use]
     pub fn config(self, payload: Payload, console: ConsoleConfig, stop: Option<OwnedFd>) -> Config {
         Config {
@@ -297,16 +299,16 @@ impl Args {
     }
 }
 
-/// What hvrun does beside booting guests.
+/// What hvrun does apart from booting guests.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Say what this host can do, and what to do about what it cannot.
+    /// Check what this host can do, with advice about what is missing.
     ///
-    /// Each line is ok, note (worth knowing, or absent without harm) or missing. The exit code is 0 where a guest
-    /// can be booted, else 1.
+    /// Each line is ok, note (worth knowing, or absent without harm) or missing. The exit code is 0 if a guest can be booted,
+    /// else 1.
     #[command(after_long_help = doctor::json_help())]
     Doctor {
-        /// The same for programs, as JSON; --help has its keys.
+        /// Print the report as JSON, for programs; --help documents its keys.
         #[arg(long)]
         json: bool,
 
@@ -315,14 +317,14 @@ pub enum Command {
         help: HelpFlag,
     },
 
-    /// Print the manual page, in the form that man reads.
+    /// Print the manual page in roff, for man.
     Man {
         /// -h and --help.
         #[command(flatten)]
         help: HelpFlag,
     },
 
-    /// Print a shell's completions.
+    /// Print the completion script for a shell.
     Completions {
         /// The shell.
         shell: Shell,

@@ -79,9 +79,8 @@ pub fn parse_console(text: &str) -> Result<Choice, String> {
         ("serial", _) => Ok(Choice::Serial(to.unwrap_or(To::Stdio))),
         ("virtio", None) => Ok(Choice::Virtio(to.unwrap_or(To::Stdio), placement)),
         ("virtio", Some(name)) => {
-            let to = to.ok_or(
-                "a port needs its other end: to=unix:PATH, to=pty, to=file:PATH or to=stdio",
-            )?;
+            let to = to
+                .ok_or("a port needs a back end: to=unix:PATH, to=pty, to=file:PATH or to=stdio")?;
             Ok(Choice::Port(name, to, placement))
         }
         _ => Err(
@@ -127,10 +126,10 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    /// What all `--console` options together mean.
+    /// The consoles that all `--console` options together describe.
     ///
     /// # Errors
-    /// In words for the user, if they contradict each other.
+    /// A message for the user, if the options contradict each other.
     pub fn new(choices: &[Choice]) -> Result<Consoles, String> {
         let mut none = false;
         let mut consoles = Consoles {

@@ -1,4 +1,4 @@
-//! What `--disk` and its like say of a device.
+//! The values of `--disk` and `--net`, and the placement options that they share.
 
 use hv_vmm::{DiskConfig, ImageFormat, NetConfig, Placement, Serial, Vhost, VirtioVersion};
 

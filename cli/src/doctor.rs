@@ -1,4 +1,4 @@
-//! `hvrun doctor`: what this host can do, and what to do about what it cannot.
+//! `hvrun doctor`: a report of what this host can do, with advice about what is missing.
 
 mod checks;
 mod json;

@@ -1,7 +1,7 @@
 //! hvrun: boots a guest under KVM on a RISC-V Linux host.
 //!
-//! The program is [`main`]. Whoever takes its arguments for another purpose has them in [`Args`], and the machine that they
-//! mean from [`Args::config`].
+//! The program is [`main`]. Other programs can parse hvrun's arguments by [`Args`], and get the machine that they describe
+//! from [`Args::config`].
 
 mod args;
 mod console;
@@ -41,7 +41,8 @@ const EXIT_RESET: u8 = 4;
 /// Plus the number of the signal that ended hvrun, as shells have it.
 const EXIT_SIGNAL: u8 = 128;
 
-/// The signals that end a machine in good order: all that would end the process otherwise and tell of no fault of its own.
+/// The signals that end a machine in an orderly way: all that would otherwise end the process, except those that report a
+/// fault in it.
 const ENDING: [Signal; 12] = [
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -86,7 +87,7 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// What hvrun does beside booting guests: each prints something.
+/// Runs a command other than booting a guest. Each prints something.
 fn answer(command: &Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut code = ExitCode::SUCCESS;
     let text = match command {
@@ -113,7 +114,7 @@ fn answer(command: &Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(code)
 }
 
-/// Writes to stdout. A reader who has seen enough, such as head, is no problem.
+/// Writes to stdout. A reader that closes its end early, such as head, is no error.
 fn print(text: &[u8]) -> std::io::Result<()> {
     let mut stdout = std::io::stdout();
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
@@ -130,7 +131,7 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
         Ok(payload) => payload,
         Err(what) => return Ok(usage(what)),
     };
-    // Before the first thread is made, so that all of them have these blocked and the event loop alone hears of them.
+    // Before the first thread starts, so that all threads have these signals blocked and only the event loop receives them.
     let signals = SigSet::from_iter(ENDING);
     signals.thread_block()?;
     let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
@@ -157,7 +158,7 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     let code = match outcome {
         Outcome::PowerOff => EXIT_SUCCESS,
         Outcome::SystemFailure => EXIT_SYSTEM_FAILURE,
-        // A guest that says it failed has not succeeded, whatever is left of its code in an exit code's 8 bits.
+        // A reported failure is never exit code 0, even if the low 8 bits of its code are 0.
         Outcome::TestFailed(code) => code.to_le_bytes()[0].max(EXIT_ERROR),
         Outcome::Reset => EXIT_RESET,
         Outcome::Stopped => match ended_by.read_signal()? {
@@ -165,7 +166,7 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
             None => EXIT_SUCCESS,
         },
     };
-    // Without its output a guest's success is none. A failure or a signal says more than that.
+    // Lost output turns success into an error. A failure or a signal is more specific and stays.
     Ok(ExitCode::from(if code == EXIT_SUCCESS && !complete {
         EXIT_ERROR
     } else {
@@ -199,7 +200,7 @@ fn boot(
         logger::say(&format!("{} on {path}", terminal.console));
     }
     if have_stdio && stdin().is_terminal() && log::max_level() >= log::LevelFilter::Warn {
-        // A guest may never print anything, and does not know.
+        // Printed by hvrun, because a guest may print nothing, and knows nothing of these keys.
         logger::say(manual::HINT);
     }
     let _raw = have_stdio.then(terminal::RawMode::enter);

@@ -2,11 +2,11 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `queue` | lines on their way to a reader who may not read |
+//! | `queue` | the bounded queue of lines for a reader that may not read |
 //! | `repeats` | which message is shown again |
 //!
 //! A message is written at once until a machine is about to run. From then on ([`in_background`]) a thread writes it:
-//! stderr may be a pipe that nobody reads, and no vCPU and no signal waits for that.
+//! stderr may be a pipe that nobody reads, and no vCPU and no signal handling may block on it.
 
 mod queue;
 mod repeats;

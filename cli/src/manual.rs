@@ -1,4 +1,4 @@
-//! What help and manual page say beside the options, and the manual page itself.
+//! The texts of help and manual page apart from the options, and the manual page itself.
 
 use std::io;
 
@@ -9,22 +9,22 @@ use clap_mangen::roff::{Roff, bold, italic, roman};
 use crate::args::Args;
 use crate::doctor;
 
-/// hvrun's keys, where the console is a terminal.
+/// hvrun's own keys, if the console is a terminal.
 const KEYS: [(&str, &str); 3] = [
     ("Ctrl-a x", "end the virtual machine"),
     ("Ctrl-a h", "list the keys"),
     ("Ctrl-a a", "send Ctrl-a to the guest"),
 ];
 
-/// What a user is told of them when a guest begins on a terminal.
+/// The hint about these keys when a guest starts on a terminal.
 pub const HINT: &str = "Ctrl-a x ends the guest, Ctrl-a h lists the keys";
 
-/// How hvrun ends.
+/// Exit codes and their meaning.
 const EXIT_CODES: [(&str, &str); 7] = [
     ("0", "the guest powered off, or Ctrl-a x ended it"),
     (
         "1",
-        "hvrun could not start or continue the guest, or not write all that it printed; the reason is on stderr",
+        "hvrun could not start or continue the guest, or could not write all of its output; the reason is on stderr",
     ),
     ("2", "the command line is wrong"),
     (
@@ -34,7 +34,7 @@ const EXIT_CODES: [(&str, &str); 7] = [
     ("4", "the guest reset itself, and --no-reboot was given"),
     (
         "N",
-        "the guest reported failure N by the test device: its low 8 bits, or 1 if they are 0",
+        "the guest reported failure N through the test device: its low 8 bits, or 1 if they are 0",
     ),
     (
         "128+N",
@@ -42,7 +42,7 @@ const EXIT_CODES: [(&str, &str); 7] = [
     ),
 ];
 
-/// What users do with it.
+/// Common uses.
 const EXAMPLES: [(&str, &str); 4] = [
     (
         "a kernel and its root disk",
@@ -53,7 +53,7 @@ const EXAMPLES: [(&str, &str); 4] = [
         "hvrun --cpus 4 --memory 2G --kernel vmlinuz --initrd initrd.img --net tap=tap0",
     ),
     (
-        "a script at a guest's console, its output in a file",
+        "a script as input of a guest's console, the output in a file",
         "printf 'uname -a\\npoweroff\\n' | hvrun --kernel Image --disk rootfs.img > console.log",
     ),
     ("what this host can do", "hvrun doctor"),
@@ -61,7 +61,7 @@ const EXAMPLES: [(&str, &str); 4] = [
 
 /// What `-h` says after the options.
 pub const MORE: &str = "\
-More, with keys, exit codes and examples: hvrun --help. What this host can do: hvrun doctor.";
+For details, keys, exit codes and examples: hvrun --help. To check this host: hvrun doctor.";
 
 /// What `--help` says after the options.
 pub fn after_long_help() -> String {

@@ -1,4 +1,4 @@
-//! The user's terminal: raw while a guest has it, and as it was on every way out.
+//! The user's terminal: raw while a guest uses it, and restored however hvrun ends.
 
 use std::io::{IsTerminal, stdin};
 use std::os::fd::OwnedFd;

@@ -68,8 +68,8 @@ physical_address! {
 }
 
 physical_address! {
-    /// A host-physical address: what second-stage translation yields, and the machine's wires carry. Only a hypervisor on the
-    /// bare machine knows any.
+    /// A host-physical address: the result of second-stage translation, as it is on the machine's bus. Only a hypervisor
+    /// on the bare machine uses any.
     HostPhysAddr
 }
 

@@ -141,7 +141,7 @@ fn soc(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
 /// A node that others refer to.
 #[derive(Clone, Copy)]
 enum Phandle {
-    /// The chip that takes the devices' wires: PLIC or APLIC.
+    /// The chip that the devices' IRQ lines lead to: PLIC or APLIC.
     WiredInterrupts,
     /// The IMSICs.
     MessageInterrupts,

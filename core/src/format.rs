@@ -1,7 +1,7 @@
-//! What a file is, by its first bytes. A file that was named by mistake is told apart from what was asked for, before a
-//! guest stumbles over it or writes to it.
+//! File formats, recognized by a file's first bytes. So a file that was named by mistake is refused before a guest fails on it
+//! or writes to it.
 //!
-//! Only formats whose first bytes are unlikely in anything else are here, and no format is guessed from a file's name.
+//! Only formats are here whose first bytes are unlikely in any other file. No format is guessed from a file's name.
 
 use crate::kernel::u32_at;
 

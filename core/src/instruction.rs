@@ -1,9 +1,9 @@
-//! Loads and stores that fault where a guest has no memory: what one moves, and between which register and how many bytes.
+//! Decoding of loads and stores that fault outside a guest's memory: direction, register, width and extension.
 //!
-//! Such an instruction comes as a word, read from the guest, or in the form in which `htinst` gives it. Those known here
+//! The instruction is a word, read from the guest's memory, or in the transformed form of `htinst`. The supported ones
 //! move one integer register: the loads and stores of RV64I (unprivileged specification, "Load and Store Instructions" of
-//! RV32I and RV64I), of the C extension and of Zcb. Of floating-point, vector and atomic ones nothing is said: device
-//! registers are not made for them, and a guest that uses them there has an access fault coming.
+//! RV32I and RV64I), of the C extension and of Zcb. Floating-point, vector and
+//! atomic ones are not supported: device registers are not made for them, and a guest that uses them there gets an access fault.
 
 /// What a load or store moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

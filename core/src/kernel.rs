@@ -1,9 +1,8 @@
-//! Kernel files: what format one has, and what of it goes where in guest memory.
+//! Kernel files: their formats, and the placement of their parts in guest memory.
 //!
 //! A kernel, or a firmware, may be a RISC-V `Image` (`image.rs`), an ELF executable (`elf.rs`) or a flat binary (`flat.rs`).
-//! Programs for machine mode are told by their code (`machine_mode.rs`).
-//! Everything here works on bytes of a file of the user's: nothing is trusted to be inside bounds, and what is wrong with a
-//! file is told in one line.
+//! Programs for machine mode are recognized by their code (`machine_mode.rs`).
+//! The file is not trusted: every offset and length is checked. An error describes in one line what is wrong with the file.
 
 mod elf;
 mod flat;

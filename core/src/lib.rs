@@ -1,23 +1,23 @@
-//! What a RISC-V virtual machine *is*: its memory map, its device tree, its platform-level interrupt controller and
-//! its SBI, as pure state machines. Nothing here makes a system call, reads a clock, touches a CSR or keeps a global:
-//! the same code serves a KVM process and a bare-metal hypervisor, and its tests run on any host.
+//! The model of a RISC-V virtual machine: memory map, device tree, platform-level interrupt controller and SBI, as pure
+//! state machines. This crate makes no system call, reads no clock, accesses no CSR and has no global state. A KVM process
+//! and a bare-metal hypervisor use the same code, and its tests run on any host.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`addr`] | guest-physical and host-physical addresses, as different types |
-//! | [`layout`] | where everything is: one constant per region, the map drawn above them |
-//! | [`instruction`] | loads and stores that fault, decoded |
+//! | [`layout`] | the memory map: one constant per region, and a drawing |
+//! | [`instruction`] | decoding of loads and stores that fault |
 //! | [`isa`] | the ISA extensions of a hart, in canonical order |
-//! | [`format`] | what a file is, by its first bytes |
-//! | [`kernel`] | kernel files: where in memory one goes |
-//! | [`machine`] | one machine, described once |
+//! | [`mod@format`] | file formats, recognized by their first bytes |
+//! | [`kernel`] | kernel files: formats and placement in memory |
+//! | [`machine`] | the description of one machine |
 //! | [`devicetree`] | that description as a flattened device tree |
 //! | [`plic`] | the platform-level interrupt controller |
 //! | [`rtc`] | the real-time clock's registers |
 //! | [`sbi`] | the SBI calls that reach the hypervisor: all of them on the bare machine, few under KVM |
 //! | [`test_device`] | the test device's register |
 //! | [`uart`] | the serial port's registers |
-//! | [`virtio_mmio`] | what a virtio-mmio slot without a device reads as |
+//! | [`virtio_mmio`] | the registers of a virtio-mmio slot without a device |
 
 #![no_std]
 // Guests choose offsets, lengths and identifiers, so every access to a slice has to say what happens when it misses.

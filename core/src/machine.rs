@@ -1,4 +1,4 @@
-//! One machine, described once. The device tree, the bus and the interrupt chip are all built from this description, so
+//! The description of one machine. The device tree, the bus and the interrupt chip are all built from this description, so
 //! that they cannot disagree.
 
 use alloc::string::String;
@@ -7,7 +7,7 @@ use core::ops::Range;
 use crate::addr::GuestPhysAddr;
 use crate::isa::Isa;
 
-/// Everything about a machine that its guest can tell apart. Where its devices are is in [`crate::layout`].
+/// Everything about a machine that its guest can observe. The addresses of its devices are in [`crate::layout`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// How many harts; their ids are 0 to `harts - 1`.
@@ -33,8 +33,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The ISA that the guest is told of. The harts of a machine with a PLIC have no IMSIC, so the AIA extensions, which
-    /// the host's harts may well have, are none of the guest's.
+    /// The ISA that the guest's device tree names. The harts of a machine with a PLIC have no IMSIC, so the AIA extensions of
+    /// the host's harts are left out.
     #[must_use]
     pub fn guest_isa(&self) -> Isa {
         match self.interrupts {
@@ -72,7 +72,7 @@ pub enum MmuType {
     Sv57,
 }
 
-/// The interrupt chip that takes the devices' wires.
+/// The interrupt chip that the devices' IRQ lines lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InterruptController {
     /// The platform-level interrupt controller, modelled in [`crate::plic`].
@@ -80,7 +80,7 @@ pub enum InterruptController {
         /// The highest interrupt source; sources are 1 to this.
         sources: u32,
     },
-    /// The advanced interrupt architecture: an APLIC that turns wires into messages, and one IMSIC per hart.
+    /// The advanced interrupt architecture: an APLIC that turns wired interrupts into messages, and one IMSIC per hart.
     Aia {
         /// The highest interrupt source of the APLIC; sources are 1 to this.
         sources: u32,

@@ -55,7 +55,7 @@ pub trait HartLines {
     fn set_external(&mut self, hart: u32, asserted: bool);
 
     /// A context has completed the handling of `source`, which was claimed. Called before the gateway looks at the source's
-    /// level again, so that a wire which is that of another chip can be completed there.
+    /// level again, so that an interrupt which comes from another chip can be completed there.
     fn completed(&mut self, source: u32) {
         let _ = source;
     }
@@ -66,7 +66,7 @@ pub trait HartLines {
 pub struct Plic {
     /// Every source there is.
     sources: SourceSet,
-    /// The sources whose wire is high.
+    /// The sources whose IRQ line is high.
     levels: SourceSet,
     /// The sources with a request that waits to be claimed.
     pending: SourceSet,
@@ -193,8 +193,8 @@ impl Plic {
         }
     }
 
-    /// Returns to the state after reset. The levels stay, for the devices drive them: a source whose wire is high has
-    /// its request pending again.
+    /// Returns to the state after reset. The levels stay, because the devices drive them: a source whose IRQ line is high
+    /// has its request pending again.
     pub fn reset(&mut self, out: &mut impl HartLines) {
         self.pending = self.levels.clone();
         self.claimed.clear();
@@ -208,7 +208,7 @@ impl Plic {
         }
     }
 
-    /// The wire of `source` is now high or low. A source that does not exist has no wire.
+    /// Sets the level of `source`'s IRQ line. A source that does not exist is ignored.
     pub fn set_source(&mut self, source: u32, level: bool, out: &mut impl HartLines) {
         if !self.sources.contains(source) {
             return;
@@ -297,8 +297,8 @@ impl Plic {
         }
     }
 
-    /// Takes the request that comes first for a context, 0 if there is none. The threshold is no obstacle: it masks
-    /// notifications only (section 8).
+    /// Claims the pending source of the highest priority for a context, or 0 if there is none. The threshold has no effect
+    /// here: it masks notifications only (section 8).
     fn claim(&mut self, context: u32, out: &mut impl HartLines) -> u32 {
         let Some(source) = self
             .context(context)

@@ -3,8 +3,8 @@
 //! Sources: QEMU, `hw/rtc/goldfish_rtc.c`; Linux, `drivers/rtc/rtc-goldfish.c`. The time is in nanoseconds since 1970
 //! (UTC), in two 32-bit halves. Registers take aligned 32-bit accesses only; others read zero and write nothing.
 //!
-//! What runs on while the machine is off, as on a battery, is not here: each call is given the time, in nanoseconds since 1970
-//! (UTC) as far as the guest did not set it otherwise, and a write tells when the guest sets it.
+//! The running clock itself, which a battery would keep, is not here: each call gets the time, in nanoseconds since 1970
+//! (UTC) unless the guest has set it differently, and the result of a write says if the guest sets it.
 
 /// Register offsets.
 mod register {
@@ -21,7 +21,7 @@ mod register {
     pub const CLEAR_INTERRUPT: u64 = 0x1c;
 }
 
-/// A real-time clock. After each call, whoever drives its wire puts it to where [`line`](Self::line) says.
+/// A real-time clock. After each call, the owner sets the IRQ line to the level of [`line`](Self::line).
 #[derive(Clone, Debug, Default)]
 pub struct Registers {
     /// The upper half of the time that was last read.
@@ -33,7 +33,7 @@ pub struct Registers {
     enabled: bool,
 }
 
-/// What a write asks of whoever keeps the time.
+/// What the owner of the clock has to do after a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Effects {
@@ -115,8 +115,8 @@ impl Registers {
             register::TIME_LOW => {
                 let time = join(high(now), value);
                 effects.time = Some(time);
-                // The alarm is at a time of this clock. Linux writes the upper half first, and between the two the
-                // time is not one that anybody meant.
+                // The alarm is at a time of this clock. Linux writes the upper half first, and between the two
+                // writes the time is not a meaningful one.
                 if self.armed {
                     self.arm(time);
                     effects.alarm = true;

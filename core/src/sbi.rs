@@ -1,10 +1,10 @@
 //! The supervisor binary interface, version 3.0: the calls that reach the hypervisor.
 //!
-//! One module per extension; [`handle`] is the only dispatcher. The extension says what a call means, [`Platform`] says
-//! how this flavor of the hypervisor does it, and which extensions it leaves to somebody else.
+//! One module per extension; [`handle`] is the only dispatcher. The extension's module decodes and checks a call, and
+//! [`Platform`] carries it out in this hypervisor, and says which extensions are handled elsewhere.
 //!
 //! A call need not return to its caller: a hart that stops, a hart or a machine that suspends and resumes elsewhere, and a
-//! machine that is reset do not. The platform, which was asked to do it, then keeps note of it, and what [`handle`] returned
+//! machine that is reset do not. The platform, which carries this out, then remembers it, and the return value of [`handle`]
 //! is ignored.
 
 use crate::addr::GuestPhysAddr;

@@ -4,8 +4,8 @@
 //! parity are stored and read back but have no effect: a character leaves the instant it is written, so the
 //! transmitter is always empty, and a guest never waits for it.
 //!
-//! The interrupt line is level-true, as the pin of the chip is: after each access it shows whether the interrupt
-//! identification register has something to report.
+//! The IRQ line is level-triggered, like the chip's pin: after each access it is high if the interrupt identification
+//! register reports an interrupt.
 
 use alloc::collections::VecDeque;
 use core::mem;
@@ -101,8 +101,8 @@ const POLLS_OF_A_READER: u8 = 64;
 /// Registers are one byte wide and lie at offsets 0 to 7. Of a wider access, the first byte reaches the register and
 /// the others read as zero.
 ///
-/// After each call, whoever drives the wire puts it to where [`line`](Self::line) says, and whoever has input looks whether
-/// it is [wanted](Self::wants_input).
+/// After each call, the owner sets the IRQ line to the level of [`line`](Self::line), and checks whether input is
+/// [wanted](Self::wants_input).
 #[derive(Clone, Debug)]
 pub struct Registers {
     received: VecDeque<u8>,
@@ -239,7 +239,7 @@ impl Registers {
             if self.received.len() >= self.trigger {
                 iir::RECEIVED_DATA
             } else {
-                // Fewer than the trigger level, and no more are on the wire: on the chip this comes four character
+                // Fewer than the trigger level, and no more are being received: on the chip this comes four character
                 // times later, which at an infinite baud rate is now.
                 iir::CHARACTER_TIMEOUT
             }

@@ -1,4 +1,4 @@
-//! What every virtio-mmio slot of the machine reads as, with a device or without.
+//! The registers that every virtio-mmio slot of the machine has, with a device or without.
 //!
 //! Source: VIRTIO 1.3, section 4.2.2, "MMIO Device Register Layout". Control registers take aligned 32-bit accesses only, as
 //! the specification demands of drivers; any other access to them reads zero and writes nothing.

@@ -1,5 +1,5 @@
-//! The host's device files that guests need: whether they can be used, and what to do where not. Errors and `hvrun doctor` say
-//! the same, which is decided here alone.
+//! The host's device files that guests need: whether they are usable, and what to do if not. Error messages and `hvrun doctor`
+//! both use this module, so their advice is the same.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};

@@ -1,9 +1,9 @@
-//! The devices that a hvrun guest sees, as values: the MMIO [`bus`], the 16550A [`uart`], the real-time clock
+//! The devices that a hvrun guest sees: the MMIO [`bus`], the 16550A [`uart`], the real-time clock
 //! [`rtc`], the [`test_device`] that ends the machine, and [`virtio`] devices on the virtio-mmio transport.
 //!
-//! This crate knows guest memory and host files, and nothing of KVM: a device raises an [`interrupt::IrqLine`], and
-//! whoever builds the machine decides what stands behind it. Nothing a guest writes ends the process; a guest that
-//! breaks the rules of a device gets the answer the specification gives, or that one device stops until it is reset.
+//! This crate uses guest memory and host files, and does not depend on KVM: a device raises an [`interrupt::IrqLine`], and the
+//! owner of the machine decides what it leads to. Nothing that a guest writes ends the process. A guest that breaks the rules
+//! of a device gets the response of the specification, or that one device stops until it is reset.
 
 // Guests choose offsets, lengths and indexes, so every access and every sum has to say what happens when it misses.
 #![cfg_attr(
@@ -29,7 +29,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// Locks `mutex` also after a panic elsewhere poisoned it. The state behind every lock of this crate is valid between
+/// Locks `mutex`, even if a panic elsewhere has poisoned it. The state behind every lock of this crate is valid between
 /// any two statements, so a second panic would only hide the first one.
 fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex

@@ -1,7 +1,7 @@
-//! The goldfish real-time clock of [`hv_core::rtc`], with its wire and the host's time.
+//! The goldfish real-time clock of [`hv_core::rtc`], with its IRQ line and the host's time.
 //!
-//! The alarm costs nothing while it waits: the [`Clock`] is asked for one wake-up, at which whoever runs the machine
-//! calls [`Rtc::poll`].
+//! The alarm costs nothing while it waits: the [`Clock`] is asked for one wake-up, at which the owner of the
+//! machine calls [`Rtc::poll`].
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};

@@ -1,4 +1,4 @@
-//! The test device of [`hv_core::test_device`], with whom it reports to.
+//! The test device of [`hv_core::test_device`], which reports to a [`PowerControl`].
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use hv_core::test_device::{self, Command};
 
 use crate::bus::MmioDevice;
 
-/// Where the guest's wish to end goes. Called on a vCPU's thread; the guest runs on until whoever owns the machine has
-/// stopped its vCPUs, so that a guest with several harts may make several calls, of which the first one counts.
+/// Receives the guest's requests to end or reset. Called on a vCPU's thread. The guest keeps running until the owner of the
+/// machine has stopped its vCPUs, so a guest with several harts may make several calls; the first one counts.
 pub trait PowerControl: Send + Sync {
-    /// The guest is done, and content.
+    /// The guest powers off and reports success.
     fn power_off(&self);
 
     /// The guest is done and reports a failure. The code is the guest's own; QEMU makes it its exit code, 0 included.

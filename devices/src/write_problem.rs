@@ -1,4 +1,4 @@
-//! Why a file or a socket of the user's cannot be made or written.
+//! The text for a file or a socket that cannot be created or written.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! One boot's worth of machine: everything that a reboot makes anew.
+//! The part of a machine that lasts one boot: everything that a reboot creates anew.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ pub struct Board {
     pub device_tree: Vec<u8>,
     /// The interrupt chip that it has come to have: never [`IrqchipChoice::Auto`].
     pub irqchip: IrqchipChoice,
-    // Devices' wires and ioeventfds live in it.
+    // Devices' IRQ lines and ioeventfds belong to it.
     _vm: Arc<Vm>,
     _pages: RegisterPages,
     ram: GuestRam,
@@ -93,7 +93,7 @@ pub struct Board {
 /// A machine whose vCPUs run.
 pub struct RunningBoard {
     threads: Vec<VcpuThread>,
-    /// Hangs up when the last thread ends.
+    /// Disconnected when the last thread ends.
     ended: Receiver<Infallible>,
     shared: Arc<Shared>,
     virtio: Vec<Arc<MmioTransport>>,

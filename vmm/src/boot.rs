@@ -1,13 +1,13 @@
-//! What lies where in guest memory when hart 0 begins.
+//! The layout of guest memory when hart 0 starts.
 //!
 //! ```text
 //!   RAM_BASE                                                             end of RAM
 //!   | (free) | kernel, with its .bss |   …free…   | initrd | device tree |
 //! ```
 //!
-//! The kernel, or the firmware, says itself where it goes; the rest lies at the far end, out of its way. That matters most
-//! for a flat binary, which does not tell how much memory it takes behind itself, and for systems that are written for a board
-//! of a certain memory size and know no device tree: they want a guest with some memory more than that.
+//! The file of the kernel or firmware determines its address; the rest is at the end of memory, as far away as possible. This
+//! matters most for a flat binary, which does not say how much memory it uses behind itself, and for systems that assume a
+//! certain memory size and do not read the device tree: give their guest more memory than that.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -24,8 +24,8 @@ use crate::kernel::Kernel;
 /// Alignment of initrd and device tree, bytes: a page, which is more than the 8 that the device tree needs.
 const PAGE: u64 = 4096;
 
-/// Free space at the end of the device tree, bytes. A boot loader enters command line and initrd in the tree where it lies, or in
-/// a copy of the same size, and trusts that whoever made it left room, as firmware does: U-Boot would overwrite its own data.
+/// Free space at the end of the device tree, bytes. A boot loader enters command line and initrd in the tree in place, or in
+/// a copy of the same size. It expects that there is free space, as firmware leaves it: otherwise U-Boot would overwrite its own data.
 const ROOM_IN_TREE: usize = 8 << 10;
 
 /// What the boot hart's registers hold at its first instruction (Linux, Documentation/arch/riscv/boot.rst).

@@ -1,5 +1,5 @@
 //! Opening the files that a guest boots from: kernel or firmware, initrd and device tree. Each is opened again at every
-//! boot of the guest, so that it has to be one that can be read more than once.
+//! boot of the guest, so it has to be a file that can be read more than once.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;

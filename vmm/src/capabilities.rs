@@ -1,4 +1,4 @@
-//! What this host's KVM can give a guest, for those who want to know before they boot one.
+//! What this host's KVM can give a guest, for callers that want to know before they boot one.
 
 mod trial;
 
@@ -182,7 +182,7 @@ impl Trial {
 /// The extensions of `vcpu`, a guest's, that its device tree must not name, because the guest would fail using them.
 ///
 /// # Errors
-/// KVM cannot run a machine that finds out.
+/// If KVM cannot run the probe VM.
 pub fn hidden_extensions(kvm: &Kvm, vcpu: &Vcpu) -> Result<&'static [&'static str], Error> {
     if !isa::may_lack_senvcfg(vcpu) || Trial::new(kvm)?.reads_senvcfg()? {
         return Ok(&[]);
@@ -194,8 +194,7 @@ pub fn hidden_extensions(kvm: &Kvm, vcpu: &Vcpu) -> Result<&'static [&'static st
     Ok(&isa::NEED_SENVCFG)
 }
 
-/// Tells the user who wants to know (info) of a guest's calls that this host's kernel never hands on: hvrun cannot tell
-/// when a guest makes them in vain.
+/// Logs (info) which SBI calls this host's kernel does not forward: hvrun cannot notice that a guest makes them in vain.
 pub fn log_what_is_not_handed_on(kvm: &Kvm) {
     if !log::log_enabled!(log::Level::Info) {
         return;

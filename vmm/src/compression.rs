@@ -1,4 +1,4 @@
-//! gzip and zstd: how files are told apart from others, and unpacked within bounds.
+//! gzip and zstd: recognizing such files, and unpacking them within a limit.
 
 use std::io::{self, BufRead, Read};
 
@@ -23,7 +23,7 @@ pub struct Unpacked {
     pub bytes: Vec<u8>,
     /// How many streams they are: members of gzip, frames of zstd.
     pub streams: usize,
-    /// Whether something follows them that is none.
+    /// Whether something other than a stream follows them.
     pub trailing: bool,
 }
 

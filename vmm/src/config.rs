@@ -1,4 +1,4 @@
-//! What a virtual machine shall be, as its owner says it.
+//! The configuration of a virtual machine.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -122,7 +122,7 @@ pub struct DiskConfig {
 /// A network interface of the guest's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetConfig {
-    /// The host's tap interface at the other end of the cable. It is made if it does not exist and the user may.
+    /// The host's tap interface. It is made if it does not exist and the user may.
     pub tap: String,
     /// The guest's Ethernet address; `None` for a random one.
     pub mac: Option<Mac>,

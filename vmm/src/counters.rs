@@ -4,8 +4,8 @@
 //! `instret`, as does KVM of Linux 6.12, and guests rely on it: the vDSO of Linux reads `time`, and Linux 6.12 does not set
 //! the register without a PMU driver (7.2 does, in head.S). KVM of 7.1 and 7.2 clears it at each reset
 //! (`kvm_riscv_vcpu_context_reset` in arch/riscv/kvm/vcpu.c), and when the guest starts a hart by SBI HSM, the reset happens
-//! inside KVM_RUN: userspace is neither asked nor told. So a vCPU's thread is called out of KVM_RUN by a timer, often while
-//! its hart is stopped, to see whether it has been started meanwhile.
+//! inside KVM_RUN: userspace is not notified. So a timer makes a vCPU's thread leave KVM_RUN, often while its hart is stopped, to
+//! check whether it has been started meanwhile.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The guest's device tree: the one that describes the machine, or a file of the user's in its place.
+//! The guest's device tree: the generated one that describes the machine, or the user's file instead.
 
 use std::io::Read;
 use std::ops::Range;

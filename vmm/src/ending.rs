@@ -1,4 +1,4 @@
-//! How a guest's run ends, told by whichever thread sees it first to the event loop.
+//! How a guest's run ends: the first thread to notice reports it to the event loop.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -66,7 +66,7 @@ pub enum Error {
     /// A tap interface cannot be used.
     #[error(transparent)]
     Tap(#[from] hv_devices::virtio::net::OpenError),
-    /// The host's kernel shall serve a network interface and cannot.
+    /// vhost-net is required for a network interface, and the host's kernel cannot serve it.
     #[error(transparent)]
     Vhost(#[from] hv_devices::virtio::net::VhostError),
     /// A chardev, the host's end of a console or port, cannot be opened.

@@ -1,4 +1,4 @@
-//! The files that a guest boots from, for who puts them into its memory by other means than [`Vm`](crate::Vm).
+//! The files that a guest boots from, for callers that place them in its memory by other means than [`Vm`](crate::Vm).
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What can be seen of a host without KVM: its kernel, the device files that guests need, and its memory.
+//! Facts about a host that do not need KVM: its kernel, the device files that guests need, and its memory.
 
 use std::fs;
 use std::path::Path;

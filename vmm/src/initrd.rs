@@ -1,8 +1,8 @@
-//! The initial RAM disk: a file that is put into guest memory as it is, or unpacked.
+//! The initial RAM disk: a file that is copied to guest memory unchanged, or unpacked.
 //!
-//! Linux unpacks an initrd by itself where it has been built to (`RD_GZIP`, `RD_ZSTD`), and others do not at all. So a file
-//! that is one gzip or zstd stream is unpacked here. Whatever else there is in initrds, such as several archives one
-//! after the other, is the guest's to make sense of; but disks in containers, which no guest does, are refused.
+//! Linux unpacks an initrd itself if it was built with `RD_GZIP` or `RD_ZSTD`; other systems do not. So a file that is a single
+//! gzip or zstd stream is unpacked here. Everything else, such as several concatenated archives, is left to the guest. Disk
+//! containers, which no guest understands as an initrd, are refused.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};

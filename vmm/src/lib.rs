@@ -35,13 +35,15 @@
 //! # }
 //! ```
 //!
-//! On a host of another architecture everything builds, and [`Vm::new`] says that it needs a RISC-V host.
-//! A machine uses the signal SIGRTMIN of its process. The process ignores SIGPIPE, as Rust's runtime has it, and SIGXFSZ if its
-//! files may be limited in size (RLIMIT_FSIZE): a write that fails is an error of the guest's disk or console then. A
-//! logger that waits for its reader makes the guest wait, too.
+//! On a host of another architecture, everything builds, and [`Vm::new`] fails with the message that it needs a RISC-V host.
 //!
-//! What this host's KVM can give a guest is told by [`Capabilities::query`], what else there is to see of it by
-//! [`Host::look`].
+//! # What the process has to do
+//! - Leave the signal SIGRTMIN to the machine, which uses it to make vCPU threads leave KVM.
+//! - Ignore SIGPIPE (Rust's runtime does), and SIGXFSZ if the size of files may be limited (RLIMIT_FSIZE). A write that fails is
+//!   then an error of the guest's disk or console.
+//! - Use a logger that does not block: a logger that waits for its reader makes the guest wait, too.
+//!
+//! [`Capabilities::query`] reports what this host's KVM can give a guest, [`Host::look`] other facts about the host.
 
 mod alarm;
 mod board;

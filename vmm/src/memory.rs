@@ -122,7 +122,7 @@ impl GuestRam {
         })
     }
 
-    /// The memory by guest-physical address, for whoever reads and writes it.
+    /// The memory by guest-physical address, for devices and loaders.
     pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
         &self.memory
     }
@@ -153,7 +153,7 @@ impl Drop for GuestRam {
             log::error!("the guest's memory is still in use and is not returned to the host");
             return;
         }
-        // SAFETY: nobody else holds the region any more (it is reached through this one Arc alone), and whoever owns
+        // SAFETY: this is the last reference to the region (it is reached through this one Arc alone), and the owner of
         // this value drops it after the virtual machine (`add_memory`'s condition).
         let _ = unsafe { munmap(self.mapping, self.length) };
     }

@@ -1,9 +1,9 @@
-//! What a guest would leave behind in the harts of its host.
+//! Cleanup of stale vCPU timers in the harts of the host.
 //!
 //! Before Linux 6.17, KVM leaves a vCPU's interrupt enables and its timer in the hart that it last ran on. Once that timer
 //! is due, the hart cannot wait any more: `wfi` resumes for an interrupt that is pending and enabled at any privilege
 //! level (RISC-V Privileged Architecture, "Wait for Interrupt"), so an idle hart of the host spins at full speed until
-//! another vCPU comes by.
+//! another vCPU runs on it.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::utsname::uname;

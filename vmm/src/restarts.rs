@@ -1,5 +1,5 @@
-//! Guests that boot for ever: a kernel that panics and resets the machine (Linux, `panic=-1`) does so within seconds, and
-//! nothing but its console tells.
+//! Detects guests that reboot for ever: a kernel that panics and resets the machine (Linux, `panic=-1`) does so within seconds,
+//! and only its console shows it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What core's SBI dispatcher needs of this hypervisor, for the calls that KVM hands on.
+//! The platform for core's SBI dispatcher, for the calls that KVM forwards.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub struct SbiPlatform {
 }
 
 impl Platform for SbiPlatform {
-    /// What KVM hands on. It carries out the others itself or, where it has none of them, leaves the guest without.
+    /// The extensions that KVM forwards. It handles the others itself, or the guest does not have them.
     fn implements(&self, extension: u64) -> bool {
         matches!(
             extension,

@@ -1,4 +1,4 @@
-//! The seed CSR (Zkr), of which KVM leaves the reads to userspace.
+//! The seed CSR (Zkr), whose reads KVM forwards to userspace.
 //!
 //! Source: RISC-V Cryptography Extensions, volume I, section "The seed CSR".
 

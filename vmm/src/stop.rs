@@ -1,8 +1,8 @@
 //! The ways to end a machine from outside, also while it waits for the host's files.
 //!
-//! A file system of the network that has stalled keeps whoever opens or reads a file for as long as it likes, and a large
-//! file under load takes its time. Such work is done in a thread of its own, which is left behind if the machine is to end
-//! meanwhile. What it holds lives until it returns, or the process ends.
+//! On a stalled network file system, opening or reading a file can block without limit, and a large file can take long.
+//! So such work is done in a thread of its own. If the machine is ended meanwhile, hvrun does not wait for that thread; what it
+//! holds lives until it returns, or the process ends.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::thread;
@@ -32,7 +32,7 @@ impl Stop {
         Ok(Stop { quit, outside })
     }
 
-    /// Whether somebody ended the machine, without waiting.
+    /// Whether the machine has been ended. Does not wait.
     pub fn is_asked_for(&self) -> bool {
         let fds = std::iter::once(borrow(&self.quit)).chain(self.outside.as_ref().map(AsFd::as_fd));
         let mut fds: Vec<PollFd> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();

@@ -1,5 +1,5 @@
-//! The virtio devices of a machine, each in its slot. They outlive a boot of the guest; what a boot makes of them are the
-//! transports.
+//! The virtio devices of a machine, each in its slot. Their back ends stay open across reboots of the guest; each boot creates
+//! new transports.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A virtual machine from its making to its end.
+//! A virtual machine, from its creation to its end.
 
 use std::cell::RefCell;
 use std::io::Write;

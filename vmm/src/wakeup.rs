@@ -1,4 +1,4 @@
-//! What wakes a machine that the guest has suspended (SBI SUSP): an interrupt of a device's.
+//! Wakes a machine that the guest has suspended (SBI SUSP), at an interrupt of a device.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use hv_devices::interrupt::IrqLine;
 /// The wake-up logic of one machine.
 #[derive(Debug, Default)]
 pub struct Wakeup {
-    /// The wires that are high, a bit for each source. The board's sources are all below 64.
+    /// The IRQ lines that are high, a bit for each source. The board's sources are all below 64.
     high: AtomicU64,
     sleeping: AtomicBool,
     /// A sleeper has something else to look at.
@@ -18,7 +18,7 @@ pub struct Wakeup {
 }
 
 impl Wakeup {
-    /// The wire of interrupt `source`, which wakes the machine on its way to the interrupt chip.
+    /// The IRQ line of source `source`: it wakes the machine, and passes each level on to `line`.
     pub fn wire(self: &Arc<Self>, source: u32, line: Arc<dyn IrqLine>) -> Arc<dyn IrqLine> {
         Arc::new(Wire {
             line,

@@ -1,4 +1,4 @@
-//! A bundle: what guests there shall be. It is a flattened device tree, compiled from a readable source that takes the
+//! A bundle: the description of the guests to run. It is a flattened device tree, compiled from a readable source that takes the
 //! guests' files in by `/incbin/`:
 //!
 //! ```dts

@@ -1,4 +1,4 @@
-//! What several guests print on one screen, such that each line says truly whose it is.
+//! Multiplexes the output of several guests on one screen. Each line begins with the name of the guest that printed it.
 //!
 //! A line begins with its guest's name, `[name] `, and no guest can get before that, or to another line: what moves the cursor
 //! there is left out, or has the name printed again. What a shell needs to edit a line stays: carriage returns, backspaces, colors,

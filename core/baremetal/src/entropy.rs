@@ -1,4 +1,4 @@
-//! Entropy for guests: of the one seed that the firmware gives, as many as guests begin, none of which tells anything of another.
+//! Entropy for guests: a seed for each start of a guest, derived from the firmware's one seed. No seed reveals another.
 
 use alloc::vec::Vec;
 

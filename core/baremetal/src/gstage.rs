@@ -1,4 +1,4 @@
-//! Second-stage page tables: what a guest calls physical, translated to what the host does (privileged specification,
+//! Second-stage page tables: translation of guest-physical to host-physical addresses (privileged specification,
 //! section 21.5, "Two-Stage Address Translation").
 //!
 //! A table has as many levels as the mode says. The root table is four pages, because a guest-physical address has two

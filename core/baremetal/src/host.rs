@@ -1,4 +1,4 @@
-//! The machine underneath, as the device tree describes it that the firmware hands over.
+//! The host machine, as described by the device tree that the firmware passes.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -90,7 +90,7 @@ pub struct Device {
     pub is_serial: bool,
 }
 
-/// The chip that takes the devices' wires.
+/// The chip that the devices' IRQ lines lead to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Interrupts {
     /// A PLIC.

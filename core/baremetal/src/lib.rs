@@ -1,17 +1,17 @@
-//! The bare-metal flavor of the hypervisor, as far as it is logic: what the host is, what a bundle asks for, who gets what
-//! of the host, and the second-stage page tables. Nothing here touches a CSR or a device, so its tests run on any machine;
-//! the program that does is `src/bin/hv-bare`.
+//! The logic of the bare-metal hypervisor: description of the host, bundles, partitioning of the host among guests, and
+//! second-stage page tables. It accesses no CSR and no device, so its tests run on any machine. The program that does is
+//! `src/bin/hv-bare`.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`host`] | the machine underneath, as its device tree describes it |
-//! | [`bundle`] | the guests that the user asks for |
+//! | [`host`] | the host machine, as its device tree describes it |
+//! | [`bundle`] | the description of the guests to run |
 //! | [`partition`] | which harts, memory and devices each guest gets |
-//! | [`console`] | what several guests print on one screen |
+//! | [`console`] | output of several guests on one screen |
 //! | [`entropy`] | a seed for each guest |
 //! | [`gstage`] | second-stage page tables |
 //! | [`lifecycle`] | which harts of a guest run, and how all of them stop |
-//! | [`tree`] | what reading a device tree takes, for the first two |
+//! | [`tree`] | device-tree reading, for the first two |
 
 #![no_std]
 #![cfg_attr(

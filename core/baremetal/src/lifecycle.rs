@@ -1,10 +1,10 @@
-//! The life of a guest, as its harts agree on it: which of them run, who starts whom, and how all of them stop when the guest
-//! ends or is reset.
+//! The state machine of a guest's life cycle: which of its harts run, which are to start, and how all of them stop when the
+//! guest ends or is reset.
 //!
-//! Each hart of a guest is a hart of the host, so all of this happens at the same time. A [`Lifecycle`] is the one place where
-//! it is decided, under one lock: a hart that wants something of another one changes the state and interrupts that hart, which
-//! then asks what it has to do ([`Lifecycle::attend`]). What a hart does is therefore a matter of the state as it is then,
-//! never of the order in which messages were sent or read.
+//! Each hart of a guest is a hart of the host, so all of this happens at the same time. A [`Lifecycle`] decides in one
+//! place, under one lock: a hart with a request for another one changes the state and interrupts that hart, which
+//! then asks what it has to do ([`Lifecycle::attend`]). So what a hart does depends on the current state only, never on the
+//! order in which messages were sent or read.
 //!
 //! ```text
 //!           run()               end()             the last hart halts              over()
@@ -14,7 +14,7 @@
 //!                            run(), after a reset                        restart() by the user
 //! ```
 //!
-//! No hart waits for another one: the last hart to halt sees to the guest's end.
+//! No hart waits for another one: the last hart to halt carries out the guest's end.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -67,7 +67,7 @@ pub enum Order {
     Begin(Start),
     /// It does not run any more.
     Halt,
-    /// It does not run any more, and none of the others does: it sees to the guest's end, and calls [`Lifecycle::run`] or
+    /// It does not run any more, and none of the others does: it carries out the guest's end, and calls [`Lifecycle::run`] or
     /// [`Lifecycle::over`] after that.
     Finish(End),
 }
@@ -87,7 +87,7 @@ pub struct Lifecycle {
 const NO_HART: u32 = u32::MAX;
 
 impl Lifecycle {
-    /// A guest with so many harts, none of which has run yet: it is [`Phase::Halted`], and whoever made it loads it.
+    /// A guest with this many harts, none of which has run yet: it is [`Phase::Halted`], and the caller loads it.
     #[must_use]
     pub fn new(harts: u32) -> Self {
         Self {
@@ -198,8 +198,8 @@ impl Lifecycle {
         self.attend(hart)
     }
 
-    /// The user wants the guest to begin anew, whether it has ended or not, and `hart` sees to it. All others are to be
-    /// interrupted after this.
+    /// The user restarts the guest, whether it has ended or not; `hart` carries it out. The caller interrupts all others
+    /// afterwards.
     pub fn restart(&mut self, hart: u32) -> Order {
         if let Phase::Ended(_) = self.phase {
             self.phase = Phase::Halted;
@@ -220,7 +220,7 @@ impl Lifecycle {
         self.phase = Phase::Ended(code);
     }
 
-    /// If no hart runs any more, the one that asks sees to the end.
+    /// If no hart runs any more, the calling one carries out the end.
     fn finish(&mut self, end: End) -> Option<Order> {
         if self.harts().any(|hart| self.is_on(hart)) {
             return None;

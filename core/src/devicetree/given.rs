@@ -1,6 +1,5 @@
-//! A device tree that somebody gives in place of the machine's. It is the guest's as it is, but for what only the hypervisor
-//! knows and QEMU enters as well: a command line and an initial RAM disk that are given beside it, and fresh entropy where it
-//! has a seed. These are in its `/chosen` (dt-schema: `chosen.yaml`).
+//! A device tree that the user supplies instead of the generated one. The guest gets it unchanged, except for what QEMU enters as
+//! well: the command line, the initial RAM disk, and fresh entropy if it has a seed. These are in its `/chosen` (dt-schema: `chosen.yaml`).
 
 use alloc::string::{String, ToString};
 use alloc::vec;

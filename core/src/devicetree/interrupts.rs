@@ -1,4 +1,4 @@
-//! The interrupt chips, and how a device refers to its wire.
+//! The interrupt chips, and how a device refers to its interrupt.
 
 use alloc::vec::Vec;
 
@@ -12,18 +12,18 @@ const SUPERVISOR_EXTERNAL: u32 = 9;
 /// S-mode.
 const NOT_CONNECTED: u32 = u32::MAX;
 
-/// How a device's wire means what it does, as the second cell of an APLIC's interrupt specifier, where Linux reads one
+/// The trigger type of a device's interrupt, as the second cell of an APLIC's interrupt specifier, where Linux reads one
 /// of its `IRQ_TYPE` numbers (`include/dt-bindings/interrupt-controller/irq.h`).
 #[derive(Clone, Copy)]
 pub(super) enum Trigger {
-    /// The wire rising is the interrupt.
+    /// The interrupt is the rising edge of the IRQ line.
     EdgeRising = 1,
-    /// The wire is high as long as the device wants attention.
+    /// The IRQ line is high as long as the device requests an interrupt.
     LevelHigh = 4,
 }
 
-/// The properties of a device's wire: which chip, which source and, where the chip has to be told, which trigger. A
-/// PLIC's sources are what their gateways make them.
+/// The properties of a device's interrupt: the chip, the source and, for an APLIC, the trigger type. A PLIC's interrupt
+/// specifier has none.
 pub(super) fn wire(
     tree: &mut Tree,
     machine: &Machine,

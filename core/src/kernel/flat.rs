@@ -1,8 +1,8 @@
 //! Flat binaries: the bytes of a program and nothing else. They are loaded whole to 2 MiB into RAM and entered at
 //! their first byte, as under QEMU and kvmtool.
 //!
-//! Anything can be a flat binary, except what surely is something else: a file that was named by mistake gets a line that
-//! says so, rather than a guest that prints nothing.
+//! Any file can be a flat binary, unless it certainly has another format: then an error says so, instead of a guest that prints
+//! nothing.
 
 use alloc::format;
 use alloc::string::String;

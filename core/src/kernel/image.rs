@@ -18,7 +18,7 @@ pub(super) struct Header {
 impl Header {
     /// The header at the start of `head`, where there is one.
     pub(super) fn parse(head: &[u8]) -> Option<Header> {
-        // magic2 is what a loader shall look at; the first magic is deprecated, and only in older images.
+        // Loaders check magic2; the first magic is deprecated, and only in older images.
         if head.get(56..60)? != b"RSC\x05" {
             return None;
         }

@@ -1,5 +1,5 @@
 //! Programs for machine mode, such as SBI firmware. A guest begins in supervisor mode, where their first access to a CSR of
-//! machine mode raises an exception that nobody handles: the guest would print nothing, for ever.
+//! machine mode raises an exception without a handler. The guest would never print anything.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;

@@ -1,6 +1,6 @@
 //! Properties that hold after any sequence of guest accesses and level changes.
 //!
-//! [`Model`] is the specification told a second time, in the plainest way: one gateway state per source, maps instead of
+//! [`Model`] is a second, simple implementation of the specification: one gateway state per source, maps instead of
 //! packed registers, every line computed anew from its definition.
 
 use alloc::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! The base extension (SBI 3.0, chapter "Base Extension"). Of a guest under KVM, only the probes of experimental and
-//! vendor-specific extensions get here: KVM answers all else itself.
+//! vendor-specific extensions get here: KVM handles all other calls itself.
 
 use super::{Call, ERR_NOT_SUPPORTED, Platform, is_available};
 

@@ -1,4 +1,4 @@
-//! What a kind of virtio device is, apart from how the guest reaches it.
+//! The interface of a virtio device, independent of the transport.
 
 use std::io;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ pub trait VirtioDevice: Send {
         let _ = (offset, data);
     }
 
-    /// The memory that device and driver share apart from guest RAM (VIRTIO 1.3, section 2.10). Whoever builds the machine
-    /// has mapped it where these say.
+    /// The memory that device and driver share apart from guest RAM (VIRTIO 1.3, section 2.10). The owner of the
+    /// machine has mapped it at these addresses.
     fn shared_memory(&self) -> &[SharedMemory] {
         &[]
     }

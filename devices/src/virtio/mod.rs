@@ -2,11 +2,11 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`device`] | [`VirtioDevice`]: what a kind of device is, apart from how the guest reaches it |
+//! | [`device`] | [`VirtioDevice`]: the interface of a device, independent of the transport |
 //! | [`notifier`] | [`Notifier`]: the notifications from device to driver |
 //! | `negotiation` | device status, features, queue set-up: what every transport shares |
 //! | `queue`, `descriptors`, `chain` | the device's side of a virtqueue, and a request's buffers |
-//! | `worker` | who serves a device with one queue: a thread, and vCPUs for single quick requests |
+//! | `worker` | serves a device with one queue: by a thread, or by the notifying vCPU's thread for single quick requests |
 //! | [`transport::mmio`] | virtio-mmio: its interrupt and its register layouts, version 2 and legacy |
 //! | [`block`] | the block device |
 //! | [`console`] | the console device |

@@ -3,8 +3,8 @@
 //! Source: VIRTIO 1.3, sections 2.1 (device status), 2.2 (feature bits), 2.4 (reset) and 3.1.1 (initialization); for
 //! the legacy interface 2.2.3 and 3.1.2.
 //!
-//! A legacy driver differs in three ways. There is no FEATURES_OK, so that what it asks for is what it gets of what is
-//! offered. It may use a queue before it sets DRIVER_OK: the device starts with the first notification. And it may set
+//! A legacy driver differs in three ways. There is no FEATURES_OK, so it gets all offered features that it asks
+//! for. It may use a queue before it sets DRIVER_OK: the device starts with the first notification. And it may set
 //! up a queue after that: the device then starts again with one queue more, and the others go on where they were.
 
 use std::io;

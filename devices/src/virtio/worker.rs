@@ -1,9 +1,9 @@
-//! Who serves the one queue of a device: a thread, one request after the other; and in its place, for a request that comes
-//! alone and is quick, the vCPU's thread that notifies.
+//! Serves the single queue of a device: by a thread, one request after the other, or, for a request that arrives alone and
+//! is quick, by the notifying vCPU's thread.
 //!
-//! To wake a thread, to let the guest idle meanwhile and to wake it again takes several times as long as a small request
-//! itself. But requests that come faster than one after the other are better gathered for the thread, and what may wait
-//! for the host's storage must not hold up a vCPU.
+//! Waking a thread, letting the guest idle meanwhile and waking it again takes several times as long as a small request
+//! itself. But requests that arrive in quick succession are better batched for the thread, and a request that may wait
+//! for the host's storage must not block a vCPU.
 
 use std::cell::Cell;
 use std::io;
@@ -178,7 +178,7 @@ struct Service<H> {
     turn: Mutex<Turn<H>>,
 }
 
-/// What belongs to whoever is serving.
+/// The state of the thread that is serving.
 struct Turn<H> {
     /// `None` if it is broken.
     queue: Option<Parked>,

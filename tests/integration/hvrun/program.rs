@@ -481,7 +481,7 @@ fn the_clocks_alarm_interrupts() {
         let pending = match chip {
             // The word of pending bits of sources 0 to 31 (PLIC specification, "Interrupt Pending Bits").
             HostChip::Plic => 0x0c00_1000,
-            // The source is active while its wire is high (sourcecfg's mode 6), which in_clrip shows (AIA specification,
+            // The source is active while its IRQ line is high (sourcecfg's mode 6), which in_clrip shows (AIA specification,
             // sections 4.5.2 and 4.5.8).
             HostChip::Aia | HostChip::AiaFiles => {
                 program.extend(li(A1, 0x0d00_0000 + 4 * SOURCE.cast_signed()));

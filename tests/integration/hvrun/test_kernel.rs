@@ -94,7 +94,7 @@ const OPENSBI: &[&str] = &[
     "dbcn-high-address-word",
 ];
 
-/// It hangs where the debug console is to read or write what no memory is.
+/// It never returns from a debug console call that is to read or write addresses without memory.
 const OPENSBI_HANGS: &[&str] = &[
     "dbcn-write-of-no-memory",
     "dbcn-write-beyond-memory",

@@ -22,7 +22,7 @@ const DISK_SIZE: u64 = 64 << 20;
 const OUTPUT: &str = "/tmp/bench/output";
 /// Where the virtio console of a guest leads.
 pub(super) const CONSOLE: &str = "/tmp/bench/console";
-/// The host's end of the guest's network.
+/// The host's side of the guest's network.
 pub(super) const TAP: &str = "tap9";
 
 /// A run is repeated until it took this long, nanoseconds.
@@ -462,7 +462,7 @@ impl Bench {
             .map_err(|_| Error::Unexpected(format!("stat answers {size}")))
     }
 
-    /// Makes the host's end of the network, with a server, which ends when it is dropped.
+    /// Makes the host's side of the network, with a server, which ends when it is dropped.
     pub(super) fn network(&self) -> Result<Process> {
         self.in_host(&format!("tap:{TAP}"))?;
         self.in_host(&format!("net-up:{TAP}:10.9.9.1"))?;

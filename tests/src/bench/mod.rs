@@ -1,7 +1,7 @@
 //! The benchmarks: hvrun, QEMU by KVM and any other VMM side by side on one nested host whose clock counts instructions.
 //!
 //! Each subject is a file with a function that measures one VMM, and most with one that measures the floor: the same
-//! without any VMM. They say what they measured to a [`Report`], and share a [`Bench`], which is the host with
+//! without any VMM. They say what they measured to a [`Report`], and share a `Bench`, which is the host with
 //! everything in its memory.
 
 mod boot;

@@ -1,4 +1,4 @@
-//! A guest of a few instructions, to see what becomes of them: SBI calls, and an access to a register.
+//! A probe VM: a guest of a few instructions, which shows how KVM handles SBI calls and an access to a register.
 
 use hv_core::layout;
 use vm_memory::{Bytes, GuestAddress};
@@ -34,7 +34,7 @@ const A6: Register = Register::Core(Core::X(16));
 const A7: Register = Register::Core(Core::X(17));
 const PC: Register = Register::Core(Core::Pc);
 
-/// What became of a call.
+/// How KVM handled a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// KVM answered it itself, with these in a0 and a1.
@@ -44,7 +44,7 @@ pub enum Answer {
         /// The value.
         value: u64,
     },
-    /// KVM handed it on.
+    /// KVM forwarded it to userspace.
     HandedOn,
 }
 

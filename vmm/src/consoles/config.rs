@@ -1,4 +1,4 @@
-//! What a guest's consoles shall be, as the machine's owner says it.
+//! The configuration of a guest's consoles.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

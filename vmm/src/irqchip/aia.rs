@@ -1,5 +1,5 @@
-//! KVM's in-kernel AIA: an APLIC in MSI mode and one IMSIC for each hart. No interrupt passes through userspace but the
-//! signal that raises it.
+//! KVM's in-kernel AIA: an APLIC in MSI mode and one IMSIC for each hart. Userspace only raises
+//! interrupts; KVM does the rest.
 
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ impl Irqchip for Aia {
     }
 }
 
-/// A wire whose level KVM keeps. Linux's APLIC driver asks for a level-triggered source again when its handler is done,
+/// An IRQ line whose level KVM keeps. Linux's APLIC driver asks for a level-triggered source again when its handler is done,
 /// and KVM raises it once more while the level is high.
 struct LevelLine {
     vm: Arc<Vm>,
@@ -91,11 +91,11 @@ impl IrqLine for LevelLine {
     }
 }
 
-/// A wire of which only the rising counts, by an irqfd.
+/// An edge-triggered IRQ line, by an irqfd.
 ///
 /// The signal injects at once, and leaves the APLIC's input high: KVM lowers it only where it injects later, from a work
 /// queue (arch/riscv/kvm/vm.c, kvm_arch_set_irq_inatomic; seen on 6.12). A source of type edge-rising then never sees
-/// another edge, so the wire is lowered here.
+/// another edge, so the line is lowered here.
 struct EdgeLine {
     event: EventFd,
     wire: LevelLine,

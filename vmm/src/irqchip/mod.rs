@@ -1,4 +1,4 @@
-//! The two interrupt chips that a guest can have, behind one small interface.
+//! The two interrupt chips that a guest can have, behind one interface.
 
 mod aia;
 mod plic;
@@ -18,12 +18,12 @@ use crate::kvm::Errno;
 pub use aia::Aia;
 pub use plic::PlicChip;
 
-/// Has `make` make a machine with the interrupt chip that `choice` means on a host that has an AIA or not. Where the choice is
-/// hvrun's and KVM refuses any step of the AIA, `make` makes another machine, with a PLIC. Answers the chip as well, which is
-/// never [`IrqchipChoice::Auto`].
+/// Calls `make` with the interrupt chip for `choice`, on a host with or without an AIA. If `choice` is automatic and KVM
+/// refuses any step of creating the AIA, calls `make` again with a PLIC. Also returns the chip, which is never
+/// [`IrqchipChoice::Auto`].
 ///
 /// # Errors
-/// What `make` answers, or that an AIA is wanted where there is none.
+/// The error of `make`, or that an AIA is requested on a host without one.
 pub fn choose<T>(
     choice: IrqchipChoice,
     has_aia: bool,
@@ -45,16 +45,16 @@ pub fn choose<T>(
     }
 }
 
-/// How a device's wire is to be understood; as the device tree tells the guest.
+/// The trigger type of an interrupt source, as in the guest's device tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// Each assertion is one interrupt. On an AIA it costs no more than an eventfd; a PLIC knows levels alone.
+    /// Each assertion is one interrupt. On an AIA it costs no more than an eventfd; a PLIC supports levels only.
     Edge,
-    /// The interrupt stays until the device lowers its wire.
+    /// The interrupt stays until the device lowers its IRQ line.
     Level,
 }
 
-/// Tells of the first interrupt that KVM does not take, and of no more: a guest can cause any number of them.
+/// Reports the first interrupt that KVM does not accept, and no more: a guest can cause any number of them.
 #[derive(Debug, Default)]
 struct Loss(AtomicBool);
 
@@ -68,13 +68,13 @@ impl Loss {
 
 /// An interrupt chip.
 pub trait Irqchip {
-    /// What the guest's device tree says of it.
+    /// Its description in the guest's device tree.
     fn describe(&self) -> InterruptController;
 
-    /// The wire of interrupt `source`.
+    /// The IRQ line of source `source`.
     ///
     /// # Errors
-    /// KVM or the host refuse.
+    /// If KVM or the host refuses.
     fn line(&self, source: u32, trigger: Trigger) -> Result<Arc<dyn IrqLine>, Error>;
 
     /// Its registers, where they are served in userspace: base, size in bytes, and the device.

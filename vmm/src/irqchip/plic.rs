@@ -1,5 +1,5 @@
-//! The PLIC of core, in userspace: devices and the guest change its state, and what follows for a hart's external
-//! interrupt goes to that hart's vCPU.
+//! The PLIC of core, in userspace: devices and the guest change its state, and each change of a hart's external interrupt is
+//! set at that hart's vCPU.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -94,7 +94,7 @@ impl MmioDevice for Shared {
         self.with(|plic, pins| {
             plic.write(offset, data, pins);
             // KVM clears a hart's pending interrupts when the guest starts it (SBI HSM) or resumes from its suspension (SBI
-            // SUSP), and nobody hears of that. A hart that starts sets its threshold, and a guest that resumes sets up
+            // SUSP), and does not notify userspace. A hart that starts sets its threshold, and a guest that resumes sets up
             // the whole chip anew: then the pins are put right.
             let harts = match offset.checked_sub(CONTEXTS) {
                 Some(offset) => offset / PER_HART..offset / PER_HART + 1,

@@ -1,7 +1,7 @@
 //! Kernel files, from the file into guest memory.
 //!
-//! Which formats there are, and what of one goes where, is in [`hv_core::kernel`]. Each may also be compressed by gzip or zstd,
-//! or wrapped as an EFI zboot program (`compressed.rs`). What is wrong with a file is told in one line.
+//! The formats and their placement are in [`hv_core::kernel`]. Each may also be compressed by gzip or zstd,
+//! or wrapped as an EFI zboot program (`compressed.rs`). An error describes in one line what is wrong with the file.
 
 mod compressed;
 

@@ -1,4 +1,4 @@
-//! The same types as in `host.rs`, on a machine without RISC-V's KVM: opening says why, and nothing else can exist.
+//! The same types as in `host.rs`, on a machine that is not RISC-V: opening fails with the reason, and no value of the other types can exist.
 
 use vmm_sys_util::eventfd::EventFd;
 

@@ -197,7 +197,7 @@ impl Vm {
         Ok(self.fd.register_irqfd(event, source)?)
     }
 
-    /// Drives the wire of interrupt `source` into the in-kernel chip.
+    /// Sets the level of source `source` of the in-kernel chip.
     ///
     /// # Errors
     /// That of `KVM_IRQ_LINE`.

@@ -1,4 +1,4 @@
-//! Which ISA a vCPU has, asked of KVM register by register.
+//! The ISA of a vCPU, read from KVM register by register.
 
 use hv_core::isa::{InvalidExtension, Isa};
 use hv_core::machine::{Hart, MmuType};
@@ -122,7 +122,7 @@ pub fn may_lack_senvcfg(vcpu: &impl ReadRegister) -> bool {
 /// the host's own paging mode, for kernels before 6.5 that do not report the guest's.
 ///
 /// # Errors
-/// A name of the table below is none that core knows; a test sees to it that all are.
+/// If core does not know a name of the table below; a test checks that it knows all.
 pub fn hart(
     vcpu: &impl ReadRegister,
     host_mmu: MmuType,

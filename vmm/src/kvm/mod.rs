@@ -1,7 +1,7 @@
-//! KVM, as far as hvrun needs it: every ioctl, and every `unsafe` that goes with one, is in this folder.
+//! The KVM interface that hvrun uses: every ioctl, and every `unsafe` that goes with one, is in this folder.
 //!
-//! `host.rs` is the real thing and exists on RISC-V alone. On another architecture `absent.rs` takes its place, with
-//! the same types that can never be had, so that everything above this folder builds and tests anywhere.
+//! `host.rs` is the implementation, and is compiled on RISC-V only. On another architecture, `absent.rs` has the same types,
+//! of which no value can exist, so that everything above this folder builds and tests anywhere.
 
 // Without the real thing nobody makes an exit or asks for an identifier; the tests still do.
 #![cfg_attr(not(target_arch = "riscv64"), allow(dead_code))]
@@ -85,7 +85,7 @@ pub enum Exit<'a> {
         /// 1, 2, 4 or 8 bytes.
         data: &'a [u8],
     },
-    /// An SBI call that KVM hands on.
+    /// An SBI call that KVM forwards.
     Sbi {
         /// The call's registers.
         call: hv_core::sbi::Call,

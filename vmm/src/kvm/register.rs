@@ -1,7 +1,7 @@
 //! KVM's one-register identifiers for RISC-V (`arch/riscv/include/uapi/asm/kvm.h`).
 //!
 //! A register is named by a typed value, and one function turns it into the 64-bit identifier that
-//! `KVM_GET_ONE_REG` and `KVM_SET_ONE_REG` take. Nothing else in hvrun knows how these are put together.
+//! `KVM_GET_ONE_REG` and `KVM_SET_ONE_REG` take. No other code in hvrun depends on their encoding.
 
 /// A vCPU register that hvrun reads or writes through KVM's one-register interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

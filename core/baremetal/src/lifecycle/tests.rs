@@ -66,7 +66,7 @@ enum Task {
     Post(u8),
     /// To do as it was told.
     Obey(Order),
-    /// To do what was asked of it, by the bits of its mail.
+    /// To handle the bits of its IPI mailbox.
     Serve(u8),
     /// To reset the devices and to load the guest, or to leave it.
     Finish(End),
@@ -438,7 +438,7 @@ impl Model for Flags {
     }
 }
 
-/// The explorer is worth something: it finds the hang that a guest once made of this.
+/// The explorer finds the deadlock that an earlier protocol had.
 #[test]
 fn words_and_flags_would_hang() {
     let mut states = hsm::Harts::new(3, 0);

@@ -1,4 +1,4 @@
-//! The seam between a block device's requests and what its sectors are kept on.
+//! The interface between a block device's requests and its storage.
 
 use std::io;
 

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `backend` | [`Backend`]: what a device keeps its sectors on |
+//! | `backend` | [`Backend`]: the interface to a device's storage |
 //! | `raw` | [`Raw`], the back end of raw images: opening, locking, reading and writing guest memory without a copy |
 //! | `request` | one request: from a descriptor chain to its status byte |
 //! | `device` | features, configuration space, start and stop |

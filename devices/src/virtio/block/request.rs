@@ -1,6 +1,6 @@
 //! One request to the block device: from a descriptor chain to its status byte (VIRTIO 1.3, section 5.2.6).
 //!
-//! Nothing here knows of threads, events or rings.
+//! This module is independent of threads, events and rings.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

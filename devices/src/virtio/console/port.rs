@@ -22,7 +22,8 @@ pub struct PortConfig {
     /// A console (in Linux, /dev/hvcN) and not a plain channel. A device whose only port has no name is always a
     /// console.
     pub is_console: bool,
-    /// Somebody is at a terminal. See [`Ports::are_announced`].
+    /// Whether the port leads to a user's terminal. The driver of a single console without a name that does is not told of
+    /// ports (VIRTIO_CONSOLE_F_MULTIPORT).
     pub on_terminal: bool,
     /// Where goes what the guest writes. The port takes its room event.
     pub output: Arc<dyn OutputSink>,
@@ -70,13 +71,13 @@ impl Ports {
         self.all.get(number).cloned()
     }
 
-    /// Whether the driver is told of ports, and then tells when one is open in the guest.
+    /// Whether the device offers VIRTIO_CONSOLE_F_MULTIPORT, by which the driver reports when a port is open in the guest.
     ///
-    /// A single console without a name could always go without. What speaks for it is the size of the terminal, which is
-    /// then in the configuration space, where every driver looks, and not in a message that Linux before 6.15 takes wrongly.
-    /// What speaks against it is that such a driver does not tell when it is ready for input: Linux throws away what comes
-    /// between its first buffer and the console's registration. A person at a terminal begins later; whatever else is
-    /// connected, a pipe or a socket, may have sent already, and then its input waits for the port to be open.
+    /// A single console without a name does not need it. Without the feature, the terminal's size is in the configuration
+    /// space, which every driver reads, and not in a message that Linux before 6.15 misinterprets. But then the driver does not
+    /// report when it is ready for input: Linux discards input between its first buffer and the console's registration. A
+    /// person at a terminal types later than that. A pipe or a socket may have sent data already, so its input has to wait until the
+    /// port is open.
     pub(super) fn are_announced(&self) -> bool {
         !matches!(self.all.as_slice(), [only] if only.is_console && only.name.is_empty() && only.on_terminal)
     }

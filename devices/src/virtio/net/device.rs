@@ -135,7 +135,7 @@ pub struct Net {
 }
 
 impl Net {
-    /// A device at the other end of `tap`, with the address `mac`, whose queues are served as `vhost` says. The driver is
+    /// A device connected to `tap`, with the address `mac`, whose queues are served as `vhost` says. The driver is
     /// told that IP packets are at most `mtu` bytes long, 68 at least. `index` only names its thread.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //! | `mac` | Ethernet addresses |
 //! | `receive`, `transmit` | the two queues |
 //! | `worker` | the thread that serves both |
-//! | `vhost` | the host's kernel in place of that thread |
+//! | `vhost` | vhost-net: the host's kernel instead of that thread |
 //! | `device` | features, configuration space, start and stop |
 
 mod device;

@@ -1,8 +1,8 @@
 //! The receive queue: packets from the interface to the guest (VIRTIO 1.3, sections 5.1.6.3 and 5.1.6.4).
 //!
-//! How long a packet is shows only when it has been read. So buffers are taken from the queue until any packet fits,
-//! the packet is read right into them, and those that it did not need stay for the next one. What does not fit after
-//! all waits in a buffer of the device's until the driver brings more.
+//! The length of a packet is known only after it has been read. So buffers are taken from the queue until any packet fits,
+//! the packet is read directly into them, and unused buffers stay for the next one. A packet that does not fit
+//! waits in a buffer of the device until the driver supplies more.
 
 use std::collections::VecDeque;
 use std::io;

@@ -33,7 +33,7 @@ pub enum OpenError {
         "tap interface '{0}' is in use: end the virtual machine that has it, or give another name"
     )]
     Busy(String),
-    /// There is an interface of that name, but it is none that can be opened like this.
+    /// There is an interface of that name, but it is not a tap with one queue.
     #[error("'{0}' is not a tap interface with one queue: give another name")]
     NotTap(String),
     /// Anything else.
@@ -63,7 +63,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Opens the interface `name`, and makes it for as long as this lives if there is none and the user may.
+    /// Opens the interface `name`. If it does not exist and the user has the permission, creates it for as long as this lives.
     ///
     /// # Errors
     /// An [`OpenError`], in one line.
@@ -95,7 +95,7 @@ impl Tap {
         Self::from_file(file).map_err(other)
     }
 
-    /// Takes a descriptor that somebody else attached to a tap interface, with `IFF_NO_PI` and `IFF_VNET_HDR`.
+    /// Uses a descriptor that the caller has attached to a tap interface, with `IFF_NO_PI` and `IFF_VNET_HDR`.
     ///
     /// # Errors
     /// If it is something else.

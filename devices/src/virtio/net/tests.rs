@@ -33,7 +33,7 @@ struct Bench {
     /// The name of the worker's thread.
     thread: String,
     link: Arc<Link>,
-    /// The other end of the cable.
+    /// The host's side of the tap.
     peer: UnixDatagram,
 }
 
@@ -426,7 +426,7 @@ fn buffers_that_wait_for_a_packet_outlive_a_pause() {
 fn a_worker_that_sleeps_is_woken() {
     let mut bench = Bench::started(MODERN | MERGE);
     bench.wait_asleep();
-    // The wire has nothing, and then a packet.
+    // The tap has nothing, and then a packet.
     bench.driver.give(0, 0, &[writable(DATA, 1600)]);
     bench.wait_asleep();
     bench.peer.send(&packet(1, 100)).unwrap();

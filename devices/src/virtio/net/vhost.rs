@@ -1,7 +1,7 @@
 //! vhost-net: the host's kernel serves both queues, between the guest's memory and the tap interface.
 //!
-//! A thread of this process only hands on its notifications: the driver reads their cause from a register of the
-//! transport's, of which the kernel knows nothing.
+//! A thread of this process only forwards its notifications: the driver reads their cause from a register of the
+//! transport, which the kernel cannot update.
 //!
 //! Source: Linux, `include/uapi/linux/vhost.h` and `drivers/vhost/net.c`.
 
@@ -45,7 +45,7 @@ pub enum Vhost {
 }
 
 impl Vhost {
-    /// Whether the host's kernel shall serve the queues.
+    /// Whether the host's kernel serves the queues.
     ///
     /// # Errors
     /// It has to and cannot, in one line.
@@ -125,7 +125,7 @@ fn set_up(
     Ok(kernel)
 }
 
-/// The kernel at work for one device, and what hands on its notifications. The kernel lets go of the queues when this is
+/// vhost-net serving one device, and the forwarding of its notifications. The kernel stops using the queues when this is
 /// dropped, at the latest.
 pub(super) struct Server {
     kernel: Kernel<Arc<GuestMemoryMmap>>,

@@ -44,7 +44,7 @@ pub struct Machine {
 pub struct Device {
     pub base: usize,
     pub source: u32,
-    /// How its wire is to be understood, where the chip has the choice.
+    /// The trigger type of its interrupt, if the chip has the choice.
     pub mode: SourceMode,
 }
 

@@ -153,7 +153,7 @@ fn alarm_cleared(machine: &Machine) -> Outcome {
     Ok(())
 }
 
-/// The wire is low while the interrupt is disabled, and high as soon as it is enabled with an alarm that went off.
+/// The IRQ line is low while the interrupt is disabled, and high as soon as it is enabled with an alarm that went off.
 fn alarm_without_interrupt(machine: &Machine) -> Outcome {
     let device = clock(machine)?;
     let listener = Listener::new(machine, device);

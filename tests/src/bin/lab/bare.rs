@@ -32,9 +32,9 @@ const OPTION: &str = "--bare";
 const EXIT_HVRUN: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
-/// Boots a guest on hvrun's bare-metal flavor, a hypervisor without an operating system, in QEMU.
+/// Boots a guest on hv-bare, a hypervisor without a host operating system, in QEMU.
 ///
-/// The options are hvrun's, but for those that need a host's operating system.
+/// The options are hvrun's, except those that need a host operating system.
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo hvrun",
@@ -51,7 +51,7 @@ struct BareArgs {
     #[arg(long, help_heading = "Bare metal")]
     bare: bool,
 
-    /// When the guest ends, tell how often and why the hypervisor was entered.
+    /// When the guest ends, print how often and why the hypervisor was entered.
     #[arg(long, help_heading = "Bare metal")]
     statistics: bool,
 

@@ -13,10 +13,10 @@ use super::{EXIT_LAB, Failure};
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// What to measure: start, boot, disk, console, harts, resident, network, growth; all unless any is named.
+    /// What to measure: start, boot, disk, console, harts, resident, network, growth; all by default.
     #[arg(value_name = "SUBJECT")]
     subjects: Vec<Subject>,
-    /// The kind of host, aia or plic; both unless given.
+    /// The kind of host, aia or plic; both by default.
     #[arg(long, value_name = "KIND")]
     host: Option<HostChip>,
     /// Another VMM beside hvrun and QEMU: a static riscv64 binary of this machine. Where its name does not begin with hvrun or
@@ -26,7 +26,7 @@ pub(super) struct Options {
     /// --vmm 'mine=path/mine --image {kernel} [--initrd {initrd}] [--disk {disk}] --cpus {cpus} --ram {memory} --append {cmdline}'
     #[arg(long = "vmm", value_name = "NAME=PATH[ ARGUMENTS]")]
     vmms: Vec<Vmm>,
-    /// Measure these VMMs alone: hvrun, qemu, or the name of a --vmm; repeatable.
+    /// Measure only these VMMs: hvrun, qemu, or the name of a --vmm; repeatable.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Write the figures to this file as well: `conditions`, with names and values, and `figures`, each with `name`, `unit`,
@@ -98,7 +98,7 @@ pub(super) struct ProfileOptions {
     /// Harts of a Linux guest.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     cpus: u32,
-    /// QEMU in the place of hvrun.
+    /// Profile QEMU instead of hvrun.
     #[arg(long)]
     qemu: bool,
 }

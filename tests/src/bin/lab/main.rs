@@ -18,10 +18,10 @@ use hv_lab::cache;
 use hv_lab::host::{Host, HostChip, HostConfig};
 use hv_lab::provision;
 
-/// The lab could not do its part: it is none of hvrun's own exit codes.
+/// The lab failed. This code differs from all of hvrun's own exit codes.
 const EXIT_LAB: u8 = 125;
 
-/// The nested RISC-V host in which hvrun runs on machines that are none.
+/// The nested RISC-V host in which hvrun runs on machines that are not RISC-V.
 ///
 /// The variable HVRUN_LAB_HOST chooses its kind: `aia` (the default), `plic`, or `aia-files`, an AIA with guest interrupt
 /// files. For the bare-metal hypervisor it is the kind of the machine, where `plic` is the default.
@@ -34,7 +34,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run hvrun, with its own arguments and files of this machine; without any, boot a small Linux from a disk.
+    /// Run hvrun with its own arguments and this machine's files. Without arguments, boot a small Linux from a disk.
     ///
     /// With --bare among the arguments, the guest runs on the bare-metal hypervisor instead, in a QEMU of its own.
     #[command(disable_help_flag = true)]
@@ -49,8 +49,8 @@ enum Command {
     },
     /// Compile the source of a bundle of guests for the bare-metal hypervisor.
     ///
-    /// Files that it takes in are looked for beside it, then in the current directory. lab/Image and lab/initrd are those of
-    /// the guest that `cargo hvrun` boots.
+    /// Files that it includes are searched beside it, then in the current directory. lab/Image and lab/initrd are kernel and
+    /// initrd of the guest that `cargo hvrun` boots.
     Bundle {
         /// The source, a device tree (.dts); resources/bare/ has examples.
         source: PathBuf,
@@ -70,7 +70,7 @@ enum Command {
         )]
         arguments: Vec<OsString>,
     },
-    /// Get and build everything that `cargo hvrun` needs, with --bare as well, and run nothing.
+    /// Download and build everything that `cargo hvrun` needs, also with --bare, and run nothing.
     Setup,
     /// Open a shell in the nested host. This machine's files are below /host.
     Shell,
@@ -85,11 +85,11 @@ enum Command {
         )]
         command: Vec<String>,
     },
-    /// Have clippy look through the bare-metal hypervisor and the test kernel, each for its own target.
+    /// Run clippy on the bare-metal hypervisor and the test kernel, each for its own target.
     Clippy,
     /// Measure hvrun and other VMMs side by side, in nested hosts whose clock counts instructions.
     Bench(bench::Options),
-    /// Count where the instructions go: by host kernel, hvrun and guest, and by function.
+    /// Count instructions by host kernel, hvrun and guest, and by function.
     Profile(bench::ProfileOptions),
     /// Delete everything that was downloaded or built for the lab, the default guest's disk included.
     Clean,

@@ -1,4 +1,4 @@
-//! Opening a disk image: what may be one, who may have it, and what only looks like one.
+//! Opening a disk image: which files are accepted, how they are locked, and which formats are refused.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
@@ -117,8 +117,8 @@ pub(super) fn open(path: &Path, read_only: bool, format: ImageFormat) -> Result<
     // Opening a pipe waits for its other end, without O_NONBLOCK.
     let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     if expected.is_block_device() && !read_only {
-        // A block device has a file for each of its names, and locks are a file's. This keeps out whoever else has the
-        // device for itself by any name: file systems, RAID, and other virtual machines.
+        // A block device has an inode for each of its names, and locks belong to an inode. O_EXCL excludes all other
+        // exclusive users of the device by any name: file systems, RAID, and other virtual machines.
         flags |= OFlag::O_EXCL;
     }
     let file = OpenOptions::new()

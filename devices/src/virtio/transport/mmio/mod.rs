@@ -2,11 +2,11 @@
 //!
 //! Source: VIRTIO 1.3, sections 4.2.2, "MMIO Device Register Layout", and 4.2.4, "Legacy interface". Control registers
 //! are written by aligned 32-bit accesses only, as the specification demands of drivers; any other writes nothing. The
-//! configuration space, from 0x100 on, takes any width. Here are the registers that both layouts have; those of one
-//! alone are in `modern` and `legacy`.
+//! configuration space, from 0x100 on, takes any width. This module has the registers that both layouts share; those of one
+//! layout are in `modern` and `legacy`.
 //!
-//! All that can be read lies ready in a [`RegisterPage`], which every write and every change of the device's brings up to
-//! date. Whether the guest reads it there or by leaving the guest, it reads the same.
+//! All readable registers are in a [`RegisterPage`], which every write and every change of the device updates. A guest that
+//! reads the mapped page and one whose reads cause exits get the same values.
 
 use std::io;
 use std::sync::{Arc, Mutex};

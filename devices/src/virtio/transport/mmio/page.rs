@@ -1,7 +1,7 @@
-//! What the guest reads in the slots: one page of memory each.
+//! The readable registers of the slots: one page of memory each.
 //!
-//! No register of virtio-mmio changes by being read, so that what a load gets can lie ready in memory. A virtual machine that
-//! shows these pages to its guest, read-only, has loads that do not leave the guest; stores do as ever.
+//! No virtio-mmio register has side effects when it is read, so its value can be kept in memory. If the virtual machine maps
+//! these pages into its guest, read-only, then loads cause no exit; stores still do.
 
 use std::io;
 use std::sync::Arc;

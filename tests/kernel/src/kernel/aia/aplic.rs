@@ -43,7 +43,7 @@ const DOMAIN_MSI: u32 = 1 << 2;
 
 const GENMSI_BUSY: u32 = 1 << 12;
 
-/// How a source's wire is understood (`sourcecfg`, "Source Mode").
+/// How a source's input is interpreted (`sourcecfg`, "Source Mode").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum SourceMode {
@@ -205,7 +205,7 @@ fn domaincfg(machine: &Machine) -> Outcome {
     Ok(())
 }
 
-/// Every source has every mode, unless its wire has none of them; what is reserved is not held (WARL).
+/// Every source has every mode, unless its input is not connected, and then none; reserved modes are not kept (WARL).
 fn source_modes(machine: &Machine) -> Outcome {
     let aia = aia(machine)?;
     let aplic = Aplic::new(aia);

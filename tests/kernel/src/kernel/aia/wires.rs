@@ -1,4 +1,4 @@
-//! Edges and levels of the serial port's wire, in every mode that the APLIC has for one.
+//! Edges and levels of the serial port's IRQ line, in every mode that the APLIC has for one.
 
 use super::aia;
 use super::aplic::{Setup, SourceMode};
@@ -16,7 +16,7 @@ tests! { TESTS:
     "aplic-level-needs-its-level-to-be-pending" => level_pending,
 }
 
-/// The serial port's wire as an edge: each rise, or fall, is one message, and software may add one.
+/// The serial port's IRQ line as an edge: each rise, or fall, is one message, and software may add one.
 fn edge(machine: &Machine, mode: SourceMode) -> Outcome {
     let setup = Setup::new(machine, Some(machine.uart.source), mode)?;
     let port = Loopback::new(machine);

@@ -34,7 +34,7 @@ pub fn restart(hart: &mut Vhart) {
     hart.obey(order);
 }
 
-/// All harts of the guest have halted, and this one sees to its end.
+/// Carries out the guest's end, after all of its harts have halted.
 pub fn finish(guest: &Guest, end: End) {
     match end {
         End::Reset => begin_again(guest),
@@ -66,7 +66,7 @@ fn over(guest: &Guest, code: u16) {
     if hypervisor().prints_statistics {
         print_statistics(guest);
     }
-    // Not before all is said: whoever sees that the last guest has ended switches the machine off.
+    // After all messages, because the hart that sees that the last guest has ended switches the machine off.
     guest.lifecycle.lock().over(code);
     console::ended(guest.index);
     let code = |guest: &Guest| match guest.lifecycle.lock().phase() {

@@ -1,4 +1,4 @@
-//! Why a hart left its guest, and what is done about it.
+//! Decoding and handling of a hart's exits from its guest.
 
 pub mod mmio;
 mod reflect;

@@ -1,4 +1,4 @@
-//! What the SBI firmware below does for the hypervisor.
+//! Calls of the SBI firmware below the hypervisor.
 
 use sbi_rt::{HartMask, Physical};
 

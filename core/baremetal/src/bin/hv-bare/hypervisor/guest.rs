@@ -29,9 +29,9 @@ use super::firmware;
 use super::hart;
 use super::statistics::Counts;
 
-/// What one hart of the guest has to do, told by another hart.
+/// Requests from one hart to another: the bits of its IPI mailbox.
 pub mod mail {
-    /// A software interrupt has come for it.
+    /// A software interrupt for the guest's hart.
     pub const SOFTWARE_INTERRUPT: u32 = 1 << 0;
     /// Its external interrupt may have changed.
     pub const EXTERNAL_INTERRUPT: u32 = 1 << 1;
@@ -48,7 +48,7 @@ pub mod mail {
 /// Why a guest cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its kernel is none, or does not fit.
+    /// Its kernel file is invalid or does not fit.
     #[error("kernel: {0}")]
     Kernel(kernel::Problem),
     /// Something else does not fit.
@@ -65,14 +65,14 @@ pub enum Error {
     GStage(gstage::Error),
 }
 
-/// What others know of a guest's hart.
+/// The part of a guest's hart that other harts access.
 #[derive(Debug)]
 pub struct Link {
     /// The host's hart that it is, by its place among the host's.
     pub place: usize,
     /// The same by its id.
     pub host_hart: u64,
-    /// What the hart has to do: bits of [`mail`].
+    /// The hart's IPI mailbox: bits of [`mail`].
     mail: AtomicU32,
     /// Whether the guest's PLIC asserts its external interrupt.
     pub external: AtomicBool,
@@ -81,17 +81,17 @@ pub struct Link {
 }
 
 impl Link {
-    /// Tells the hart to do something, soon.
+    /// Sets bits in the hart's IPI mailbox, and interrupts the hart.
     pub fn post(&self, mail: u32) {
-        // What was written before has to be seen by who reads the mail.
+        // The hart that reads the mailbox has to see what was written before.
         let before = self.mail.fetch_or(mail, Ordering::AcqRel);
-        // Whoever posted something that is not yet read has interrupted it.
+        // If there was an unread request, the hart has been interrupted already.
         if before == 0 {
             firmware::interrupt_hart(self.host_hart);
         }
     }
 
-    /// What this hart has to do, once.
+    /// Takes all requests out of this hart's IPI mailbox.
     pub fn take_mail(&self) -> u32 {
         self.mail.swap(0, Ordering::AcqRel)
     }
@@ -252,8 +252,8 @@ impl Guest {
     pub fn forward(&self, device: &Passthrough, hart: Option<u32>) {
         self.board.set_in_flight(device.irq);
         self.with_plic(hart, |plic, lines| {
-            // The wire is at the host's chip, which lets nothing more through before this is completed. A request stays
-            // pending when the level falls.
+            // The IRQ line is at the host's chip, which delivers no further interrupt before this one is completed. A
+            // request stays pending when the level falls.
             plic.set_source(device.irq, true, lines);
             plic.set_source(device.irq, false, lines);
         });
@@ -271,20 +271,20 @@ impl Guest {
         )
     }
 
-    /// What a person typed for this guest.
+    /// Input from the user's keyboard for this guest.
     pub fn input(&self, bytes: &[u8], hart: Option<u32>) {
         self.board
             .input(bytes, |level| self.set_serial_line(level, hart));
     }
 
-    /// The serial port's wire.
+    /// Sets the level of the serial port's IRQ line.
     pub fn set_serial_line(&self, level: bool, hart: Option<u32>) {
         self.with_plic(hart, |plic, lines| {
             plic.set_source(layout::UART_IRQ, level, lines)
         });
     }
 
-    /// The real-time clock's wire.
+    /// Sets the level of the real-time clock's IRQ line.
     pub fn set_rtc_line(&self, level: bool, hart: Option<u32>) {
         self.with_plic(hart, |plic, lines| {
             plic.set_source(layout::RTC_IRQ, level, lines)
@@ -345,7 +345,7 @@ fn map(share: &Share, mode: Mode, index: usize) -> Result<u64, gstage::Error> {
     Ok(tables.hgatp(u16::try_from(index.saturating_add(1)).unwrap_or(0)))
 }
 
-/// Page tables on the hypervisor's heap. They are there for good.
+/// Page tables on the hypervisor's heap. They are never freed.
 struct Heap;
 
 impl Tables for Heap {

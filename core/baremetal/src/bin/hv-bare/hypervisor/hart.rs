@@ -1,5 +1,5 @@
-//! A hart of the host and the guest's hart that it is for good: it waits to be started, enters the guest, and handles what it
-//! comes back for.
+//! A hart of the host and the guest's hart that runs on it permanently: it waits to be started, enters the guest, and handles
+//! its exits.
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -57,7 +57,7 @@ pub struct Vhart {
 }
 
 impl Vhart {
-    /// The guest's hart of this number, not started. `None` if there is none.
+    /// The guest's hart with this id, not started. `None` if the guest has no such hart.
     pub fn new(guest: &'static Guest, id: u32) -> Option<Self> {
         Some(Self {
             context: Context::new(),
@@ -71,10 +71,10 @@ impl Vhart {
         })
     }
 
-    /// Is that hart from now on.
+    /// Runs the hart. Never returns.
     pub fn run(mut self) -> ! {
         self.set_up();
-        // What was posted before the firmware had this hart going has interrupted nobody.
+        // Requests that were posted before the firmware started this hart have interrupted nothing.
         self.serve_software();
         loop {
             if self.running {
@@ -87,7 +87,7 @@ impl Vhart {
         }
     }
 
-    /// The registers that stay as they are for good.
+    /// Sets the registers that never change afterwards.
     fn set_up(&self) {
         let guest = self.guest;
         set_up_host();

@@ -1,5 +1,5 @@
-//! The host's interrupt chip: each source is routed to one hart, which claims it and, when it is dealt with, completes it. A
-//! source that is claimed interrupts nobody before it is completed, whoever completes it, on each kind of chip.
+//! The host's interrupt chip: each source is routed to one hart, which claims it and completes it after handling. On each
+//! kind of chip, a claimed source causes no interrupt until it is completed, by whichever hart.
 
 mod aplic;
 mod imsic;
@@ -70,7 +70,7 @@ impl Chip {
         }
     }
 
-    /// Completes `source`, which the hart at `place` claimed: if its wire is still high, it interrupts again.
+    /// Completes `source`, which the hart at `place` claimed: if its IRQ line is still high, it interrupts again.
     pub fn complete(&self, source: u32, place: usize) {
         match self {
             Self::Plic(plic) => plic.complete(source, place),

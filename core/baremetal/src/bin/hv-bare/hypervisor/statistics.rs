@@ -1,4 +1,4 @@
-//! How often each hart of a guest was left, and why.
+//! Counts of each hart's exits, by cause.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Into a guest and out of it again, and the hypervisor's own traps.
+//! Entry into a guest, exit from it, and the hypervisor's own traps.
 
 use core::arch::global_asm;
 

@@ -1,4 +1,4 @@
-//! Exceptions that are the guest's: it takes them as a hart would that traps to S-mode (privileged specification, section
+//! Exceptions that are reflected to the guest: it takes them as a hart that traps to S-mode does (privileged specification, section
 //! 12.1.1, and section 21.2 for the VS CSRs).
 
 use crate::hypervisor::csr::{self, number, status};

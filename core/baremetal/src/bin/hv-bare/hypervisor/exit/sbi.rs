@@ -1,4 +1,4 @@
-//! The guest's SBI calls: core's dispatcher and extensions, and how they are done here.
+//! The guest's SBI calls: the platform for core's dispatcher and extensions.
 
 use hv_bare::lifecycle::{End, Start};
 use hv_core::addr::GuestPhysAddr;

@@ -1,4 +1,4 @@
-//! The devices of a guest's board that are the hypervisor's: core's, behind locks.
+//! The emulated devices of a guest's board: core's state machines behind locks.
 
 use alloc::collections::VecDeque;
 
@@ -106,7 +106,7 @@ impl Board {
         self.rtc.lock().0 = rtc::Registers::new();
     }
 
-    /// Does something with the serial port's registers, and drives its wire after that.
+    /// Runs `action` on the serial port's registers, and sets its IRQ line afterwards.
     pub fn with_serial<R>(
         &self,
         action: impl FnOnce(&mut uart::Registers) -> R,
@@ -120,7 +120,7 @@ impl Board {
         }
         let after = serial.registers.line();
         if before != after {
-            // Under the lock, so that two harts cannot drive the wire in the wrong order.
+            // Under the lock, so that two harts cannot set the line in the wrong order.
             set_line(after);
         }
         result

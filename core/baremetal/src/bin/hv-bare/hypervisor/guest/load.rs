@@ -1,5 +1,5 @@
-//! What lies where in a guest's memory when its first hart begins: the kernel where it says itself, and at the far end the
-//! initial RAM disk and the device tree.
+//! The layout of a guest's memory when its first hart starts: the kernel at the address that its file asks for, and at the
+//! end of memory the initial RAM disk and the device tree.
 
 use alloc::vec::Vec;
 use core::ops::Range;

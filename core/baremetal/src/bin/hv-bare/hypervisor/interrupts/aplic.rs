@@ -12,7 +12,7 @@ mod register {
     /// Of source 0, which does not exist.
     pub const SOURCECFG: u64 = 0x0000;
     pub const SETIPNUM: u64 = 0x1cdc;
-    /// Reads the wires of sources 0 to 31, as the source modes take them.
+    /// Reads the IRQ lines of sources 0 to 31, rectified by the source modes.
     pub const IN_CLRIP: u64 = 0x1d00;
     pub const SETIENUM: u64 = 0x1edc;
     pub const CLRIENUM: u64 = 0x1fdc;
@@ -30,7 +30,7 @@ mod register {
 const DOMAIN_ENABLE: u32 = 1 << 8;
 /// `domaincfg`: by messages.
 const DOMAIN_MESSAGES: u32 = 1 << 2;
-/// `sourcecfg`: the interrupt is the wire being high.
+/// `sourcecfg`: level-sensitive, active high.
 const LEVEL_HIGH: u32 = 6;
 /// `target`: from the number of a hart to its bits.
 const HART_SHIFT: u32 = 18;
@@ -88,7 +88,7 @@ impl Aplic {
         self.write(control + register::IDELIVERY, 1);
     }
 
-    /// Claims for the hart at `place`, in direct delivery. The wire stays high, so the source has to be disabled.
+    /// Claims for the hart at `place`, in direct delivery. The IRQ line stays high, so the source has to be disabled.
     pub fn claim(&self, place: usize) -> Option<u32> {
         loop {
             let source = self.read(self.control(place) + register::CLAIMI) >> SOURCE_SHIFT;
@@ -113,7 +113,7 @@ impl Aplic {
         self.write(register::SETIENUM, source);
     }
 
-    /// Sends a message for `source` if its wire is high: a level makes only one by itself (section 4.7).
+    /// Sends a message for `source` if its IRQ line is high: a level makes only one by itself (section 4.7).
     pub fn raise_if_high(&self, source: u32) {
         self.write(register::SETIPNUM, source);
     }

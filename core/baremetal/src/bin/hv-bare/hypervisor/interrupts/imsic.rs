@@ -25,7 +25,7 @@ impl Imsic {
         Self { identities }
     }
 
-    /// Enables all identities of this hart's file: whoever sends one was told to.
+    /// Enables all identities of this hart's file: only configured sources send any.
     pub fn enable_hart(&self) {
         for word in 0..=u64::from(self.identities / 64) {
             write(indirect::EIE + word * 2, u64::MAX);
