@@ -1,4 +1,4 @@
-//! What can go wrong before a guest runs, each in one line for the user: what is wrong, and what to do.
+//! The errors of a machine, each in one line for the user: what is wrong, and what to do.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::kernel::Problem;
 use crate::kvm::aia::AiaError;
 use crate::kvm::{Errno, OpenError};
 
-/// An error of hvrun's own; what a guest does wrong is never one.
+/// An error of a machine. A guest's mistake is never one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// KVM cannot be used on this host.
@@ -69,10 +69,10 @@ pub enum Error {
     /// vhost-net is required for a network interface, and the host's kernel cannot serve it.
     #[error(transparent)]
     Vhost(#[from] hv_devices::virtio::net::VhostError),
-    /// A console's back end cannot be had.
+    /// A console's back end cannot be opened.
     #[error(transparent)]
     Console(#[from] hv_devices::console::OpenError),
-    /// An output would overwrite what the machine is made of.
+    /// An output would overwrite one of the machine's input files.
     #[error("cannot write the {what} to {}: it is this machine's {input}; use another file", .path.display())]
     OutputIsInput {
         /// What was to be in the file.
