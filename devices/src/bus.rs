@@ -1,4 +1,4 @@
-//! The MMIO bus: which device answers at which guest-physical address.
+//! The MMIO bus: the device at each guest-physical address.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use hv_core::addr::GuestPhysAddr;
 
 /// A device with memory-mapped registers.
 ///
-/// vCPU threads call it at the same time, hence the shared references; a device locks what it must.
+/// vCPU threads call it concurrently, hence the shared references; a device uses locks where necessary.
 pub trait MmioDevice: Send + Sync {
     /// Reads `data.len()` bytes at `offset` bytes from the start of the device's region. `data` arrives zeroed, and
     /// what the device leaves alone reads as zero. Values are little-endian.
@@ -60,7 +60,7 @@ impl Bus {
         Self::default()
     }
 
-    /// Puts `device` at the `size` bytes from `base` on.
+    /// Adds `device` at the `size` bytes from `base` on.
     ///
     /// # Errors
     /// If the region is empty, leaves the address space, or overlaps one that is taken.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-/// What a thread is for. It decides the thread's name, by which people know it in `ps -L` and in a debugger.
+/// The role of a thread. It determines the thread's name, as seen in `ps -L` and in a debugger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Runs the vCPU with this number.
@@ -48,8 +48,8 @@ pub fn spawn<T: Send + 'static>(
 
 type Body = Box<dyn FnOnce() + Send>;
 
-/// A thread that does one job after the other, and sleeps in between. It exists from power-on, so that a driver that gets
-/// ready makes no thread. Its drop waits for the job at hand.
+/// A thread that does one job after the other, and sleeps in between. It exists from power-on, so no
+/// thread is created when a driver becomes ready. Dropping it waits for the current job.
 #[derive(Debug)]
 pub struct WorkerThread {
     /// `None` while it is dropped.
@@ -71,7 +71,7 @@ impl WorkerThread {
         })
     }
 
-    /// Has the thread do this when it is done with what it was given before.
+    /// Queues a job, to run after those that were queued before.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Job<T> {
         let (result, waiting) = channel();
         let body: Body = Box::new(move || {
@@ -100,7 +100,7 @@ impl Drop for WorkerThread {
 pub struct Job<T>(Receiver<T>);
 
 impl<T> Job<T> {
-    /// Waits for its end, and returns what it has come to: `None` if the thread has panicked.
+    /// Waits for its end and returns its result: `None` if the thread has panicked.
     pub fn wait(self) -> Option<T> {
         self.0.recv().ok()
     }

@@ -43,13 +43,13 @@ pub struct Blueprint {
     pub payload: Payload,
     /// The initrd file.
     pub initrd: Option<PathBuf>,
-    /// The file of the device tree, if it is not to be made for the machine.
+    /// The user's device tree file, if there is one.
     pub dtb: Option<PathBuf>,
     /// The virtio devices, and the files and interfaces of the host that are open for them.
     pub virtio: Slots,
-    /// The kernel's command line, if it is for hvrun to say.
+    /// The kernel's command line, unless firmware or the user's device tree determine it.
     pub command_line: Option<String>,
-    /// Harts.
+    /// Number of harts.
     pub cpus: u32,
     /// RAM, bytes.
     pub memory: u64,

@@ -16,7 +16,7 @@ use crate::kvm::register::Register;
 use crate::kvm::{AiaFeatures, Kvm, Vcpu};
 use trial::{Answer, Trial};
 
-/// What KVM on this host can give a guest. All of it is asked of KVM, nothing is concluded from the kernel's version.
+/// What KVM on this host can give a guest. All of it is read from KVM; nothing is derived from the kernel's version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The most harts that a guest can have here.
@@ -31,8 +31,7 @@ pub struct Capabilities {
     pub isa: String,
     /// The same as a list of extensions' names, in that order.
     pub isa_extensions: Vec<String>,
-    /// KVM's in-kernel interrupt chip, or why a guest cannot have it. A PLIC, which is hvrun's own, a guest can have on every
-    /// host.
+    /// KVM's in-kernel interrupt chip, or why a guest cannot have it. A PLIC, which hvrun emulates, is available on every host.
     pub aia: Result<AiaFeatures, AiaAbsence>,
     /// The SBI extensions that a guest finds.
     pub sbi: Vec<SbiExtension>,
@@ -41,10 +40,10 @@ pub struct Capabilities {
 /// Why a guest cannot have an AIA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AiaAbsence {
-    /// The host has none, or its kernel does not know it.
+    /// The host has none, or its kernel does not support it.
     #[error("this host's KVM has no in-kernel AIA")]
     NotThere,
-    /// The host has one, and KVM refuses to make it.
+    /// The host has one, and KVM refuses to create it.
     #[error(transparent)]
     Refused(AiaError),
 }
@@ -52,25 +51,25 @@ pub enum AiaAbsence {
 /// An SBI extension that a guest finds on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SbiExtension {
-    /// Its name in the SBI specification; `legacy console` for the two of the legacy extensions that are about a console.
+    /// Its name in the SBI specification; `legacy console` for the two legacy console extensions.
     pub name: &'static str,
     /// Its extension id; that of Console Putchar for the legacy console.
     pub id: u64,
-    /// Who answers its calls.
+    /// Which component handles its calls.
     pub answered_by: AnsweredBy,
 }
 
-/// Who answers a guest's SBI calls.
+/// The component that handles a guest's SBI calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnsweredBy {
     /// KVM, in the kernel.
     Kernel,
-    /// The virtual machine monitor, to which KVM hands the calls on.
+    /// The virtual machine monitor, to which KVM forwards the calls.
     Userspace,
 }
 
 /// The extensions that Linux's KVM has in some version and configuration (arch/riscv/kvm/vcpu_sbi.c), by the ids of the SBI
-/// specification. BASE is not among them: it is how a guest asks for the others, and always there.
+/// specification. BASE is not among them: it is always there, and a guest probes for the others by it.
 const SBI_EXTENSIONS: [SbiExtension; 11] = {
     use AnsweredBy::{Kernel, Userspace};
     const fn extension(name: &'static str, id: u64, answered_by: AnsweredBy) -> SbiExtension {
@@ -95,7 +94,7 @@ const SBI_EXTENSIONS: [SbiExtension; 11] = {
     ]
 };
 
-/// KVM hands these calls on only where the host's kernel has CONFIG_RISCV_SBI_V01. KVM's own register for them
+/// KVM forwards these calls only if the host's kernel has CONFIG_RISCV_SBI_V01. KVM's own register for them
 /// (KVM_RISCV_SBI_EXT_V01) says that they are enabled in either case.
 const LEGACY_CONSOLE: SbiExtension = SbiExtension {
     name: "legacy console",
@@ -104,10 +103,10 @@ const LEGACY_CONSOLE: SbiExtension = SbiExtension {
 };
 
 impl Capabilities {
-    /// Asks KVM, by a virtual machine of a page that runs a few instructions.
+    /// Queries KVM, by a probe VM with one page of memory that runs a few instructions.
     ///
     /// # Errors
-    /// No guest can be run here; the error says why.
+    /// If no guest can run here; the error says why.
     pub fn query() -> Result<Capabilities, Error> {
         let kvm = Kvm::open()?;
         let mut trial = Trial::new(&kvm)?;
@@ -148,7 +147,7 @@ impl Capabilities {
     }
 }
 
-/// Makes a guest's AIA to its last step, in a machine of its own: KVM has steps that only some hosts refuse.
+/// Creates a complete AIA in a VM of its own, because some hosts refuse only some of the steps.
 fn aia(kvm: &Kvm, max_cpus: u32) -> Result<Result<AiaFeatures, AiaAbsence>, Error> {
     let vm = kvm.create_vm();
     let vm = Arc::new(vm.map_err(Error::kvm("make a virtual machine"))?);
@@ -170,7 +169,7 @@ fn aia(kvm: &Kvm, max_cpus: u32) -> Result<Result<AiaFeatures, AiaAbsence>, Erro
 }
 
 impl Trial {
-    /// Whether a guest finds the extension, which it asks of BASE (SBI 3.0, section 4.4, "Probe SBI extension").
+    /// Whether a guest finds the extension, which it probes for by BASE (SBI 3.0, section 4.4, "Probe SBI extension").
     fn has(&mut self, extension: &SbiExtension) -> Result<bool, Error> {
         const BASE: u64 = 0x10;
         const PROBE_EXTENSION: u64 = 3;

@@ -11,18 +11,18 @@ use hv_devices::virtio::transport::mmio::Version;
 use crate::consoles::ConsoleConfig;
 use crate::{Error, virtio};
 
-/// What Linux keeps of a command line, bytes: `COMMAND_LINE_SIZE` without the NUL (arch/riscv/include/uapi/asm/setup.h).
+/// The longest command line that Linux keeps on RISC-V, in bytes: `COMMAND_LINE_SIZE` without the NUL (arch/riscv/include/uapi/asm/setup.h).
 const LONGEST_COMMAND_LINE: usize = 1023;
 
-/// Everything that is chosen from outside. What is left open here is asked of KVM.
+/// The configuration of a machine. Everything else (ISA, paging mode, timebase) is read from KVM.
 #[derive(Debug)]
 pub struct Config {
-    /// What hart 0 begins with.
+    /// The program that hart 0 starts with.
     pub payload: Payload,
-    /// An initial RAM disk. What is one gzip or zstd stream and not too large is unpacked for the guest.
+    /// An initial RAM disk. A single gzip or zstd stream is unpacked for the guest if it is not too large.
     pub initrd: Option<PathBuf>,
-    /// A device tree, as a blob, in place of the one that describes the machine. A command line and an initrd that are given
-    /// as well are entered in its `/chosen`, and a seed there is renewed.
+    /// A device-tree blob to use instead of the generated one. Command line and initrd, if given, are entered in its `/chosen`, and
+    /// a seed there is renewed.
     pub dtb: Option<PathBuf>,
     /// The disks. Unless they ask for slots of their own, the first is Linux's `vda`. The board has slots for 8 devices.
     pub disks: Vec<DiskConfig>,
@@ -34,27 +34,27 @@ pub struct Config {
     pub virtio: Version,
     /// The kernel's command line; `None` for what the rest implies ([`Config::implied_command_line`]).
     pub command_line: Option<String>,
-    /// Harts.
+    /// Number of harts.
     pub cpus: u32,
-    /// RAM, bytes.
+    /// Size of RAM, in bytes.
     pub memory: u64,
-    /// The RAM is made of huge pages of 2 MiB that the host has reserved.
+    /// Whether the RAM consists of 2 MiB huge pages that the host has reserved.
     pub hugepages: bool,
     /// The interrupt chip.
     pub irqchip: IrqchipChoice,
-    /// The guest's consoles, and where they lead.
+    /// The guest's consoles and their back ends.
     pub console: ConsoleConfig,
-    /// What the legacy SBI call Console Getchar answers when there is no character: -1 as specified, or what this guest
-    /// takes for none.
+    /// The return value of the legacy SBI call Console Getchar if there is no character: -1 as specified, or the value that this
+    /// guest expects.
     pub getchar_empty: i64,
-    /// A guest that resets itself is not booted again: the run ends with [`Outcome::Reset`](crate::Outcome::Reset).
+    /// If the guest resets itself, it is not booted again: the run ends with [`Outcome::Reset`](crate::Outcome::Reset).
     pub no_reboot: bool,
     /// When this descriptor becomes readable, the run ends with [`Outcome::Stopped`](crate::Outcome::Stopped): a signalfd
-    /// or an eventfd. Until then, [`Vm::new`](crate::Vm::new) fails with [`Error::Stopped`].
+    /// or an eventfd. If that happens during [`Vm::new`](crate::Vm::new), this fails with [`Error::Stopped`].
     pub stop: Option<OwnedFd>,
 }
 
-/// The program that hart 0 begins with: a RISC-V `Image`, an ELF executable or a flat binary, as it is or compressed by
+/// The program that hart 0 starts with: a RISC-V `Image`, an ELF executable or a flat binary, plain or compressed by
 /// gzip or zstd, or an EFI zboot program. It is entered with the hart's id in a0 and the device tree's address in a1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
@@ -72,7 +72,7 @@ impl Payload {
         }
     }
 
-    /// What users call it.
+    /// Its name in messages.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Payload::Kernel(_) => "kernel",
@@ -81,7 +81,7 @@ impl Payload {
     }
 }
 
-/// The files that a machine is made of, by what users call them. No output goes into one of them.
+/// The input files of a machine, with their names in messages. No output may overwrite them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inputs(Vec<(&'static str, PathBuf)>);
 
@@ -89,7 +89,7 @@ impl Inputs {
     /// Opens a file for `what`, such as `serial port's output`, and locks it. Its contents are not changed yet.
     ///
     /// # Errors
-    /// It is one of these, by whatever name, or in use by a machine, or cannot be written.
+    /// If it is one of these, by whatever path, or is in use by a machine, or cannot be written.
     pub fn open_output(&self, path: &Path, what: &str) -> Result<OutputFile, Error> {
         let output = OutputFile::open(path, what)?;
         if let Some((input, _)) = self.0.iter().find(|(_, path)| output.is(path)) {
@@ -109,11 +109,11 @@ impl Inputs {
 pub struct DiskConfig {
     /// A raw image, or a block device.
     pub path: PathBuf,
-    /// Whether it is looked at before it is taken for a raw image.
+    /// Whether the file's contents are checked for other formats, or it is used as a raw image in any case.
     pub format: ImageFormat,
-    /// The guest can only read it.
+    /// Whether the guest can only read it.
     pub readonly: bool,
-    /// What the guest reads as its serial number.
+    /// Its serial number.
     pub serial: Serial,
     /// Where it is.
     pub placement: Placement,
@@ -122,22 +122,22 @@ pub struct DiskConfig {
 /// A network interface of the guest's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetConfig {
-    /// The host's tap interface. It is made if it does not exist and the user may.
+    /// The host's tap interface. It is created if it does not exist and the user has the permission.
     pub tap: String,
     /// The guest's Ethernet address; `None` for a random one.
     pub mac: Option<Mac>,
-    /// The longest IP packet that the guest may send or get, in bytes, 68 at least; `None` for what the tap interface has.
+    /// The longest IP packet that the guest may send or receive, in bytes, 68 at least; `None` for the tap interface's MTU.
     pub mtu: Option<u16>,
-    /// Who serves its queues.
+    /// Whether the host's kernel (vhost-net) or hvrun serves its queues.
     pub vhost: Vhost,
     /// Where it is.
     pub placement: Placement,
 }
 
-/// Where a virtio device is, and how its registers look.
+/// The slot of a virtio device, and the version of its registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// The slot, 0 to 7; `None` for the lowest that is left.
+    /// The slot, 0 to 7; `None` for the lowest free one.
     pub slot: Option<u32>,
     /// The version of its registers; `None` for the machine's ([`Config::virtio`]).
     pub version: Option<Version>,
@@ -146,7 +146,7 @@ pub struct Placement {
 /// The interrupt chip that the guest is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IrqchipChoice {
-    /// An AIA where the host's KVM gives one, else a PLIC.
+    /// An AIA if the host's KVM can create one, else a PLIC.
     #[default]
     Auto,
     /// KVM's in-kernel AIA.
@@ -156,10 +156,10 @@ pub enum IrqchipChoice {
 }
 
 impl Config {
-    /// The command line of a guest that was given none: its consoles, and the root file system on the first of
+    /// The default command line: the consoles, and the root file system on the first of
     /// [`Config::disks`] if there is one. With an initrd and no disk, the kernel runs the initrd's own init.
     ///
-    /// `None` where it is for others to say: a firmware, or a device tree of the user's.
+    /// `None` with a firmware or a device tree of the user, which determine it themselves.
     pub fn implied_command_line(&self) -> Option<String> {
         if matches!(self.payload, Payload::Firmware(_)) || self.dtb.is_some() {
             return None;
@@ -172,7 +172,7 @@ impl Config {
         Some(words.join(" "))
     }
 
-    /// Warns of a command line whose end Linux would lose without a word.
+    /// Warns of a command line that Linux would silently cut off.
     pub(crate) fn warn_of_a_long_command_line(&self) {
         let length = self.command_line.as_ref().map_or(0, String::len);
         if length > LONGEST_COMMAND_LINE {
@@ -186,7 +186,7 @@ impl Config {
     /// The slot of each of [`Config::disks`].
     ///
     /// # Errors
-    /// There is no slot for a device of the machine.
+    /// If there is no slot for a device of the machine.
     pub fn disk_slots(&self) -> Result<Vec<u32>, Error> {
         let mut slots = virtio::assign(&self.placements())?;
         slots.truncate(self.disks.len());
@@ -203,7 +203,7 @@ impl Config {
         ('a'..='z').nth(before).unwrap_or('a')
     }
 
-    /// The files that the machine is made of, and what users call them.
+    /// The machine's input files, with their names in messages.
     pub(crate) fn inputs(&self) -> Inputs {
         let files = std::iter::once((self.payload.name(), self.payload.path()));
         let initrd = self.initrd.iter().map(|path| ("initrd", path.as_path()));
@@ -213,7 +213,7 @@ impl Config {
         Inputs(files.map(|(what, path)| (what, path.to_owned())).collect())
     }
 
-    /// Of every virtio device, in the order in which they get their slots: disks, network, entropy, console.
+    /// The placements of all virtio devices, in the order in which they get their slots: disks, network, entropy, console.
     pub(crate) fn placements(&self) -> Vec<Placement> {
         let disks = self.disks.iter().map(|disk| disk.placement);
         let rng = self.rng.then(Placement::default);

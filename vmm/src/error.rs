@@ -1,4 +1,4 @@
-//! What can go wrong before a guest runs, each in one line for the user: what is wrong, and what to do.
+//! The errors of a machine, each in one line for the user: what is wrong, and what to do.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::kernel::Problem;
 use crate::kvm::aia::AiaError;
 use crate::kvm::{Errno, OpenError};
 
-/// An error of hvrun's own; what a guest does wrong is never one.
+/// An error of a machine. A guest's mistake is never one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// KVM cannot be used on this host.

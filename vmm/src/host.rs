@@ -10,37 +10,37 @@ use crate::kvm::isa;
 /// The bit of `CAP_NET_ADMIN` in a set of capabilities (linux/capability.h).
 const CAP_NET_ADMIN: u32 = 12;
 
-/// What can be seen of a host without KVM. Nothing of it is an error: what cannot be read is not known.
+/// Facts about a host that do not need KVM. Reading them never fails: what cannot be read is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// The processor's architecture, by Rust's name: `riscv64`, `x86_64`.
     pub architecture: &'static str,
     /// The kernel's release, as `uname -r` prints it.
     pub kernel: Option<String>,
-    /// Whether the harts have the hypervisor extension, if `/proc/cpuinfo` tells.
+    /// Whether the harts have the hypervisor extension, if `/proc/cpuinfo` says so.
     pub hypervisor_extension: Option<bool>,
     /// `/dev/kvm`.
     pub kvm: DeviceFile,
     /// `/dev/net/tun`, by which tap interfaces are used.
     pub tun: DeviceFile,
-    /// Whether this process may make network interfaces (`CAP_NET_ADMIN`).
+    /// Whether this process may create network interfaces (`CAP_NET_ADMIN`).
     pub network_admin: bool,
     /// `/dev/vhost-net`.
     pub vhost_net: DeviceFile,
-    /// When the kernel gives out transparent huge pages: `always`, `madvise` or `never`. `None` where it has none.
+    /// The kernel's setting for transparent huge pages: `always`, `madvise` or `never`. `None` if it has none.
     pub transparent_huge_pages: Option<String>,
-    /// The huge pages of 2 MiB that are reserved. `None` where the kernel has none.
+    /// The reserved huge pages of 2 MiB. `None` if the kernel has none.
     pub huge_pages: Option<HugePages>,
-    /// Memory that new programs can have without swapping, bytes.
+    /// Memory available to new programs without swapping, in bytes.
     pub available_memory: Option<u64>,
 }
 
-/// Huge pages of 2 MiB that the kernel has set aside for who asks for them (hugetlbfs).
+/// The huge pages of 2 MiB that the kernel has reserved (hugetlbfs).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HugePages {
     /// How many there are.
     pub total: u64,
-    /// How many of them nobody has asked for.
+    /// How many of them are free.
     pub free: u64,
 }
 

@@ -39,7 +39,7 @@ impl Stop {
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
-    /// Does `work`, which waits for files of the host, in a thread of its own, and answers what comes of it.
+    /// Runs `work`, which may block on files of the host, in a thread of its own, and returns its result.
     ///
     /// # Errors
     /// [`Error::Stopped`] if the machine's owner ended it first: then `work` is left behind. [`Error::Host`] if the host has no
@@ -72,7 +72,7 @@ impl Stop {
         if !is_done {
             return Err(Error::Stopped);
         }
-        // A panic goes on here, where it would have been without the thread.
+        // A panic of the thread continues here, as it would without the thread.
         Ok(thread
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn work_that_never_ends_is_left_behind() {
         let (stop, event) = stop();
-        // As a file that nobody serves.
+        // Blocks as a file on a stalled file system does.
         let (mut reader, _writer) = std::io::pipe().unwrap();
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));

@@ -29,8 +29,8 @@ use crate::vcpu::{self, Command};
 use crate::virtio::Slots;
 use crate::{Error, Outcome};
 
-/// How long the last output may take to go out when the machine is ended from outside. A guest that ends by itself is
-/// waited for.
+/// The time limit for writing the last output when the machine is ended from outside. If the guest ends by itself, there is
+/// no limit.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 /// The page size of every RISC-V host and guest, bytes.
@@ -48,10 +48,10 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Makes the machine and loads its guest, which does not run yet.
+    /// Creates the machine and loads its guest, which does not run yet.
     ///
     /// # Errors
-    /// Everything that can be wrong with `config`, its files and the host; nothing has been changed then. [`Error::Stopped`]
+    /// If anything is wrong with `config`, its files or the host; nothing has been changed then. [`Error::Stopped`]
     /// if [`Config::stop`] became readable first.
     pub fn new(config: Config) -> Result<Vm, Error> {
         let command_line = config
@@ -119,10 +119,10 @@ impl Vm {
         &self.board.device_tree
     }
 
-    /// Writes [`Vm::device_tree`] into the file at `path`, which is made or emptied.
+    /// Writes [`Vm::device_tree`] to the file at `path`, which is created or truncated.
     ///
     /// # Errors
-    /// It cannot be written, is one of the machine's own files, or in use by a machine; or [`Error::Stopped`] as for
+    /// If it cannot be written, is one of the machine's own files, or is in use by a machine; or [`Error::Stopped`] as for
     /// [`Vm::new`].
     pub fn write_device_tree(&self, path: &Path) -> Result<(), Error> {
         let tree = self.board.device_tree.clone();
@@ -144,7 +144,7 @@ impl Vm {
     /// thread serves the consoles' input meanwhile.
     ///
     /// # Errors
-    /// KVM cannot go on, the guest's files are gone when it reboots, or it ended and some of what it printed could not be
+    /// If KVM cannot go on, if the guest's files are gone when it reboots, or if it ended and some of its output could not be
     /// written ([`Error::OutputLost`]).
     pub fn run(self) -> Result<Outcome, Error> {
         let Vm {

@@ -195,7 +195,7 @@ fn only_words_at_registers_count() {
     }
 }
 
-/// Whoever keeps the timer for the alarm hears of every change of it.
+/// Every change of the alarm is reported to the owner of the timer.
 #[test]
 fn changes_of_the_alarm_are_told() {
     let mut registers = Registers::new();

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The registers, with a wire and somebody who has input.
+/// The registers, with an IRQ line and a source of input.
 #[derive(Default)]
 struct Bench(RefCell<State>);
 

@@ -11,18 +11,18 @@ use super::Notifier;
 
 /// A virtio device behind a transport.
 ///
-/// The transport keeps status, features and queue addresses; the device says what it offers, and runs from
-/// [`activate`](Self::activate) to [`pause`](Self::pause) or [`reset`](Self::reset), as a rule in a worker thread of its
-/// own, which exists from the device's making on.
+/// The transport keeps status, features and queue addresses. The device defines its features and queues, and runs from
+/// [`activate`](Self::activate) to [`pause`](Self::pause) or [`reset`](Self::reset), usually in a worker thread of its own,
+/// which exists as long as the device.
 pub trait VirtioDevice: Send {
     /// The device type (VIRTIO 1.3, section 5).
     fn device_id(&self) -> u32;
 
-    /// What messages call it: its kind, and what tells it from others of that kind.
+    /// Its name in messages: its kind, and what distinguishes it from others of that kind.
     fn name(&self) -> String;
 
     /// The feature bits this device offers: its own ones, bits 0 to 23 and 50 up. Those of the queues and of the
-    /// transport (bits 24 to 49) are not the device's business.
+    /// transport (bits 24 to 49) are handled elsewhere.
     fn features(&self) -> u64;
 
     /// The largest size of each queue, in descriptors: powers of two. Its length is the number of queues.
@@ -58,14 +58,14 @@ pub trait VirtioDevice: Send {
     /// If the host lacks the means, such as a thread. The transport then asks the driver for a reset.
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
 
-    /// Stops, and says where it is in each queue that it was serving. What it took from a queue is also done. When this
-    /// returns, the device touches neither queues nor guest memory any more; everything else that it knows stays, for
-    /// when it is activated with these positions. A queue that is broken has none. Also called for a device that is not
-    /// active.
+    /// Stops, and returns its position in each queue that it was serving. Requests that it has taken from a queue are
+    /// completed first. When this returns, the device accesses neither queues nor guest memory any more. Its other state is
+    /// kept, until it is activated with these positions. A broken queue has no position. Also called for a device that is
+    /// not active.
     fn pause(&mut self) -> Vec<QueuePosition>;
 
-    /// Stops as [`pause`](Self::pause) does, and is as after power-on then. Called on a vCPU's thread, also for a device
-    /// that is not active.
+    /// Stops as [`pause`](Self::pause) does, and returns to the state after power-on. Called on a vCPU's thread, also for a
+    /// device that is not active.
     fn reset(&mut self) {
         self.pause();
     }
@@ -76,7 +76,7 @@ pub trait VirtioDevice: Send {
 pub struct SharedMemory {
     /// The region's number, `shmid`, by which drivers of this device type know it.
     pub id: u8,
-    /// Where it lies, guest-physical.
+    /// Its guest-physical address.
     pub base: u64,
     /// Its size in bytes.
     pub length: u64,
@@ -101,7 +101,7 @@ pub struct Activation {
     pub notifier: Arc<dyn Notifier>,
 }
 
-/// How far a device has come in a queue.
+/// A device's position in a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueuePosition {
     /// Which queue of the device this is.

@@ -1,11 +1,11 @@
-//! Notifications from a device to its driver (VIRTIO 1.3, section 2.3), apart from how a transport delivers them.
+//! Notifications from a device to its driver (VIRTIO 1.3, section 2.3), independent of the transport.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};
 
-/// What a device tells its driver. Each transport has one implementation, and each device has one value of it, which the
+/// Sends notifications from a device to its driver. Each transport has one implementation, and each device has one value of it, which the
 /// device's threads share.
 pub trait Notifier: Send + Sync {
     /// There are new used buffers in this queue: a used buffer notification.
@@ -15,7 +15,7 @@ pub trait Notifier: Send + Sync {
     /// are at most an aligned word, so that no driver reads half of the change.
     fn config(&self, offset: usize, bytes: &[u8]);
 
-    /// Sets DEVICE_NEEDS_RESET: the device has met something it cannot go on from, and does nothing more until the
+    /// Sets DEVICE_NEEDS_RESET: the device has met an error that it cannot recover from, and stops until the
     /// driver resets it. If the driver is ready it is told by a configuration change notification (section 2.1.2).
     /// `reason` is for the log.
     fn needs_reset(&self, reason: &dyn Display);

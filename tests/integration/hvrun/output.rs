@@ -267,7 +267,7 @@ fn a_limit_of_file_sizes_is_an_error_of_the_write() {
     assert_eq!(status.code(), Some(0), "{status}");
 }
 
-/// Signals that would end any process end the machine in good order: its socket's file is gone.
+/// Signals that would end any process end the machine in an orderly way: its socket's file is gone.
 #[test]
 fn other_signals_end_the_machine_in_good_order() {
     let host = host(HostChip::Plic);

@@ -125,7 +125,7 @@ const QEMU_KVM: &[&str] = &[
     "dbcn-read-to-no-memory",
 ];
 
-/// A hart of it stops for good at a call of the vendor's or the experimental space, a probe of the former included.
+/// A hart of it never returns from a call of a vendor or experimental extension, including a probe of the former.
 const QEMU_KVM_STOPS: &[&str] = &[
     "base-probe-of-vendor-is-zero",
     "sbi-vendor-extension",

@@ -166,7 +166,7 @@ impl Bench {
         Ok(bench)
     }
 
-    /// What somebody needs to know who measures again.
+    /// What is needed to repeat the measurement.
     pub(super) fn conditions(&self) -> Result<Vec<(String, String)>> {
         let qemu = provision::qemu()?.version();
         let mut conditions = vec![

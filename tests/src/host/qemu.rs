@@ -95,7 +95,7 @@ impl Qemu {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // A Ctrl-C at the terminal is for the launcher, which ends QEMU in good order.
+            // A Ctrl-C at the terminal is for the launcher, which ends QEMU in an orderly way.
             .process_group(0);
         die_with_this_process(&mut command, theirs.into());
         let watched = watch(command)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::config::Placement;
 
-/// The guest's consoles, and the ports beside them. The default is none at all.
+/// The guest's consoles and ports. The default is none at all.
 #[derive(Debug, Default)]
 pub struct ConsoleConfig {
     /// What the serial port is connected to, which every guest has (Linux's `ttyS0`). With `None` its output goes
@@ -21,10 +21,10 @@ pub struct ConsoleConfig {
     pub placement: Placement,
 }
 
-/// A channel between guest and host by its name.
+/// A named channel between guest and host.
 #[derive(Debug)]
 pub struct PortConfig {
-    /// What the guest knows it by (`/dev/virtio-ports/NAME`).
+    /// Its name in the guest (`/dev/virtio-ports/NAME`).
     pub name: String,
     /// What it is connected to.
     pub chardev: Chardev,
@@ -36,27 +36,27 @@ pub enum Chardev {
     /// Open files, such as the standard streams. A guest waits for a reader that is slow, and its last output is waited
     /// for.
     Stdio(Stdio),
-    /// A file for the output, emptied when the guest begins. No input comes. It may be none of the machine's own files, and
-    /// is locked as a disk is.
+    /// A file for the output, emptied when the guest starts. There is no input. It must not be one of the machine's own files,
+    /// and is locked as a disk is.
     File(PathBuf),
     /// A pseudo-terminal, whose path is in [`Vm::pseudo_terminals`](crate::Vm::pseudo_terminals). Output is dropped while
-    /// nobody has it open.
+    /// it is not open.
     Pty,
-    /// A socket to listen on, for one client at a time. Output is dropped while none is connected.
+    /// A listening Unix socket, for one client at a time. Output is dropped while no client is connected.
     Unix(PathBuf),
 }
 
 /// Open files as a chardev.
 #[derive(Debug)]
 pub struct Stdio {
-    /// Where the guest's input comes from; `None` for no input at all. Its end does not end the guest.
+    /// The source of the guest's input; `None` for no input. Its end does not end the guest.
     pub input: Option<File>,
-    /// Where its output goes. Once nobody reads it any more, it is dropped.
+    /// The destination of its output, which is dropped once the reader has closed it.
     pub output: File,
     /// Whether Ctrl-a in the input is a command to the machine: x to end it, h for help.
     pub escape: bool,
     /// When this descriptor becomes readable, the size of the terminal may have changed: a signalfd for SIGWINCH. What is
-    /// read from it is thrown away. Only a virtio console has a size.
+    /// read from it is discarded. Only a virtio console has a size.
     pub resized: Option<OwnedFd>,
 }
 
@@ -66,8 +66,8 @@ impl ConsoleConfig {
         self.virtio.is_some() || !self.ports.is_empty()
     }
 
-    /// What tells a Linux kernel of its consoles. The last one that it has a driver for is its /dev/console. Of a virtio console
-    /// it may have none before its initrd has loaded one, and a kernel without any does not say what is wrong.
+    /// The kernel arguments for the consoles. The last console that a kernel has a driver for is its /dev/console. It may have
+    /// no driver for a virtio console before its initrd has loaded one, and without any console it cannot report an error.
     pub(crate) fn kernel_arguments(&self) -> impl Iterator<Item = &'static str> {
         let serial = (self.serial.is_some() || self.virtio.is_some()).then_some("console=ttyS0");
         let virtio = self.virtio.as_ref().map(|_| "console=hvc0");

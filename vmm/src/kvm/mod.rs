@@ -26,7 +26,7 @@ pub struct Errno(pub i32);
 /// Why `/dev/kvm` cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The processor's architecture is another one.
+    /// The processor is not RISC-V.
     #[error(
         "this machine is {}, and hvrun runs guests on a RISC-V host; from a checkout of hvrun, 'cargo hvrun' runs it in \
          a nested RISC-V machine",
@@ -39,7 +39,7 @@ pub enum OpenError {
          here; use a machine that has it"
     )]
     NoHypervisorExtension,
-    /// It is missing, nothing stands behind it, or the user may not open it.
+    /// It is missing, has no driver, or the user may not open it.
     #[error(transparent)]
     Device(#[from] DeviceFile),
     /// `KVM_GET_API_VERSION` answered something else than the 12 that has been stable since 2007.
@@ -54,7 +54,7 @@ pub enum OpenError {
 pub enum Access {
     /// Everything.
     ReadWrite,
-    /// Load and execute. A store leaves the guest as one to a device does.
+    /// Load and execute. A store causes an exit, as a store to a device does.
     ReadOnly,
 }
 

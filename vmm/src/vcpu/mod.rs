@@ -44,11 +44,11 @@ fn kick() -> i32 {
 
 /// What the threads of one boot share.
 pub struct Shared {
-    /// Everything behind MMIO.
+    /// The devices.
     pub bus: Bus,
     /// How the run ends.
     pub ending: Arc<Ending>,
-    /// What wakes the machine when it is suspended.
+    /// Wakes the machine when it is suspended.
     pub wakeup: Arc<Wakeup>,
     /// Whether KVM takes the counters from the guest's user programs at each start of a hart, and a hart can be started.
     pub watch_counters: bool,
@@ -300,7 +300,7 @@ impl Hart {
         }))
     }
 
-    /// Waits for what wakes the suspended machine: a device's interrupt, or the hart's own timer where that may interrupt.
+    /// Waits until the suspended machine is woken: by a device's interrupt, or by the hart's own timer if that is enabled.
     fn sleep(&self) {
         const SIE_STIE: u64 = 1 << 5;
         let read = |register| self.vcpu.read(register).unwrap_or(0);

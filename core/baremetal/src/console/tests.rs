@@ -90,7 +90,7 @@ impl Terminal {
         }
     }
 
-    /// Every row begins with the name of whoever wrote all of it.
+    /// Every row begins with the name of the guest that wrote all of it.
     fn check(&self) {
         for row in self.rows.iter().filter(|row| !row.is_empty()) {
             let text: String = row.iter().map(|(character, _)| *character).collect();
@@ -182,7 +182,7 @@ fn a_shell_stays_a_shell() {
     assert_eq!(printed(&[(0, edits)]), std::format!("[a] {text}"));
 }
 
-/// Only the guest that has the keyboard may ask for what comes by it.
+/// Only the guest that has the keyboard may send requests whose answers arrive as input.
 #[test]
 fn a_guest_in_the_background_asks_the_terminal_nothing() {
     assert_eq!(printed(&[(1, b"x\x1b[6ny\n")]), "[bc] xy\r\n");
@@ -235,7 +235,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// Whatever guests print, and whoever has the keyboard, each row of the screen is of the guest that it names.
+    /// Whatever guests print, and whichever has the keyboard, each row of the screen is from the guest that it names.
     #[test]
     fn names_are_true(
         steps in prop::collection::vec((0..3_usize, bytes(), prop::option::weighted(0.2, 0..3_usize)), 0..12),

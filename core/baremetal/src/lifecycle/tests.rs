@@ -347,7 +347,7 @@ struct Flags {
     running: [bool; 3],
     /// Whom each hart still has to tell, and what.
     tells: [(u8, u8); 3],
-    /// Whom each hart that sees to the end waits for.
+    /// The harts that each hart waits for while it carries out the end.
     waits: [u8; 3],
 }
 
@@ -493,7 +493,7 @@ fn a_start_does_not_outlive_the_guest() {
     assert_eq!(life.start(1, Start::default()), Err(ERR_DENIED));
 }
 
-/// The first one says how, and the last one sees to it, also if it meant to stop.
+/// The first hart to end determines how the guest ends; the last one to halt carries it out, also if it meant to stop.
 #[test]
 fn the_last_hart_sees_to_the_end() {
     for stops in [false, true] {

@@ -4,14 +4,14 @@ use std::io;
 
 use vm_memory::VolatileSlice;
 
-/// What a block device has to know of its back end. It stays the same as long as the back end lives.
+/// Properties of a back end. They never change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// What users call it, for messages: the path of the image.
+    /// Its name in messages: the path of the image.
     pub name: String,
-    /// Sectors of 512 bytes.
+    /// Its size in sectors of 512 bytes.
     pub sectors: u64,
-    /// It cannot be changed: nothing but reads and flushes is asked of it.
+    /// Whether it cannot be written: then only reads and flushes are requested.
     pub read_only: bool,
 }
 
@@ -22,10 +22,10 @@ pub struct Info {
 ///
 /// Every error is reported to the guest as an I/O error of the request (VIRTIO_BLK_S_IOERR).
 pub trait Backend: Send + Sync + 'static {
-    /// Its size, and what may be asked of it.
+    /// Its size, and whether it can be written.
     fn info(&self) -> &Info;
 
-    /// Fills `buffers` with what is at `offset`.
+    /// Reads from `offset` into `buffers`.
     ///
     /// # Errors
     /// Something of it cannot be read. What is in the buffers is undefined then.
@@ -37,33 +37,33 @@ pub trait Backend: Send + Sync + 'static {
     /// Something of it cannot be written. Some of it may be.
     fn write(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()>;
 
-    /// The quick path: does what [`read`](Self::read) does if that takes microseconds and waits for nothing. Called on a
-    /// vCPU's thread. `false` declines: what is in `buffers` is undefined then, and `read` is asked.
+    /// The fast path: the same as [`read`](Self::read) if it takes microseconds and does not block. Called on a vCPU's thread.
+    /// `false` declines: then `buffers` are undefined, and `read` is called.
     fn read_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
         let _ = (buffers, offset);
         false
     }
 
-    /// The same for [`write`](Self::write). Where it declines, some may be written.
+    /// The same for [`write`](Self::write). If it declines, a part may have been written.
     fn write_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
         let _ = (buffers, offset);
         false
     }
 
-    /// Returns when all that was written, discarded and zeroed before is on stable storage.
+    /// Returns when everything written, discarded and zeroed before is on stable storage.
     ///
     /// # Errors
     /// Some of it may be lost.
     fn flush(&self) -> io::Result<()>;
 
-    /// Lets go of the storage behind `length` bytes from `offset` on, where that is possible. What is read there afterwards
-    /// is undefined.
+    /// Deallocates the storage of `length` bytes from `offset` on, if possible. Their contents are undefined
+    /// afterwards.
     ///
     /// # Errors
     /// The host's, but not that it cannot do this.
     fn discard(&self, offset: u64, length: u64) -> io::Result<()>;
 
-    /// Makes `length` bytes from `offset` on read as zeros; `unmap` allows to let go of their storage.
+    /// Makes `length` bytes from `offset` on read as zeros; `unmap` permits to deallocate their storage.
     ///
     /// # Errors
     /// Some of them may not be zero.

@@ -26,7 +26,7 @@ use crate::borrowed;
 use crate::device_file::{DeviceFile, HostDevice};
 use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
 
-/// The features that change how the queues work, of which the kernel has to know.
+/// The features that change how the queues work, which the kernel has to support.
 const QUEUES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_RING_F_EVENT_IDX
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
@@ -35,7 +35,7 @@ const QUEUES: u64 = 1 << VIRTIO_F_VERSION_1
 /// Who serves the queues of a network device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Vhost {
-    /// The host's kernel where it can, else this process.
+    /// The host's kernel if it can, else this process.
     #[default]
     Auto,
     /// The host's kernel.
@@ -48,7 +48,7 @@ impl Vhost {
     /// Whether the host's kernel serves the queues.
     ///
     /// # Errors
-    /// It has to and cannot, in one line.
+    /// If it is required and not possible.
     pub fn is_available(self) -> Result<bool, OpenError> {
         if self == Self::Off {
             return Ok(false);
@@ -62,7 +62,7 @@ impl Vhost {
     }
 }
 
-/// Why vhost-net cannot be had.
+/// Why vhost-net cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; or leave vhost=on away")]
 pub struct OpenError(DeviceFile);
@@ -76,7 +76,7 @@ fn io_error(error: vhost::Error) -> io::Error {
     }
 }
 
-/// Tells the kernel of the guest's memory and of the queues.
+/// Passes the guest's memory and the queues to the kernel.
 fn set_up(
     activation: &Activation,
     queues: [&ActiveQueue; 2],
@@ -161,21 +161,22 @@ impl Server {
             notifier: Arc::clone(&activation.notifier),
         };
         server.connect().map_err(io_error)?;
-        // The kernel looks at a queue when it is notified. What is there already was notified to who served it before.
+        // The kernel looks at a queue when it is notified. For requests that are there already, the previous server of the
+        // queue was notified.
         for queue in queues {
             let _ = queue.kick.write(1);
         }
         Ok(server)
     }
 
-    /// Plugs the tap into the queues while the link is up, else out.
+    /// Attaches the tap to the queues while the link is up, and detaches it otherwise.
     fn connect(&mut self) -> vhost::Result<()> {
         let tap = self.link.is_up().then_some(self.tap.file());
         self.kernel.set_backend(0, tap)?;
         self.kernel.set_backend(1, tap)
     }
 
-    /// Hands on notifications until it is told to stop. Then the kernel serves the queues no more.
+    /// Forwards notifications until it is told to stop. Then the kernel does not serve the queues any more.
     pub fn run(&mut self, stop: &AtomicBool) -> Served {
         self.hand_on(stop);
         let served = self.stop().unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! The nested host's end of the protocol.
+//! The nested host's side of the protocol.
 //!
 //! One thread polls everything: the control stream, the processes' pipes and terminals, and their ends (by pidfd).
 //! Nothing in it blocks, so that a process which neither reads nor writes delays no other.

@@ -1,4 +1,4 @@
-//! What happens when somebody sends the launcher a signal.
+//! The launcher's handling of signals.
 //!
 //! The signals are blocked in every thread, and one thread takes them. Before hvrun runs, one that is to end the launcher
 //! does so; QEMU and whatever the set-up started die with it. While hvrun runs, they are passed on to it.

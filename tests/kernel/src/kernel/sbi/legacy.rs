@@ -50,7 +50,7 @@ fn getchar(machine: &Machine) -> Outcome {
     Ok(())
 }
 
-/// Whoever runs the kernel says what they will type, and does so when asked.
+/// The test's driver says on the command line what it will type, and types it when asked.
 fn getchar_typed(machine: &Machine) -> Outcome {
     super::needs(LEGACY_CONSOLE_GETCHAR, "legacy getchar")?;
     let Some(expected) = machine.argument("typed") else {

@@ -166,7 +166,7 @@ fn keeps_buffers(machine: &Machine) -> Outcome {
     Ok(())
 }
 
-/// Whoever runs the kernel says what they will type, and does so when asked.
+/// The test's driver says on the command line what it will type, and types it when asked.
 fn receives(machine: &Machine) -> Outcome {
     let mut console = Console::open(machine)?;
     let Some(expected) = machine.argument("typed") else {

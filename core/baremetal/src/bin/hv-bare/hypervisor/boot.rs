@@ -126,7 +126,7 @@ static mut BOOT_STACK: Stack = Stack([0; STACK]);
 /// What there is, from the moment on that guests are made.
 #[derive(Debug)]
 pub struct Hypervisor {
-    /// The machine underneath.
+    /// The host machine.
     pub host: Host,
     /// Its interrupt chip.
     pub chip: Chip,

@@ -1,11 +1,11 @@
 //! One serial port for all guests.
 //!
-//! What a single guest prints goes out as it is. With several, each line begins with the name of its guest, and what could make
-//! that untrue is left out ([`hv_bare::console`]): the lines of the guest that has the keyboard come out as they are made, those of
-//! the others when they are whole. What is typed goes to the guest that has the keyboard, but for Ctrl-a and the key after it.
+//! The output of a single guest is printed unchanged. With several guests, each line begins with the name of its guest, and control
+//! sequences that could falsify that are left out ([`hv_bare::console`]). Output of the guest that has the keyboard appears
+//! immediately, that of the others by complete lines. Input goes to the guest that has the keyboard, except Ctrl-a and the key after it.
 //!
-//! The port is slow, and whoever prints waits for it with interrupts disabled. So the lock is held for a line at most, and harts get
-//! it in the order in which they come.
+//! The port is slow, and a hart that prints waits for it with interrupts disabled. So the lock is held for a line at most, and
+//! harts get it in the order in which they ask for it.
 
 mod port;
 
