@@ -1,11 +1,11 @@
-//! The values of `--console`, and the back ends that they name.
+//! What `--console` says, and the chardevs that it stands for.
 
 use std::fs::File;
 use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use hv_vmm::{ConsoleBackend, ConsoleConfig, Placement, PortConfig, Stdio};
+use hv_vmm::{Chardev, ConsoleConfig, Placement, PortConfig, Stdio};
 
 use crate::device::{parse_placement, split_options};
 
@@ -24,7 +24,7 @@ pub enum Choice {
     Port(String, To, Placement),
 }
 
-/// The back end on the host.
+/// What a console or a port is connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum To {
     /// stdin and stdout.
@@ -221,26 +221,26 @@ impl Consoles {
     /// The host has no file descriptor left.
     pub fn config(self, resized: Option<OwnedFd>) -> std::io::Result<ConsoleConfig> {
         let mut resized = resized;
-        let mut backend = |to| -> std::io::Result<ConsoleBackend> {
+        let mut chardev = |to| -> std::io::Result<Chardev> {
             Ok(match to {
-                To::Stdio => ConsoleBackend::Stdio(Stdio {
+                To::Stdio => Chardev::Stdio(Stdio {
                     input: Some(copy(stdin())?),
                     output: copy(stdout())?,
                     escape: stdin().is_terminal(),
                     resized: resized.take(),
                 }),
-                To::File(path) => ConsoleBackend::File(path),
-                To::Pty => ConsoleBackend::Pty,
-                To::Unix(path) => ConsoleBackend::Unix(path),
+                To::File(path) => Chardev::File(path),
+                To::Pty => Chardev::Pty,
+                To::Unix(path) => Chardev::Unix(path),
             })
         };
         Ok(ConsoleConfig {
-            serial: self.serial.map(&mut backend).transpose()?,
-            virtio: self.virtio.map(&mut backend).transpose()?,
+            serial: self.serial.map(&mut chardev).transpose()?,
+            virtio: self.virtio.map(&mut chardev).transpose()?,
             ports: (self.ports.into_iter())
                 .map(|(name, to)| {
-                    let backend = backend(to)?;
-                    Ok(PortConfig { name, backend })
+                    let chardev = chardev(to)?;
+                    Ok(PortConfig { name, chardev })
                 })
                 .collect::<std::io::Result<_>>()?,
             placement: self.placement,

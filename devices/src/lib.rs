@@ -13,7 +13,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
 pub mod bus;
-pub mod console;
+pub mod chardev;
 pub mod device_file;
 pub mod interrupt;
 pub mod rtc;

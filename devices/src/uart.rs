@@ -1,4 +1,4 @@
-//! The 16550A UART of [`hv_core::uart`], with its IRQ line, output and input.
+//! The 16550A UART of [`hv_core::uart`], with its interrupt line and the chardev behind it.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,15 +6,15 @@ use hv_core::uart::Registers;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::MmioDevice;
-use crate::console::{ConsoleOutput, InputSink};
+use crate::chardev::{InputSink, OutputSink};
 use crate::interrupt::IrqLine;
 use crate::lock;
 
-/// A 16550A. What the guest sends goes to a [`ConsoleOutput`]; [`receive`](Self::receive) takes what the guest is to get.
+/// A 16550A. What the guest sends goes to an [`OutputSink`], and what it gets comes by [`receive`](Self::receive).
 pub struct Uart {
     state: Mutex<State>,
     irq: Arc<dyn IrqLine>,
-    output: Arc<dyn ConsoleOutput>,
+    output: Arc<dyn OutputSink>,
 }
 
 struct State {
@@ -27,7 +27,7 @@ struct State {
 impl Uart {
     /// A UART after power-on, with no interrupt enabled and the line low.
     #[must_use]
-    pub fn new(irq: Arc<dyn IrqLine>, output: Arc<dyn ConsoleOutput>) -> Self {
+    pub fn new(irq: Arc<dyn IrqLine>, output: Arc<dyn OutputSink>) -> Self {
         let state = State {
             registers: Registers::new(),
             line: false,

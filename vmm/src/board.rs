@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, mpsc};
 
@@ -10,16 +9,18 @@ use hv_core::addr::GuestPhysAddr;
 use hv_core::layout;
 use hv_core::machine::Machine;
 use hv_devices::bus::Bus;
-use hv_devices::console::{ConsoleOutput, InputSink};
+use hv_devices::chardev::{InputSink, OutputSink};
 use hv_devices::interrupt::IrqLine;
 use hv_devices::rtc::{HostClock, Rtc};
 use hv_devices::test_device::TestDevice;
 use hv_devices::uart::Uart;
 use hv_devices::virtio::transport::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY, RegisterPages};
 
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
 use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
-use crate::console::Consoles;
+use crate::consoles::Consoles;
 use crate::devicetree::{Tree, TreeFile};
 use crate::ending::Ending;
 use crate::irqchip::{self, Aia, Irqchip, PlicChip, Trigger};
@@ -29,7 +30,7 @@ use crate::kvm::{Access, Kvm, Vcpu, Vm};
 use crate::memory::GuestRam;
 use crate::sbi::SbiPlatform;
 use crate::stop::Stop;
-use crate::vcpu::{Leave, Shared, VcpuThread};
+use crate::vcpu::{Command, Leave, Shared, VcpuThread};
 use crate::virtio::Slots;
 use crate::wakeup::Wakeup;
 use crate::{Error, capabilities, counters, entropy};
@@ -74,10 +75,11 @@ pub struct Board {
     pub rtc: Arc<Rtc>,
     ending: Arc<Ending>,
     /// The console of SBI.
-    output: Arc<dyn ConsoleOutput>,
+    output: Arc<dyn OutputSink>,
     getchar_empty: i64,
     input: Arc<dyn InputSink>,
     watch_counters: bool,
+    virtio: Vec<Arc<MmioTransport>>,
     /// The guest's device tree.
     pub device_tree: Vec<u8>,
     /// The interrupt chip that it has come to have: never [`IrqchipChoice::Auto`].
@@ -94,6 +96,7 @@ pub struct RunningBoard {
     /// Disconnected when the last thread ends.
     ended: Receiver<Infallible>,
     shared: Arc<Shared>,
+    virtio: Vec<Arc<MmioTransport>>,
     _vm: Arc<Vm>,
     _pages: RegisterPages,
     _ram: GuestRam,
@@ -223,6 +226,7 @@ impl Board {
         let rtc = Arc::new(Rtc::new(lines.rtc, blueprint.clock.clone()));
         attach(layout::RTC_BASE, layout::RTC_SIZE, rtc.clone())?;
 
+        let mut virtio = Vec::new();
         for (slot, line) in (0..).zip(lines.virtio) {
             let (Some((base, _)), Some(page)) = (layout::virtio_slot(slot), pages.get(slot)) else {
                 break;
@@ -249,7 +253,9 @@ impl Board {
                     }
                 }
             }
-            attach(base, layout::VIRTIO_STRIDE, Arc::new(transport))?;
+            let transport = Arc::new(transport);
+            virtio.push(transport.clone());
+            attach(base, layout::VIRTIO_STRIDE, transport)?;
         }
 
         let machine = match &blueprint.dtb {
@@ -279,6 +285,7 @@ impl Board {
             output: consoles.firmware_output().clone(),
             getchar_empty: blueprint.getchar_empty,
             input: consoles.firmware_input().cloned().unwrap_or(uart),
+            virtio,
             device_tree,
             irqchip,
             _vm: vm,
@@ -287,23 +294,24 @@ impl Board {
         })
     }
 
-    /// Starts every vCPU in a thread of its own.
+    /// Starts every vCPU in a thread of its own, where it begins with `command`.
     ///
     /// # Errors
     /// The host has no thread left.
-    pub fn start(self) -> Result<RunningBoard, Error> {
+    pub fn start(self, command: Command) -> Result<RunningBoard, Error> {
         let shared = Arc::new(Shared {
             bus: self.bus,
             ending: self.ending,
             wakeup: self.wakeup,
             watch_counters: self.watch_counters,
-            stop: AtomicBool::new(false),
+            outside: EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?,
         });
         let (alive, ended) = mpsc::channel();
         let mut running = RunningBoard {
             threads: Vec::new(),
             ended,
             shared,
+            virtio: self.virtio,
             _vm: self._vm,
             _pages: self._pages,
             _ram: self.ram,
@@ -322,19 +330,49 @@ impl Board {
                 suspended: false,
             };
             let shared = running.shared.clone();
-            let thread = VcpuThread::start(hart, vcpu, shared, platform, leave, alive.clone())
-                .map_err(Error::host("start a vCPU's thread"))?;
+            let thread =
+                VcpuThread::start(hart, vcpu, shared, platform, command, leave, alive.clone())
+                    .map_err(Error::host("start a vCPU's thread"))?;
             running.threads.push(thread);
         }
         Ok(running)
     }
 }
 
+impl RunningBoard {
+    /// Readable when another vCPU has left the guest to pause.
+    pub fn outside_event(&self) -> &EventFd {
+        &self.shared.outside
+    }
+
+    /// Has the vCPUs leave the guest. It takes repeated looks at [`is_outside`](Self::is_outside) until they have.
+    pub fn pause(&self) {
+        VcpuThread::tell_all(&self.threads, Command::Pause);
+        self.shared.wakeup.disturb();
+    }
+
+    /// Whether all vCPUs have left the guest. Those that have not are told once more.
+    pub fn is_outside(&self) -> bool {
+        VcpuThread::call_out(&self.threads)
+    }
+
+    /// Has the devices stop that touch the guest's memory by themselves. The vCPUs have left the guest.
+    pub fn pause_devices(&self) {
+        self.virtio.iter().for_each(|transport| transport.pause());
+    }
+
+    /// Has devices and vCPUs go on.
+    pub fn resume(&self) {
+        self.virtio.iter().for_each(|transport| transport.resume());
+        VcpuThread::tell_all(&self.threads, Command::Run);
+    }
+}
+
 impl Drop for RunningBoard {
     /// Stops the vCPUs, and with the bus the devices' workers.
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.shared.wakeup.end();
+        VcpuThread::tell_all(&self.threads, Command::Finish);
+        self.shared.wakeup.disturb();
         VcpuThread::join_all(std::mem::take(&mut self.threads), &self.ended);
     }
 }

@@ -3,12 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use hv_devices::console::OutputFile;
+use hv_devices::chardev::OutputFile;
 use hv_devices::virtio::block::{ImageFormat, Serial};
 use hv_devices::virtio::net::{Mac, Vhost};
 use hv_devices::virtio::transport::mmio::Version;
 
-use crate::console::ConsoleConfig;
+use crate::consoles::ConsoleConfig;
 use crate::{Error, virtio};
 
 /// The longest command line that Linux keeps on RISC-V, in bytes: `COMMAND_LINE_SIZE` without the NUL (arch/riscv/include/uapi/asm/setup.h).
@@ -226,7 +226,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::{ConsoleBackend, PortConfig};
+    use crate::consoles::{Chardev, PortConfig};
 
     fn config(disks: Vec<DiskConfig>) -> Config {
         Config {
@@ -243,7 +243,7 @@ mod tests {
             hugepages: false,
             irqchip: IrqchipChoice::Auto,
             console: ConsoleConfig {
-                serial: Some(ConsoleBackend::Pty),
+                serial: Some(Chardev::Pty),
                 ..ConsoleConfig::default()
             },
             getchar_empty: -1,
@@ -351,11 +351,11 @@ mod tests {
         let line = |serial: bool, virtio: bool| {
             let mut config = config(vec![]);
             config.console = ConsoleConfig {
-                serial: serial.then_some(ConsoleBackend::Pty),
-                virtio: virtio.then_some(ConsoleBackend::Pty),
+                serial: serial.then_some(Chardev::Pty),
+                virtio: virtio.then_some(Chardev::Pty),
                 ports: vec![PortConfig {
                     name: "org.example".into(),
-                    backend: ConsoleBackend::Pty,
+                    chardev: Chardev::Pty,
                 }],
                 placement: Placement::default(),
             };

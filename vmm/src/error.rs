@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use hv_devices::console::LostOutput;
+use hv_devices::chardev::LostOutput;
 
 use crate::Outcome;
 use crate::kernel::Problem;
@@ -69,9 +69,9 @@ pub enum Error {
     /// vhost-net is required for a network interface, and the host's kernel cannot serve it.
     #[error(transparent)]
     Vhost(#[from] hv_devices::virtio::net::VhostError),
-    /// A console's back end cannot be opened.
+    /// A chardev, the back end of a console or port, cannot be opened.
     #[error(transparent)]
-    Console(#[from] hv_devices::console::OpenError),
+    Chardev(#[from] hv_devices::chardev::OpenError),
     /// An output would overwrite one of the machine's input files.
     #[error("cannot write the {what} to {}: it is this machine's {input}; use another file", .path.display())]
     OutputIsInput {

@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! use hv_vmm::{
-//!     Config, ConsoleBackend, ConsoleConfig, IrqchipChoice, Outcome, Payload, VirtioVersion, Vm,
+//!     Config, Chardev, ConsoleConfig, IrqchipChoice, Outcome, Payload, VirtioVersion, Vm,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,7 +20,7 @@
 //!     hugepages: false,
 //!     irqchip: IrqchipChoice::Auto,
 //!     console: ConsoleConfig {
-//!         serial: Some(ConsoleBackend::File("console.log".into())),
+//!         serial: Some(Chardev::File("console.log".into())),
 //!         ..ConsoleConfig::default()
 //!     },
 //!     getchar_empty: -1,
@@ -52,7 +52,8 @@ mod boot_file;
 mod capabilities;
 mod compression;
 mod config;
-mod console;
+mod consoles;
+mod control;
 mod counters;
 mod devicetree;
 mod ending;
@@ -77,11 +78,12 @@ mod wakeup;
 
 pub use capabilities::{AiaAbsence, AnsweredBy, Capabilities, SbiExtension};
 pub use config::{Config, DiskConfig, IrqchipChoice, NetConfig, Payload, Placement};
-pub use console::{ConsoleBackend, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
+pub use consoles::{Chardev, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
+pub use control::{Event, Handle, Refused, Status};
 pub use error::Error;
 pub use files::{BootFile, BootFiles};
 pub use host::{Host, HugePages};
-pub use hv_devices::console::LostOutput;
+pub use hv_devices::chardev::LostOutput;
 pub use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
 pub use hv_devices::virtio::block::{ImageFormat, Serial};
 pub use hv_devices::virtio::net::{Mac, Vhost};
@@ -103,7 +105,7 @@ pub enum Outcome {
     TestFailed(u16),
     /// The guest reset itself, and [`Config::no_reboot`] says that it is not to be booted again.
     Reset,
-    /// It was stopped from outside: by the escape key or by [`Config::stop`].
+    /// It was stopped from outside: by the escape key, by [`Config::stop`] or by [`Handle::stop`].
     Stopped,
 }
 

@@ -6,7 +6,7 @@ use hv_core::addr::GuestPhysAddr;
 use hv_core::sbi::{
     Access, BadMemory, ConsoleError, ERR_INVALID_PARAM, Platform, base, dbcn, legacy, susp,
 };
-use hv_devices::console::{ConsoleOutput, InputSink};
+use hv_devices::chardev::{InputSink, OutputSink};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// The machine as an SBI implementation sees it.
@@ -14,7 +14,7 @@ pub struct SbiPlatform {
     /// The guest's RAM.
     pub memory: Arc<GuestMemoryMmap>,
     /// Where what the guest prints goes.
-    pub output: Arc<dyn ConsoleOutput>,
+    pub output: Arc<dyn OutputSink>,
     /// The device at which its input arrives.
     pub input: Arc<dyn InputSink>,
     /// What legacy Console Getchar answers for no character.
@@ -89,7 +89,7 @@ mod tests {
     use std::time::Duration;
 
     use hv_core::sbi::{Call, ERR_INVALID_PARAM, Return, handle};
-    use hv_devices::console::OutputThread;
+    use hv_devices::chardev::OutputThread;
 
     use super::*;
 

@@ -2,26 +2,30 @@
 
 use std::cell::RefCell;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use hv_core::layout;
 use hv_devices::rtc::HostClock;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::alarm::Alarm;
-use crate::board::{Blueprint, Board};
+use crate::board::{Blueprint, Board, RunningBoard};
 use crate::capabilities;
 use crate::config::{Config, Inputs};
-use crate::console::{Consoles, PseudoTerminal};
+use crate::consoles::{Consoles, PseudoTerminal};
+use crate::control::{Asked, Control, Controlled, Event, Handle, Request, Status};
 use crate::ending::{End, Ending};
 use crate::kvm::Kvm;
 use crate::memory::HUGE_PAGE;
 use crate::restarts::{self, Restarts};
 use crate::stop::Stop;
+use crate::vcpu::{self, Command};
 use crate::virtio::Slots;
 use crate::{Error, Outcome};
 
@@ -40,6 +44,7 @@ pub struct Vm {
     ending: Arc<Ending>,
     stop: Stop,
     no_reboot: bool,
+    control: Controlled,
 }
 
 impl Vm {
@@ -99,7 +104,14 @@ impl Vm {
             ending,
             stop,
             no_reboot: config.no_reboot,
+            control: Controlled::new()?,
         })
+    }
+
+    /// A handle, by which any thread controls the machine. It must be taken before the run.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.control.handle()
     }
 
     /// The guest's flattened device tree, without the free space at its end.
@@ -141,21 +153,31 @@ impl Vm {
             mut ending,
             stop,
             no_reboot,
+            control,
             ..
         } = self;
         // Only now: what was wrong with the machine has left its files as they were.
         blueprint.consoles.empty_files()?;
         let mut restarts = Restarts::default();
+        // A paused machine that is reset stays paused.
+        let mut command = Command::Run;
         let outcome = loop {
             let started = Instant::now();
             let alarm = Alarm {
                 clock: blueprint.clock.clone(),
                 rtc: board.rtc.clone(),
             };
-            match run_board(board, ending, alarm, &blueprint.consoles, &stop)? {
+            let run = Run {
+                consoles: &blueprint.consoles,
+                stop: &stop,
+                control: &control,
+                command: &mut command,
+            };
+            match run.board(board, ending, alarm)? {
                 End::Reset if no_reboot => break Ok(Outcome::Reset),
                 End::Reset => {
                     log::info!("the guest reboots");
+                    control.tell(status(command), Event::Reset);
                     if restarts.are_a_storm(started.elapsed()) {
                         log::warn!("{}", restarts::WARNING);
                     }
@@ -173,6 +195,9 @@ impl Vm {
             }
         };
         blueprint.consoles.close(LAST_OUTPUT);
+        if let Ok(outcome) = outcome {
+            control.tell(Status::Ended, Event::Ended(outcome));
+        }
         let lost = blueprint.consoles.lost();
         match outcome {
             Ok(outcome) if lost.is_empty() => Ok(outcome),
@@ -187,83 +212,191 @@ impl Vm {
     }
 }
 
-/// Runs one boot of the guest to its end, and returns when all of its threads have ended.
-fn run_board(
-    board: Board,
-    ending: Arc<Ending>,
-    alarm: Alarm,
-    consoles: &Consoles,
-    stop: &Stop,
-) -> Result<End, Error> {
-    let event_loop = |error: event_manager::Error| Error::Host {
-        doing: "run the event loop",
-        error: std::io::Error::other(error.to_string()),
-    };
-    let mut events: EventManager<Box<dyn MutEventSubscriber>> =
-        EventManager::new().map_err(event_loop)?;
-    for subscriber in consoles.subscribers() {
-        events.add_subscriber(subscriber);
+/// What a machine does whose vCPUs have been told this.
+fn status(command: Command) -> Status {
+    match command {
+        Command::Run => Status::Running,
+        Command::Pause => Status::Paused,
+        Command::Finish => Status::Ended,
     }
-    events.add_subscriber(Box::new(alarm));
-    let fds = [
-        Some(ending.event().as_raw_fd()),
-        Some(stop.quit.as_raw_fd()),
-        stop.outside.as_ref().map(OwnedFd::as_raw_fd),
-    ];
-    let ended = Rc::new(RefCell::new(None));
-    events.add_subscriber(Box::new(Watch {
-        fds,
-        ending,
-        ended: ended.clone(),
-    }));
-
-    consoles.power_on();
-    let running = board.start()?;
-    while ended.borrow().is_none() {
-        events.run().map_err(event_loop)?;
-    }
-    let end = ended.borrow_mut().take().unwrap_or(End::Stopped);
-    let end = match end {
-        // Nobody waits for a slow reader of the console who was told to stop. Closing also frees a vCPU that does.
-        End::Stopped | End::Failed(_) => {
-            consoles.close(LAST_OUTPUT);
-            end
-        }
-        // All output of the guest is written, however slow its reader is, unless the wait is ended.
-        _ => loop {
-            if consoles.flush(LAST_OUTPUT) {
-                break end;
-            }
-            if stop.is_asked_for() {
-                consoles.close(Duration::ZERO);
-                break End::Stopped;
-            }
-        },
-    };
-    consoles.power_off();
-    drop(running);
-    Ok(end)
 }
 
-/// Watches for the end of a run.
+/// One boot of the guest, and what controls it.
+struct Run<'a> {
+    consoles: &'a Consoles,
+    stop: &'a Stop,
+    control: &'a Control,
+    /// What the vCPUs were told last.
+    command: &'a mut Command,
+}
+
+impl Run<'_> {
+    /// Runs the guest to its end, and returns when all of its threads have ended.
+    fn board(mut self, board: Board, ending: Arc<Ending>, alarm: Alarm) -> Result<End, Error> {
+        let event_loop = |error: event_manager::Error| Error::Host {
+            doing: "run the event loop",
+            error: std::io::Error::other(error.to_string()),
+        };
+        let mut events: EventManager<Box<dyn MutEventSubscriber>> =
+            EventManager::new().map_err(event_loop)?;
+        for subscriber in self.consoles.subscribers() {
+            events.add_subscriber(subscriber);
+        }
+        events.add_subscriber(Box::new(alarm));
+        let ended = Rc::new(RefCell::new(None));
+        self.consoles.power_on();
+        let running = board.start(*self.command)?;
+        let mut pausing = Pausing::default();
+        if *self.command == Command::Pause {
+            pausing.begin(None);
+        }
+        let copy = |event: &EventFd| event.try_clone().map_err(Error::host("copy an eventfd"));
+        events.add_subscriber(Box::new(Watch {
+            ending,
+            ended: ended.clone(),
+            stop: [
+                Some(self.stop.quit.as_raw_fd()),
+                self.stop.outside.as_ref().map(OwnedFd::as_raw_fd),
+            ],
+            wake: [copy(self.control.event())?, copy(running.outside_event())?],
+        }));
+        self.control.tell(status(*self.command), Event::Booted);
+        let end = loop {
+            if let Some(end) = ended.borrow_mut().take() {
+                break end;
+            }
+            if pausing.is_under_way() {
+                if running.is_outside() {
+                    running.pause_devices();
+                    pausing.end(self.control);
+                } else {
+                    // A vCPU may have missed its signal.
+                    let again = i32::try_from(vcpu::REPEAT.as_millis()).unwrap_or(1);
+                    events.run_with_timeout(again).map_err(event_loop)?;
+                }
+                continue;
+            }
+            if let Some(asked) = self.control.next() {
+                if let Some(end) = self.carry_out(asked, &running, &mut pausing) {
+                    break end;
+                }
+                continue;
+            }
+            events.run().map_err(event_loop)?;
+        };
+        let end = match end {
+            // Nobody waits for a slow reader of the console who was told to stop. Closing also frees a vCPU that does.
+            End::Stopped | End::Failed(_) => {
+                self.consoles.close(LAST_OUTPUT);
+                end
+            }
+            // What the guest printed goes out, however slow its reader is, unless somebody ends the waiting.
+            _ => loop {
+                if self.consoles.flush(LAST_OUTPUT) {
+                    break end;
+                }
+                if self.stop.is_asked_for() {
+                    self.consoles.close(Duration::ZERO);
+                    break End::Stopped;
+                }
+            },
+        };
+        self.consoles.power_off();
+        drop(running);
+        Ok(end)
+    }
+
+    /// Answers the end if the request is one.
+    fn carry_out(
+        &mut self,
+        Asked { request, done }: Asked,
+        running: &RunningBoard,
+        pausing: &mut Pausing,
+    ) -> Option<End> {
+        match (request, *self.command) {
+            (Request::Stop, _) => return Some(End::Stopped),
+            (Request::Reset, _) => {
+                let _ = done.send(());
+                return Some(End::Reset);
+            }
+            (Request::Pause, Command::Run) => {
+                *self.command = Command::Pause;
+                running.pause();
+                // It is done when the vCPUs have left the guest.
+                pausing.begin(Some(done));
+                return None;
+            }
+            (Request::Resume, Command::Pause) => {
+                *self.command = Command::Run;
+                self.control.tell(Status::Running, Event::Resumed);
+                running.resume();
+            }
+            // It is so already.
+            (Request::Pause | Request::Resume, _) => {}
+        }
+        // Nobody need wait for it.
+        let _ = done.send(());
+        None
+    }
+}
+
+/// A pause on its way: the vCPUs have been told, and some of them may still be in the guest.
+#[derive(Default)]
+struct Pausing {
+    under_way: bool,
+    /// Who asked for it.
+    asked: Option<Sender<()>>,
+}
+
+impl Pausing {
+    fn begin(&mut self, asked: Option<Sender<()>>) {
+        self.under_way = true;
+        self.asked = asked;
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.under_way
+    }
+
+    fn end(&mut self, control: &Control) {
+        self.under_way = false;
+        control.tell(Status::Paused, Event::Paused);
+        if let Some(asked) = self.asked.take() {
+            let _ = asked.send(());
+        }
+    }
+}
+
+/// Watches for the end of a run, and has the event loop look at what else there is to do.
 struct Watch {
-    fds: [Option<i32>; 3],
     ending: Arc<Ending>,
     ended: Rc<RefCell<Option<End>>>,
+    /// By which the machine is stopped from outside.
+    stop: [Option<RawFd>; 2],
+    /// By which the loop is woken: for a request, and for a vCPU that has left the guest.
+    wake: [EventFd; 2],
 }
 
 impl MutEventSubscriber for Watch {
     fn init(&mut self, ops: &mut EventOps) {
-        for fd in self.fds.iter().flatten() {
-            if let Err(error) = ops.add(Events::new_raw(*fd, EventSet::IN)) {
+        let ending = self.ending.event().as_raw_fd();
+        let stop = self.stop.into_iter().flatten();
+        let wake = self.wake.each_ref().map(EventFd::as_raw_fd);
+        for fd in stop.chain([ending]).chain(wake) {
+            if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
                 log::error!("the machine cannot be stopped by its event {fd}: {error}");
             }
         }
     }
 
     fn process(&mut self, events: Events, _: &mut EventOps) {
-        let end = if events.fd() == self.ending.event().as_raw_fd() {
+        let fd = events.fd();
+        let end = if fd == self.ending.event().as_raw_fd() {
             self.ending.take()
+        } else if let Some(wake) = self.wake.iter().find(|wake| wake.as_raw_fd() == fd) {
+            // The loop looks by itself what there is.
+            let _ = wake.read();
+            None
         } else {
             Some(End::Stopped)
         };

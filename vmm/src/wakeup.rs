@@ -12,7 +12,8 @@ pub struct Wakeup {
     /// The IRQ lines that are high, a bit for each source. The board's sources are all below 64.
     high: AtomicU64,
     sleeping: AtomicBool,
-    ended: Mutex<bool>,
+    /// A sleeper has something else to look at.
+    disturbed: Mutex<bool>,
     changed: Condvar,
 }
 
@@ -26,32 +27,46 @@ impl Wakeup {
         })
     }
 
-    /// Waits until an IRQ line is high, the time is over, or the machine ends.
-    pub fn wait(&self, timeout: Option<Duration>) {
+    /// Waits until a wire is high or the time is over, which wakes the machine, or until somebody disturbs the sleeper.
+    /// Returns whether the machine is awake.
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        // `set` stores `high` and then reads `sleeping`; this stores `sleeping` and then reads `high`. So one sees the other.
+        let mut disturbed = self
+            .disturbed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Whoever raises a wire looks at this afterwards, and here the wires are looked at afterwards: one sees the other.
         self.sleeping.store(true, Ordering::SeqCst);
-        while !*ended && self.high.load(Ordering::SeqCst) == 0 {
+        let awake = loop {
+            if std::mem::take(&mut *disturbed) {
+                break false;
+            }
+            if self.high.load(Ordering::SeqCst) != 0 {
+                break true;
+            }
             let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            ended = match rest {
-                Some(Duration::ZERO) => break,
+            disturbed = match rest {
+                Some(Duration::ZERO) => break true,
                 Some(rest) => {
-                    let waited = self.changed.wait_timeout(ended, rest);
+                    let waited = self.changed.wait_timeout(disturbed, rest);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
                 None => {
-                    let waited = self.changed.wait(ended);
+                    let waited = self.changed.wait(disturbed);
                     waited.unwrap_or_else(PoisonError::into_inner)
                 }
             };
-        }
+        };
         self.sleeping.store(false, Ordering::SeqCst);
+        awake
     }
 
-    /// The machine ends: nobody waits any more.
-    pub fn end(&self) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    /// Has whoever sleeps, or sleeps next, look at something else: a machine is suspended by one hart.
+    pub fn disturb(&self) {
+        *self
+            .disturbed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_all();
     }
 
@@ -63,7 +78,7 @@ impl Wakeup {
         self.high.fetch_or(bit, Ordering::SeqCst);
         if self.sleeping.load(Ordering::SeqCst) {
             // Taking the lock waits for a sleeper between its look and its sleep.
-            drop(self.ended.lock());
+            drop(self.disturbed.lock());
             self.changed.notify_all();
         }
     }
@@ -102,9 +117,9 @@ mod tests {
         first.set_level(true);
         second.set_level(true);
         first.set_level(false);
-        wakeup.wait(None);
+        assert!(wakeup.wait(None));
         second.set_level(false);
-        wakeup.wait(Some(Duration::from_millis(1)));
+        assert!(wakeup.wait(Some(Duration::from_millis(1))));
     }
 
     /// Waits until somebody sleeps.
@@ -115,7 +130,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         }
         // Who says so and does not sleep yet still has the lock.
-        drop(wakeup.ended.lock().unwrap());
+        drop(wakeup.disturbed.lock().unwrap());
     }
 
     /// What comes when the machine sleeps, and not before.
@@ -132,7 +147,7 @@ mod tests {
             });
             wait_asleep(&wakeup);
             if end {
-                wakeup.end();
+                wakeup.disturb();
             } else {
                 wire.set_level(true);
             }
@@ -144,17 +159,21 @@ mod tests {
     }
 
     #[test]
-    fn a_sleeper_hears_of_wires_and_of_the_end() {
+    fn a_sleeper_hears_of_wires_and_can_be_disturbed() {
         let wakeup = Arc::new(Wakeup::default());
         let wire = wakeup.wire(63, Arc::new(Nowhere));
         std::thread::scope(|scope| {
             let sleeper = scope.spawn(|| wakeup.wait(None));
             wire.set_level(true);
-            sleeper.join().unwrap();
+            assert!(sleeper.join().unwrap());
             wire.set_level(false);
             let sleeper = scope.spawn(|| wakeup.wait(None));
-            wakeup.end();
-            sleeper.join().unwrap();
+            wakeup.disturb();
+            assert!(!sleeper.join().unwrap(), "it is not awake");
+            // Once for each time.
+            let sleeper = scope.spawn(|| wakeup.wait(None));
+            wire.set_level(true);
+            assert!(sleeper.join().unwrap());
         });
     }
 }

@@ -135,7 +135,8 @@ impl Passthrough {
     /// The host's page of its registers.
     #[must_use]
     pub const fn page(&self) -> HostPhysAddr {
-        HostPhysAddr(self.host.registers.start.0 & !PAGE.wrapping_sub(1))
+        // Registers that begin elsewhere in a page are not given away.
+        self.host.registers.start
     }
 }
 

@@ -11,7 +11,7 @@ const FIFO_CONTROL: u64 = 2;
 #[derive(Default)]
 struct Sink(Mutex<Vec<u8>>);
 
-impl ConsoleOutput for Sink {
+impl OutputSink for Sink {
     fn write(&self, bytes: &[u8]) {
         lock(&self.0).extend_from_slice(bytes);
     }

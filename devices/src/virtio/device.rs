@@ -43,9 +43,9 @@ pub trait VirtioDevice: Send {
         &[]
     }
 
-    /// The handler of this queue's notifications on the thread of the vCPU that notifies, if that is worth an exit. It stays
-    /// the same across resets. Without one, an ioeventfd may take the notifications, which then cause no exit.
-    fn doorbell(&self, queue: u32) -> Option<Arc<dyn Doorbell>> {
+    /// Handles the notifications of this queue on the vCPU's thread that makes them, if that is worth leaving the guest for.
+    /// It stays the same across resets. Without one an ioeventfd may take the notifications, which then cause no exit.
+    fn notify_handler(&self, queue: u32) -> Option<Arc<dyn NotifyHandler>> {
         let _ = queue;
         None
     }
@@ -82,11 +82,11 @@ pub struct SharedMemory {
     pub length: u64,
 }
 
-/// A notify handler: serves a queue on the vCPU's thread, if that is quick.
-pub trait Doorbell: Send + Sync {
-    /// The driver has notified the queue. Returns `false` if the queue's kick eventfd is to be signalled instead.
+/// Handles the available buffer notifications (VIRTIO 1.3, section 2.3) of a queue where they arrive, if that is quick.
+pub trait NotifyHandler: Send + Sync {
+    /// The driver has notified the queue. Returns `false` if the queue's kick is to be signalled, for whoever waits for it.
     /// Takes some microseconds at most.
-    fn ring(&self) -> bool;
+    fn notify(&self) -> bool;
 }
 
 /// What a device gets when its driver is ready.

@@ -28,5 +28,7 @@ pub(crate) mod testing;
 pub mod transport;
 mod worker;
 
-pub use device::{Activation, ActiveQueue, Doorbell, QueuePosition, SharedMemory, VirtioDevice};
+pub use device::{
+    Activation, ActiveQueue, NotifyHandler, QueuePosition, SharedMemory, VirtioDevice,
+};
 pub use notifier::Notifier;

@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, Malformed};
 use super::queue::{Broken, DeviceQueue, Parked};
-use super::{ActiveQueue, Doorbell, Notifier, QueuePosition};
+use super::{ActiveQueue, Notifier, NotifyHandler, QueuePosition};
 use crate::lock;
 use crate::thread::{Job, Role, WorkerThread};
 
@@ -26,7 +26,7 @@ const STRETCH: u8 = 32;
 /// The thread of a device with one queue.
 pub(super) struct Worker {
     thread: WorkerThread,
-    notify: Arc<NotifyHandler>,
+    notify_handler: Arc<AttachedService>,
     serving: Option<Serving>,
 }
 
@@ -47,14 +47,14 @@ impl Worker {
     pub fn new(role: Role) -> io::Result<Self> {
         Ok(Self {
             thread: WorkerThread::spawn(role)?,
-            notify: Arc::default(),
+            notify_handler: Arc::default(),
             serving: None,
         })
     }
 
-    /// The notify handler: it serves quick requests on the vCPU's thread that notifies.
-    pub fn notify_handler(&self) -> Arc<dyn Doorbell> {
-        Arc::clone(&self.notify) as Arc<dyn Doorbell>
+    /// Handles notifications on the vCPUs' threads that make them: what the handler can do at once is done there.
+    pub fn notify_handler(&self) -> Arc<dyn NotifyHandler> {
+        Arc::clone(&self.notify_handler) as Arc<dyn NotifyHandler>
     }
 
     /// Serves this queue from now on.
@@ -79,7 +79,7 @@ impl Worker {
                 pace: Pace::default(),
             }),
         });
-        self.notify.attach(Some(service.clone()));
+        self.notify_handler.attach(Some(service.clone()));
         let job = self.thread.run({
             let kick = Arc::clone(&kick);
             move || {
@@ -100,7 +100,7 @@ impl Worker {
     pub fn pause(&mut self) -> Option<QueuePosition> {
         let serving = self.serving.take()?;
         serving.stop.store(true, Ordering::Release);
-        self.notify.attach(None);
+        self.notify_handler.attach(None);
         // The kick doubles as the wake-up, so that the worker waits with one system call on one descriptor. It stays
         // readable if the worker has ended already, which costs the next one a look at its ring.
         let _ = serving.kick.write(1);
@@ -143,23 +143,23 @@ pub(super) trait Handler: Send + 'static {
     }
 }
 
-/// The notify handler of a device, to which a service can be attached.
+/// Passes a device's notifications to its service, which comes and goes.
 #[derive(Default)]
-struct NotifyHandler(RwLock<Option<Arc<dyn Doorbell>>>);
+struct AttachedService(RwLock<Option<Arc<dyn NotifyHandler>>>);
 
-impl NotifyHandler {
-    /// Attaches a service, or detaches it. When this returns, no notification of the previous one is being handled.
-    fn attach(&self, service: Option<Arc<dyn Doorbell>>) {
+impl AttachedService {
+    /// Attaches a service, or detaches the one there is. Each call of `notify` that was under way has returned then.
+    fn attach(&self, service: Option<Arc<dyn NotifyHandler>>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = service;
     }
 }
 
-impl Doorbell for NotifyHandler {
-    fn ring(&self) -> bool {
-        // While the service is being changed, the kick eventfd is used instead.
+impl NotifyHandler for AttachedService {
+    fn notify(&self) -> bool {
+        // Whoever is changing it does not want to be disturbed.
         self.0
             .try_read()
-            .is_ok_and(|service| service.as_ref().is_some_and(|service| service.ring()))
+            .is_ok_and(|service| service.as_ref().is_some_and(|service| service.notify()))
     }
 }
 
@@ -271,8 +271,8 @@ impl<H: Handler> Service<H> {
     }
 }
 
-impl<H: Handler> Doorbell for Service<H> {
-    fn ring(&self) -> bool {
+impl<H: Handler> NotifyHandler for Service<H> {
+    fn notify(&self) -> bool {
         // While the worker serves it sees by itself what comes, or is told to look once more.
         let Ok(mut turn) = self.turn.try_lock() else {
             return false;

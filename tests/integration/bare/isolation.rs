@@ -88,7 +88,7 @@ fn a_guest_that_prints_much_leaves_the_others_their_turn() {
             output.find(&line).unwrap()
         });
         assert!(ends[0] < ends[1], "{ends:?}");
-        assert_eq!(lines_of(&output, "asks"), "a word\n".repeat(30));
+        assert_eq!(lines_of(&output, "asks"), "a word\n".repeat(120));
     }
 }
 

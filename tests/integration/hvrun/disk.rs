@@ -337,14 +337,17 @@ fn a_limit_of_the_file_s_size_is_an_io_error() {
     let data = disk.beside("data.img");
     fs::File::create(&data).unwrap().set_len(100 << 20).unwrap();
     let local = |path: &str| host.local_path(Path::new(path)).display().to_string();
-    let kernel = Kernel::Small.arguments();
+    let files = Kernel::Stable.arguments();
+    let boot: Vec<String> = files
+        .chunks(2)
+        .map(|option| format!("{} {}", option[0], local(&option[1])))
+        .collect();
     // In units of 512 bytes: the root disk, of 64 MiB, does not reach it.
     let line = format!(
-        "trap '' XFSZ; ulimit -f {}; exec {} {} {} --disk {} --disk {}",
+        "trap '' XFSZ; ulimit -f {}; exec {} {} --disk {} --disk {}",
         (80 << 20) / 512,
         local(&text(hvrun())),
-        kernel[0],
-        local(&kernel[1]),
+        boot.join(" "),
         local(&text(&disk.image)),
         local(&text(&data)),
     );
@@ -385,7 +388,7 @@ fn a_block_device_has_one_writer() {
     );
     let disk = Disk::new();
     let refused = || {
-        let finished = command(host, Kernel::Small.arguments())
+        let finished = command(host, Kernel::Stable.arguments())
             .args(["--disk", "/dev/loop6"])
             .output(STEP)
             .unwrap();
@@ -398,14 +401,14 @@ fn a_block_device_has_one_writer() {
     refused();
     let mut console = guest(
         host,
-        Kernel::Small,
+        Kernel::Stable,
         &disk,
         &["--disk", "/dev/loop6,readonly=on"],
     );
     assert_eq!(run(&mut console, "cat /sys/block/vdb/ro"), "1");
     power_off(console);
     on_host("swapoff /dev/loop6");
-    let mut console = guest(host, Kernel::Small, &disk, &["--disk", "/dev/loop6"]);
+    let mut console = guest(host, Kernel::Stable, &disk, &["--disk", "/dev/loop6"]);
     refused();
     run(
         &mut console,

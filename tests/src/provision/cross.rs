@@ -63,7 +63,15 @@ impl Target {
 /// # Errors
 /// When the C compiler or Rust's standard library for the target cannot be had, or when the build fails.
 pub fn cross_build(package: &str, bin: &str) -> Result<PathBuf> {
-    build_once(Target::Linux, package, bin)
+    build_once(Target::Linux, package, Program::Bin(bin))
+}
+
+/// As [`cross_build`], of one of the package's examples.
+///
+/// # Errors
+/// As [`cross_build`].
+pub fn cross_build_example(package: &str, example: &str) -> Result<PathBuf> {
+    build_once(Target::Linux, package, Program::Example(example))
 }
 
 /// As [`cross_build`], with the names of functions in it, at a path of its own.
@@ -72,7 +80,8 @@ pub fn cross_build(package: &str, bin: &str) -> Result<PathBuf> {
 /// As [`cross_build`], or it cannot be copied there.
 pub fn cross_build_with_names(package: &str, bin: &str) -> Result<PathBuf> {
     let config = format!("profile.release.package.{package}.strip=false");
-    let built = build(Target::Linux, package, bin, &["--config", &config])?;
+    let more = ["--config", &config];
+    let built = build(Target::Linux, package, Program::Bin(bin), &more)?;
     let named = built.with_file_name(format!("{bin}-with-names"));
     std::fs::copy(&built, &named).map_err(|error| Error::io("write", &named, error))?;
     Ok(named)
@@ -102,7 +111,8 @@ pub fn profile_plugin() -> Result<PathBuf> {
 /// # Errors
 /// As [`cross_build`].
 pub fn test_kernel() -> Result<PathBuf> {
-    build_once(Target::Guest, "hv-testkernel", "testkernel")
+    let program = Program::Bin("testkernel");
+    build_once(Target::Guest, "hv-testkernel", program)
 }
 
 /// Builds the bare-metal hypervisor, an ELF file that firmware enters in HS-mode, and returns its path.
@@ -110,18 +120,40 @@ pub fn test_kernel() -> Result<PathBuf> {
 /// # Errors
 /// As [`cross_build`].
 pub fn bare_hypervisor() -> Result<PathBuf> {
-    build_once(Target::Hypervisor, "hv-bare", "hv-bare")
+    build_once(Target::Hypervisor, "hv-bare", Program::Bin("hv-bare"))
 }
 
-fn build_once(target: Target, package: &str, bin: &str) -> Result<PathBuf> {
+/// Which program of a package.
+#[derive(Debug, Clone, Copy)]
+enum Program<'a> {
+    Bin(&'a str),
+    Example(&'a str),
+}
+
+impl<'a> Program<'a> {
+    fn name(self) -> &'a str {
+        let (Self::Bin(name) | Self::Example(name)) = self;
+        name
+    }
+
+    /// How cargo is told of it.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Bin(_) => "--bin",
+            Self::Example(_) => "--example",
+        }
+    }
+}
+
+fn build_once(target: Target, package: &str, program: Program<'_>) -> Result<PathBuf> {
     static BUILT: Mutex<BTreeMap<(Target, String, String), PathBuf>> = Mutex::new(BTreeMap::new());
     // One build at a time: cargo would have the others wait anyway.
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = (target, package.to_owned(), bin.to_owned());
+    let key = (target, package.to_owned(), program.name().to_owned());
     if let Some(path) = built.get(&key) {
         return Ok(path.clone());
     }
-    let path = build(target, package, bin, &[])?;
+    let path = build(target, package, program, &[])?;
     built.insert(key, path.clone());
     Ok(path)
 }
@@ -137,7 +169,7 @@ pub fn clippy() -> Result<()> {
         (Target::Hypervisor, "hv-bare", "hv-bare"),
         (Target::Guest, "hv-testkernel", "testkernel"),
     ] {
-        let mut cargo = cargo_for(target, "clippy", package, bin, &target_dir)?;
+        let mut cargo = cargo_for(target, "clippy", package, Program::Bin(bin), &target_dir)?;
         cargo.args(["--", "--deny", "warnings"]);
         finish_cargo(
             &mut cargo,
@@ -150,17 +182,22 @@ pub fn clippy() -> Result<()> {
     Ok(())
 }
 
-fn build(target: Target, package: &str, bin: &str, more: &[&str]) -> Result<PathBuf> {
+fn build(target: Target, package: &str, program: Program<'_>, more: &[&str]) -> Result<PathBuf> {
     let target_dir = target_directory()?.join("lab");
-    let mut cargo = cargo_for(target, "build", package, bin, &target_dir)?;
+    let mut cargo = cargo_for(target, "build", package, program, &target_dir)?;
+    let name = program.name();
     finish_cargo(
         cargo.arg("--release").args(more),
-        &format!("{bin} for riscv64"),
+        &format!("{name} for riscv64"),
         "building",
         "Compiling",
         "built",
     )?;
-    Ok(target_dir.join(target.triple()).join("release").join(bin))
+    let release = target_dir.join(target.triple()).join("release");
+    Ok(match program {
+        Program::Bin(name) => release.join(name),
+        Program::Example(name) => release.join("examples").join(name),
+    })
 }
 
 /// cargo with this command for a program, and with everything that the target needs.
@@ -168,11 +205,12 @@ fn cargo_for(
     target: Target,
     command: &str,
     package: &str,
-    bin: &str,
+    program: Program<'_>,
     target_dir: &Path,
 ) -> Result<Command> {
     let mut cargo = cargo();
-    cargo.args([command, "--locked", "--package", package, "--bin", bin]);
+    cargo.args([command, "--locked", "--package", package]);
+    cargo.args([program.flag(), program.name()]);
     cargo.args(["--target", target.triple()]);
     cargo.arg("--target-dir").arg(target_dir);
     // Flags of the user's for this machine's own processor must not reach the other one.

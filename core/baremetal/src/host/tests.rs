@@ -506,3 +506,44 @@ proptest! {
         answer(&blob);
     }
 }
+
+/// The tree with all of one text's places taken by another of the same length.
+fn replaced(blob: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut blob = blob.to_vec();
+    let mut found = 0;
+    for at in 0..blob.len() - from.len() {
+        if blob[at..].starts_with(from.as_bytes()) {
+            blob[at..at + to.len()].copy_from_slice(to.as_bytes());
+            found += 1;
+        }
+    }
+    assert_ne!(found, 0, "{from}");
+    blob
+}
+
+#[test]
+fn every_paging_mode_is_told() {
+    let blob = qemu(Chip::Plic, 1);
+    for (name, mode) in [
+        ("riscv,sv57", MmuType::Sv57),
+        ("riscv,sv48", MmuType::Sv48),
+        ("riscv,sv39", MmuType::Sv39),
+        ("riscv,sv32", MmuType::Bare),
+    ] {
+        let host = read(&replaced(&blob, "riscv,sv57", name)).unwrap();
+        assert_eq!(host.harts[0].hart.mmu, mode, "{name}");
+    }
+}
+
+/// The list of extensions counts where there is one, and the older string where there is none.
+#[test]
+fn extensions_come_from_the_list_first() {
+    let blob = replaced(&qemu(Chip::Plic, 1), "imafdch_sstc", "imafdc_svpbm");
+    let isa = |blob: &[u8]| read(blob).unwrap().harts[0].hart.isa.clone();
+    assert!(isa(&blob).contains("sstc"));
+    assert!(!isa(&blob).contains("svpbm"));
+    let without_list = replaced(&blob, "riscv,isa-extensions", "riscv,isa-xxxxxxxxxx");
+    assert!(isa(&without_list).contains("svpbm"));
+    assert!(!isa(&without_list).contains("sstc"));
+}

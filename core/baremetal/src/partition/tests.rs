@@ -377,6 +377,21 @@ fn devices_that_cannot_be_given_are_told() {
     }
 }
 
+/// A guest that takes all of a piece fits, and leaves nothing of it, not even an empty piece.
+#[test]
+fn a_piece_can_be_taken_whole() {
+    let piece = range(0x9000_0000..0x9800_0000);
+    let mut free = vec![piece.clone()];
+    assert_eq!(highest(&free, 128 * MIB), Some(piece.clone()));
+    assert_eq!(lowest(&free, 128 * MIB), Some(piece.clone()));
+    assert_eq!(highest(&free, 129 * MIB), None);
+    take(&mut free, &piece);
+    assert_eq!(free, []);
+    let mut free = vec![piece];
+    take(&mut free, &range(0x9000_0000..0x9100_0000));
+    assert_eq!(free, [range(0x9100_0000..0x9800_0000)]);
+}
+
 #[test]
 fn what_is_taken_is_not_free() {
     let taken = |start: u64, end: u64| {

@@ -18,7 +18,7 @@ use super::request::{
 };
 use crate::thread::Role;
 use crate::virtio::worker::Worker;
-use crate::virtio::{Activation, Doorbell, QueuePosition, VirtioDevice};
+use crate::virtio::{Activation, NotifyHandler, QueuePosition, VirtioDevice};
 
 /// Descriptors in the request queue, as in QEMU.
 const QUEUE_SIZE: u16 = 256;
@@ -164,7 +164,7 @@ impl VirtioDevice for Block {
         }
     }
 
-    fn doorbell(&self, _queue: u32) -> Option<Arc<dyn Doorbell>> {
+    fn notify_handler(&self, _queue: u32) -> Option<Arc<dyn NotifyHandler>> {
         Some(self.worker.notify_handler())
     }
 

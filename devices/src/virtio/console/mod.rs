@@ -7,9 +7,9 @@
 //! | `worker` | the thread that serves all queues |
 //! | `device` | features, configuration space, start and stop |
 //!
-//! What is behind a port is up to whoever builds the machine: output goes to a
-//! [`ConsoleOutput`](crate::console::ConsoleOutput), input comes by
-//! [`InputSink::receive`](crate::console::InputSink::receive).
+//! What is behind a port is up to whoever builds the machine: output goes to an
+//! [`OutputSink`](crate::chardev::OutputSink), input comes by
+//! [`InputSink::receive`](crate::chardev::InputSink::receive).
 
 mod control;
 mod device;

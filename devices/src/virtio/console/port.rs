@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::console::{ConsoleOutput, InputSink};
+use crate::chardev::{InputSink, OutputSink};
 use crate::lock;
 
 /// The most ports a device can have.
@@ -26,7 +26,7 @@ pub struct PortConfig {
     /// ports (VIRTIO_CONSOLE_F_MULTIPORT).
     pub on_terminal: bool,
     /// Where goes what the guest writes. The port takes its room event.
-    pub output: Arc<dyn ConsoleOutput>,
+    pub output: Arc<dyn OutputSink>,
 }
 
 /// All ports of a device. They outlive it, as what is connected to them does: a machine that is switched on again has
@@ -88,7 +88,7 @@ pub struct Port {
     pub(super) name: String,
     pub(super) is_console: bool,
     on_terminal: bool,
-    pub(super) output: Arc<dyn ConsoleOutput>,
+    pub(super) output: Arc<dyn OutputSink>,
     state: Mutex<State>,
     /// Wakes the worker.
     wake: Arc<EventFd>,

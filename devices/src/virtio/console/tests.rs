@@ -12,7 +12,7 @@ use super::control::event;
 use super::device::feature;
 use super::*;
 use crate::bus::MmioDevice;
-use crate::console::{ConsoleOutput, InputSink};
+use crate::chardev::{InputSink, OutputSink};
 use crate::lock;
 use crate::virtio::VirtioDevice;
 use crate::virtio::testing::{DATA, Driver, readable, wait_asleep, writable};
@@ -39,7 +39,7 @@ impl Sink {
     }
 }
 
-impl ConsoleOutput for Sink {
+impl OutputSink for Sink {
     fn write(&self, _bytes: &[u8]) {
         unreachable!("the worker must not block");
     }
@@ -457,7 +457,7 @@ fn an_output_thread_is_an_output() {
     use std::io::Read;
     let (mut reader, writer) = std::io::pipe().unwrap();
     let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
-    let output = crate::console::OutputThread::spawn(file, "test").unwrap();
+    let output = crate::chardev::OutputThread::spawn(file, "test").unwrap();
     let output = Arc::new(output);
     let ports = Ports::new(vec![PortConfig {
         name: String::new(),

@@ -105,7 +105,7 @@ impl<'a> Bench<'a> {
 
     /// The driver notifies, as it does where the device has asked for it.
     fn notify(&self) {
-        if !self.service.ring() {
+        if !self.service.notify() {
             self.service.serve();
         }
     }
@@ -190,14 +190,14 @@ fn while_the_worker_serves_it_is_told_to_look_again() {
     bench.request(QUICK);
     bench.offer(QUICK);
     let turn = lock(&bench.service.turn);
-    assert!(!bench.service.ring());
+    assert!(!bench.service.notify());
     drop(turn);
     assert!(bench.served().is_empty());
 }
 
 #[test]
 fn without_a_service_nobody_hears_of_a_notification() {
-    assert!(!NotifyHandler::default().ring());
+    assert!(!AttachedService::default().notify());
 }
 
 /// A worker with its thread, and requests that are a byte each.
@@ -360,7 +360,7 @@ fn the_worker_sleeps_on_when_a_vcpu_has_emptied_the_ring() {
     let mut bench = Bench::new(&memory, false);
     bench.request(QUICK);
     bench.offer(QUICK);
-    assert!(bench.service.ring());
+    assert!(bench.service.notify());
     assert_eq!(bench.served(), [By::Vcpu]);
 }
 

@@ -47,7 +47,7 @@ fn talk() {
 }
 
 fn ask() {
-    for byte in b"a word\n".iter().cycle().take(7 * 30) {
+    for byte in b"a word\n".iter().cycle().take(7 * 120) {
         if sbi::call(DBCN, WRITE_BYTE, &[(*byte).into(), 0, 0]).error != 0 {
             power::fail(1)
         }

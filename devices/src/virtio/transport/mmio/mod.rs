@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::bus::MmioDevice;
 use crate::interrupt::IrqLine;
 use crate::lock;
-use crate::virtio::device::{Doorbell, VirtioDevice};
+use crate::virtio::device::{NotifyHandler, VirtioDevice};
 use crate::virtio::negotiation::{Interface, Negotiation, QueueSetup};
 use crate::virtio::notifier::DeviceStatus;
 use interrupt::Interrupt;
@@ -80,9 +80,9 @@ pub struct MmioTransport {
     registers: Mutex<Registers>,
 }
 
-/// The receivers of a queue's notifications.
+/// Where the notifications of a queue go: to the handler, and if that declines, to the kick.
 struct Notified {
-    doorbell: Option<Arc<dyn Doorbell>>,
+    handler: Option<Arc<dyn NotifyHandler>>,
     kick: Arc<EventFd>,
 }
 
@@ -136,7 +136,7 @@ impl MmioTransport {
             queues: (0..)
                 .zip(registers.state.kicks())
                 .map(|(queue, kick)| Notified {
-                    doorbell: registers.state.device().doorbell(queue),
+                    handler: registers.state.device().notify_handler(queue),
                     kick: Arc::clone(kick),
                 })
                 .collect(),
@@ -154,7 +154,7 @@ impl MmioTransport {
     #[must_use]
     pub fn notify_event(&self, queue: u32) -> Option<&EventFd> {
         self.notified(queue)
-            .filter(|queue| queue.doorbell.is_none() && self.version == Version::Modern)
+            .filter(|queue| queue.handler.is_none() && self.version == Version::Modern)
             .map(|queue| queue.kick.as_ref())
     }
 
@@ -190,11 +190,11 @@ impl MmioTransport {
     }
 
     fn notify(&self, queue: u32) {
-        if let Some(Notified { doorbell, kick }) = self.notified(queue) {
+        if let Some(Notified { handler, kick }) = self.notified(queue) {
             if self.version == Version::Legacy {
                 lock(&self.registers).state.notified();
             }
-            if !doorbell.as_ref().is_some_and(|doorbell| doorbell.ring()) {
+            if !handler.as_ref().is_some_and(|handler| handler.notify()) {
                 // It fails only if the counter overflows, and then the event is signalled already.
                 let _ = kick.write(1);
             }

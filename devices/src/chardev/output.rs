@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_memory::{VolatileMemoryError, VolatileSlice, WriteVolatile};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{ConsoleOutput, copy_memory};
+use super::{OutputSink, copy_memory};
 use crate::lock;
 use crate::thread::{self, Role};
 
@@ -84,7 +84,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Console output through a thread of its own, named `console-out`.
 ///
-/// - [`ConsoleOutput::write`] stores into a bounded buffer and returns; it blocks only while the buffer is full, and
+/// - [`OutputSink::write`] stores into a bounded buffer and returns; it blocks only while the buffer is full, and
 ///   not then if the output is [lossy](Self::set_lossy).
 /// - The thread writes what has gathered with one system call. If the reader has gone for good, output is dropped and
 ///   the guest runs on.
@@ -273,7 +273,7 @@ impl Drop for OutputThread {
     }
 }
 
-impl ConsoleOutput for OutputThread {
+impl OutputSink for OutputThread {
     fn write(&self, bytes: &[u8]) {
         self.shared.write(bytes);
     }

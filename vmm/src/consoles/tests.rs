@@ -7,16 +7,16 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// An open file as a back end, and what goes into it.
-fn stdio() -> (ConsoleBackend, PipeReader) {
+/// An open file as a chardev, and what goes into it.
+fn stdio() -> (Chardev, PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
-    let backend = ConsoleBackend::Stdio(Stdio {
+    let chardev = Chardev::Stdio(Stdio {
         input: None,
         output: File::from(OwnedFd::from(writer)),
         escape: false,
         resized: None,
     });
-    (backend, reader)
+    (chardev, reader)
 }
 
 /// What appears on the open file when the guest prints by the UART and by SBI, and what SBI reads from.
@@ -37,7 +37,7 @@ fn printed(config: ConsoleConfig, mut reader: PipeReader) -> (String, bool) {
 
 #[test]
 fn early_output_follows_the_open_files() {
-    type Make = fn(ConsoleBackend) -> ConsoleConfig;
+    type Make = fn(Chardev) -> ConsoleConfig;
     let cases: [(Make, &str, bool); 4] = [
         (
             |stdio| ConsoleConfig {
@@ -57,7 +57,7 @@ fn early_output_follows_the_open_files() {
         ),
         (
             |stdio| ConsoleConfig {
-                serial: Some(ConsoleBackend::Pty),
+                serial: Some(Chardev::Pty),
                 virtio: Some(stdio),
                 ..ConsoleConfig::default()
             },
@@ -67,7 +67,7 @@ fn early_output_follows_the_open_files() {
         (
             |stdio| ConsoleConfig {
                 serial: Some(stdio),
-                virtio: Some(ConsoleBackend::Pty),
+                virtio: Some(Chardev::Pty),
                 ..ConsoleConfig::default()
             },
             "uartsbi",
@@ -84,7 +84,7 @@ fn early_output_follows_the_open_files() {
 fn port(number: usize) -> PortConfig {
     PortConfig {
         name: format!("port{number}"),
-        backend: ConsoleBackend::Pty,
+        chardev: Chardev::Pty,
     }
 }
 
@@ -92,7 +92,7 @@ fn port(number: usize) -> PortConfig {
 fn ports_are_counted_and_named() {
     let stop = Stop::new(None).unwrap();
     let mut config = ConsoleConfig {
-        virtio: Some(ConsoleBackend::Pty),
+        virtio: Some(Chardev::Pty),
         ports: (1..MAX_PORTS).map(port).collect(),
         ..ConsoleConfig::default()
     };
@@ -129,7 +129,7 @@ fn a_stuck_client_holds_back_its_channel_alone() {
     let config = ConsoleConfig {
         ports: vec![PortConfig {
             name: "stuck".into(),
-            backend: ConsoleBackend::Unix(path.clone()),
+            chardev: Chardev::Unix(path.clone()),
         }],
         ..ConsoleConfig::default()
     };
@@ -161,7 +161,7 @@ fn the_console_of_sbi_is_the_serial_port_unless_only_the_other_has_the_open_file
     let stop = Stop::new(None).unwrap();
     let (first, _reader) = stdio();
     let (second, _reader) = stdio();
-    for (serial, virtio) in [(ConsoleBackend::Pty, ConsoleBackend::Pty), (first, second)] {
+    for (serial, virtio) in [(Chardev::Pty, Chardev::Pty), (first, second)] {
         let config = ConsoleConfig {
             serial: Some(serial),
             virtio: Some(virtio),
@@ -182,10 +182,10 @@ fn events(consoles: &Consoles) -> event_manager::EventManager<Box<dyn MutEventSu
 }
 
 /// Open files with this for the guest to read.
-fn typed(text: &str) -> ConsoleBackend {
+fn typed(text: &str) -> Chardev {
     let (reader, mut writer) = std::io::pipe().unwrap();
     std::io::Write::write_all(&mut writer, text.as_bytes()).unwrap();
-    ConsoleBackend::Stdio(Stdio {
+    Chardev::Stdio(Stdio {
         input: Some(File::from(OwnedFd::from(reader))),
         output: File::options().write(true).open("/dev/null").unwrap(),
         escape: false,
@@ -243,7 +243,7 @@ fn a_file_is_emptied_when_the_guest_begins() {
     let path = directory.path().join("log");
     std::fs::write(&path, "from before").unwrap();
     let config = ConsoleConfig {
-        serial: Some(ConsoleBackend::File(path.clone())),
+        serial: Some(Chardev::File(path.clone())),
         ..ConsoleConfig::default()
     };
     let stop = Stop::new(None).unwrap();
@@ -251,7 +251,7 @@ fn a_file_is_emptied_when_the_guest_begins() {
     assert_eq!(std::fs::read(&path).unwrap(), b"from before");
     assert!(matches!(
         Consoles::open(&config, &Inputs::default(), &stop),
-        Err(Error::Console(host::OpenError::FileInUse { .. }))
+        Err(Error::Chardev(chardev::OpenError::FileInUse { .. }))
     ));
     consoles.empty_files().unwrap();
     consoles.serial().write(b"now");
@@ -263,7 +263,7 @@ fn a_file_is_emptied_when_the_guest_begins() {
 #[test]
 fn output_that_cannot_be_written_is_told_of() {
     let config = ConsoleConfig {
-        serial: Some(ConsoleBackend::File("/dev/full".into())),
+        serial: Some(Chardev::File("/dev/full".into())),
         ..ConsoleConfig::default()
     };
     let stop = Stop::new(None).unwrap();

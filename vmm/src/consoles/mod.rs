@@ -1,4 +1,4 @@
-//! The guest's consoles on the host: what is open for them, from one boot of the guest to the next.
+//! The guest's consoles and ports, and the chardevs behind them, which stay open from one boot of the guest to the next.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::MutEventSubscriber;
-use hv_devices::console::{
-    self as host, ConsoleOutput, InputSink, LostOutput, Merged, Nowhere, OutputFile, OutputThread,
+use hv_devices::chardev::{
+    self, InputSink, LostOutput, Merged, Nowhere, OutputFile, OutputSink, OutputThread,
 };
 use hv_devices::uart::Uart;
 use hv_devices::virtio::console::{MAX_PORTS, PortConfig as DevicePort, Ports};
@@ -37,7 +37,7 @@ use resize::Resize;
 use socket::SocketSource;
 use stdio::StdioSource;
 
-pub use config::{ConsoleBackend, ConsoleConfig, PortConfig, Stdio};
+pub use config::{Chardev, ConsoleConfig, PortConfig, Stdio};
 
 /// A pseudo-terminal that somebody may open to be at a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +57,8 @@ pub struct Consoles {
     subscribers: Vec<Rc<RefCell<dyn MutEventSubscriber>>>,
     /// That of the serial port, whose device is another one after each reboot.
     serial_input: Option<Rc<RefCell<Input>>>,
-    serial: Arc<dyn ConsoleOutput>,
-    /// Of a machine whose serial port has no other end of its own.
+    serial: Arc<dyn OutputSink>,
+    /// Of a machine whose serial port has no chardev of its own.
     merged: Option<Merged>,
     firmware: Firmware,
     ports: Option<Arc<Ports>>,
@@ -67,7 +67,7 @@ pub struct Consoles {
 
 /// The console of SBI: that of the standard streams, or else the first that there is.
 struct Firmware {
-    output: Arc<dyn ConsoleOutput>,
+    output: Arc<dyn OutputSink>,
     /// `None` if the input is the serial port's.
     input: Option<Arc<dyn InputSink>>,
 }
@@ -90,7 +90,7 @@ enum Manner {
     Lossy,
 }
 
-/// A back end that is open.
+/// A chardev that is open.
 struct Opened {
     output: Arc<OutputThread>,
     input: Option<Rc<RefCell<Input>>>,
@@ -128,15 +128,15 @@ impl Consoles {
             terminals: Vec::new(),
         };
         let mut open =
-            |backend, name, is_console| consoles.open_one(backend, name, is_console, inputs, stop);
+            |chardev, name, is_console| consoles.open_one(chardev, name, is_console, inputs, stop);
         let serial = (config.serial.as_ref())
-            .map(|backend| open(backend, "serial port".into(), true))
+            .map(|chardev| open(chardev, "serial port".into(), true))
             .transpose()?;
         let virtio = (config.virtio.as_ref())
-            .map(|backend| open(backend, "virtio console".into(), true))
+            .map(|chardev| open(chardev, "virtio console".into(), true))
             .transpose()?;
         let channels = (config.ports.iter())
-            .map(|port| open(&port.backend, format!("port {}", port.name), false))
+            .map(|port| open(&port.chardev, format!("port {}", port.name), false))
             .collect::<Result<Vec<_>, _>>()?;
 
         let mut merged = match (&serial, &virtio) {
@@ -171,7 +171,7 @@ impl Consoles {
         Ok(consoles)
     }
 
-    /// Joins the devices and their back ends.
+    /// Connects the devices with their chardevs.
     fn connect(
         &mut self,
         config: &ConsoleConfig,
@@ -185,8 +185,7 @@ impl Consoles {
             self.serial = first.output.clone();
             self.firmware.output = first.output.clone();
         }
-        let is_stdio =
-            |backend: &Option<ConsoleBackend>| matches!(backend, Some(ConsoleBackend::Stdio(_)));
+        let is_stdio = |chardev: &Option<Chardev>| matches!(chardev, Some(Chardev::Stdio(_)));
         if let (Some(opened), Some(console)) = (&virtio, &console)
             && (serial.is_none() || (is_stdio(&config.virtio) && !is_stdio(&config.serial)))
         {
@@ -217,7 +216,7 @@ impl Consoles {
 
     fn open_one(
         &mut self,
-        backend: &ConsoleBackend,
+        chardev: &Chardev,
         name: String,
         is_console: bool,
         inputs: &Inputs,
@@ -226,8 +225,8 @@ impl Consoles {
         let thread = Error::host("start the console's thread");
         let mut terminal = None;
         let mut on_terminal = false;
-        let (output, input) = match backend {
-            ConsoleBackend::Stdio(stdio) => {
+        let (output, input) = match chardev {
+            Chardev::Stdio(stdio) => {
                 let copy = |file: &File| file.try_clone().map_err(Error::host("copy a descriptor"));
                 let output = OutputThread::spawn(copy(&stdio.output)?, name.as_str());
                 let output = Arc::new(output.map_err(thread)?);
@@ -250,7 +249,7 @@ impl Consoles {
                 terminal = Some((files, event));
                 (output, input)
             }
-            ConsoleBackend::File(path) => {
+            Chardev::File(path) => {
                 let (inputs, path, what) =
                     (inputs.clone(), path.clone(), format!("{name}'s output"));
                 let file = stop.unless_stopped(move || inputs.open_output(&path, &what))??;
@@ -258,8 +257,8 @@ impl Consoles {
                 self.files.push(file);
                 (Arc::new(output), None)
             }
-            ConsoleBackend::Pty => {
-                let pty = host::Pty::open()?;
+            Chardev::Pty => {
+                let pty = chardev::Pty::open()?;
                 self.terminals.push(PseudoTerminal {
                     console: name.clone(),
                     path: pty.path().to_owned(),
@@ -267,18 +266,18 @@ impl Consoles {
                 let output = pty.output(name.as_str()).map_err(thread)?;
                 (Arc::new(output), Some(Input::new(&name, pty)?))
             }
-            ConsoleBackend::Unix(path) => {
+            Chardev::Unix(path) => {
                 let path = path.clone();
-                let socket = stop.unless_stopped(move || host::Socket::bind(&path))??;
+                let socket = stop.unless_stopped(move || chardev::Socket::bind(&path))??;
                 let output = socket.output(name.as_str()).map_err(thread)?;
                 let input = Input::new(&name, SocketSource::new(socket))?;
                 (Arc::new(output), Some(input))
             }
         };
-        let manner = match backend {
-            ConsoleBackend::Stdio(_) | ConsoleBackend::File(_) => Manner::Complete,
-            ConsoleBackend::Pty | ConsoleBackend::Unix(_) if is_console => Manner::Lossy,
-            ConsoleBackend::Pty | ConsoleBackend::Unix(_) => Manner::HeldBack,
+        let manner = match chardev {
+            Chardev::Stdio(_) | Chardev::File(_) => Manner::Complete,
+            Chardev::Pty | Chardev::Unix(_) if is_console => Manner::Lossy,
+            Chardev::Pty | Chardev::Unix(_) => Manner::HeldBack,
         };
         output.set_lossy(manner == Manner::Lossy);
         self.outputs.push(Output {
@@ -324,12 +323,12 @@ impl Consoles {
     }
 
     /// Where the serial port's output goes.
-    pub fn serial(&self) -> &Arc<dyn ConsoleOutput> {
+    pub fn serial(&self) -> &Arc<dyn OutputSink> {
         &self.serial
     }
 
     /// Where what the guest prints by SBI goes.
-    pub fn firmware_output(&self) -> &Arc<dyn ConsoleOutput> {
+    pub fn firmware_output(&self) -> &Arc<dyn OutputSink> {
         &self.firmware.output
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use hv_devices::console::window_size;
+use hv_devices::chardev::window_size;
 use hv_devices::virtio::console::Port;
 
 /// Tells a virtio console how large its terminal is, and when that changes.

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events};
-use hv_devices::console::ConsoleOutput;
+use hv_devices::chardev::OutputSink;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::feed::{CHUNK, Feed, Source};
@@ -60,7 +60,7 @@ pub struct StdioSource {
     /// The file cannot be waited for because it is always ready: a regular file, or /dev/null.
     always_ready: bool,
     escape: Option<EscapeKeys>,
-    output: Arc<dyn ConsoleOutput>,
+    output: Arc<dyn OutputSink>,
     /// Written when the user ends the machine.
     end: EventFd,
 }
@@ -70,7 +70,7 @@ impl StdioSource {
     pub fn new(
         input: File,
         escape: bool,
-        output: Arc<dyn ConsoleOutput>,
+        output: Arc<dyn OutputSink>,
         end: EventFd,
     ) -> StdioSource {
         StdioSource {
@@ -256,7 +256,7 @@ mod tests {
         let source = StdioSource::new(
             File::from(OwnedFd::from(reader)),
             false,
-            Arc::new(hv_devices::console::Nowhere),
+            Arc::new(hv_devices::chardev::Nowhere),
             end,
         );
         let input = Rc::new(RefCell::new(Input::new("test", source).unwrap()));

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::ConsoleOutput;
+use super::OutputSink;
 use crate::lock;
 
 /// How many lines of the log are remembered: more than a boot prints before its last console is there.
@@ -25,7 +25,7 @@ const MAX_STREAMS: usize = 8;
 
 /// An output that several consoles share.
 pub struct Merged {
-    output: Arc<dyn ConsoleOutput>,
+    output: Arc<dyn OutputSink>,
     shown: Arc<Mutex<Shown>>,
     streams: Vec<Arc<Stream>>,
 }
@@ -33,7 +33,7 @@ pub struct Merged {
 impl Merged {
     /// Consoles that all go to `output`, none so far.
     #[must_use]
-    pub fn new(output: Arc<dyn ConsoleOutput>) -> Self {
+    pub fn new(output: Arc<dyn OutputSink>) -> Self {
         Self {
             output,
             shown: Arc::default(),
@@ -42,7 +42,7 @@ impl Merged {
     }
 
     /// One more console; `None` beyond eight.
-    pub fn stream(&mut self) -> Option<Arc<dyn ConsoleOutput>> {
+    pub fn stream(&mut self) -> Option<Arc<dyn OutputSink>> {
         if self.streams.len() >= MAX_STREAMS {
             return None;
         }
@@ -79,7 +79,7 @@ impl Merged {
 struct Stream {
     /// Of the consoles that have printed a line.
     bit: u8,
-    output: Arc<dyn ConsoleOutput>,
+    output: Arc<dyn OutputSink>,
     shown: Arc<Mutex<Shown>>,
     state: Mutex<State>,
 }
@@ -159,7 +159,7 @@ impl Stream {
     }
 }
 
-impl ConsoleOutput for Stream {
+impl OutputSink for Stream {
     fn write(&self, bytes: &[u8]) {
         let mut state = lock(&self.state);
         self.take(&mut state, bytes);
@@ -243,7 +243,7 @@ mod tests {
         }
     }
 
-    impl ConsoleOutput for Terminal {
+    impl OutputSink for Terminal {
         fn write(&self, bytes: &[u8]) {
             lock(&self.text).extend_from_slice(bytes);
         }

@@ -9,12 +9,12 @@ use crate::config::Placement;
 /// The guest's consoles and ports. The default is none at all.
 #[derive(Debug, Default)]
 pub struct ConsoleConfig {
-    /// The back end of the serial port, which every guest has (Linux's `ttyS0`). With `None`, it gets no input, and its output
-    /// goes to the virtio console's back end, if there is one, for messages from before the guest has a driver for that.
+    /// The chardev of the serial port, which every guest has (Linux's `ttyS0`). With `None`, it gets no input, and its output
+    /// goes to the virtio console's chardev, if there is one, for messages from before the guest has a driver for that.
     /// Lines that a Linux kernel logs to both appear once.
-    pub serial: Option<ConsoleBackend>,
-    /// The back end of a virtio console (`hvc0`), if there is one.
-    pub virtio: Option<ConsoleBackend>,
+    pub serial: Option<Chardev>,
+    /// The chardev of a virtio console (`hvc0`), if there is one.
+    pub virtio: Option<Chardev>,
     /// Further ports of the virtio console device, which are not consoles.
     pub ports: Vec<PortConfig>,
     /// Where the virtio console device is, if there is one.
@@ -26,13 +26,13 @@ pub struct ConsoleConfig {
 pub struct PortConfig {
     /// Its name in the guest (`/dev/virtio-ports/NAME`).
     pub name: String,
-    /// The back end on the host.
-    pub backend: ConsoleBackend,
+    /// What it is connected to.
+    pub chardev: Chardev,
 }
 
-/// The back end of a console or a port.
+/// A character device of the host's (QEMU's term): what a console or a port of the guest is connected to.
 #[derive(Debug)]
-pub enum ConsoleBackend {
+pub enum Chardev {
     /// Open files, such as the standard streams. The guest waits for a slow reader, and the machine's end waits until its last
     /// output is written.
     Stdio(Stdio),
@@ -46,7 +46,7 @@ pub enum ConsoleBackend {
     Unix(PathBuf),
 }
 
-/// Open files as a console's back end.
+/// Open files as a chardev.
 #[derive(Debug)]
 pub struct Stdio {
     /// The source of the guest's input; `None` for no input. Its end does not end the guest.

@@ -1,7 +1,7 @@
 //! A pseudo-terminal as a console's input.
 
 use event_manager::{EventOps, EventSet, Events};
-use hv_devices::console::Pty;
+use hv_devices::chardev::Pty;
 
 use super::feed::{CHUNK, Feed, Source};
 

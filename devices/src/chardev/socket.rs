@@ -295,7 +295,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::console::ConsoleOutput;
+    use crate::chardev::OutputSink;
 
     const LONG: Duration = Duration::from_secs(60);
 

@@ -1,9 +1,10 @@
-//! The thread of one vCPU: it runs the guest and handles its exits.
+//! The thread of one vCPU: it runs the guest, answers what KVM cannot, and does what its mailbox says.
+
+mod mailbox;
 
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use hv_core::addr::GuestPhysAddr;
 use hv_core::sbi;
 use hv_devices::bus::Bus;
 use hv_devices::thread::{self, Role};
+use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::ending::{End, Ending};
@@ -30,8 +32,10 @@ const REASON_SYSTEM_FAILURE: u64 = 1;
 /// The seed CSR of Zkr (RISC-V Cryptography Extensions, "The seed CSR").
 const CSR_SEED: u16 = 0x015;
 
-/// The interval at which a thread that has to end is signalled again.
-const REPEAT: Duration = Duration::from_millis(1);
+pub use mailbox::{Command, Mailbox};
+
+/// After how long a thread that shall leave the guest is told so once more.
+pub const REPEAT: Duration = Duration::from_millis(1);
 
 /// The signal that makes a vCPU thread leave the guest. Its handler does nothing.
 fn kick() -> i32 {
@@ -48,15 +52,18 @@ pub struct Shared {
     pub wakeup: Arc<Wakeup>,
     /// Whether KVM takes the counters from the guest's user programs at each start of a hart, and a hart can be started.
     pub watch_counters: bool,
-    /// The threads have to return.
-    pub stop: AtomicBool,
+    /// Written each time a thread has left the guest to pause.
+    pub outside: EventFd,
 }
 
 /// A vCPU in a thread of its own.
-pub struct VcpuThread(JoinHandle<Vcpu>);
+pub struct VcpuThread {
+    thread: JoinHandle<Vcpu>,
+    mailbox: Arc<Mailbox>,
+}
 
 impl VcpuThread {
-    /// Starts the vCPU of this hart. The thread drops `running` when it is about to end.
+    /// Starts the thread of this hart's vCPU, which begins with `command`, and drops `running` when it is about to end.
     ///
     /// # Errors
     /// The host has no thread left.
@@ -65,13 +72,16 @@ impl VcpuThread {
         vcpu: Vcpu,
         shared: Arc<Shared>,
         platform: SbiPlatform,
+        command: Command,
         leave: Leave,
         running: Sender<Infallible>,
     ) -> io::Result<VcpuThread> {
         register_signal_handler(kick(), ignore)?;
+        let mailbox = Arc::new(Mailbox::new(command));
         let mut hart = Hart {
             id: hart,
             vcpu,
+            mailbox: mailbox.clone(),
             shared,
             platform,
             seed: Seed::default(),
@@ -79,6 +89,7 @@ impl VcpuThread {
         let thread = thread::spawn(Role::Vcpu(hart.id), move || {
             let mut watch = hart.shared.watch_counters.then(CounterWatch::new);
             hart.run(&mut watch);
+            hart.mailbox.leave();
             drop(watch);
             if let Leave::Last(others) = &leave {
                 // Nothing is ever sent: it ends when the others have.
@@ -89,27 +100,39 @@ impl VcpuThread {
             drop(running);
             hart.vcpu
         })?;
-        Ok(VcpuThread(thread))
+        Ok(VcpuThread { thread, mailbox })
     }
 
-    /// Waits until the threads have returned, having been told to by [`Shared::stop`], and with them their vCPUs. `running`
-    /// is the receiver of the channel whose senders they drop.
-    pub fn join_all(threads: Vec<VcpuThread>, running: &Receiver<Infallible>) {
-        // A signal that arrives just before KVM_RUN is lost, so it is repeated until it has worked.
-        loop {
-            let mut left = false;
-            for VcpuThread(thread) in threads.iter().filter(|thread| !thread.0.is_finished()) {
-                left = true;
-                if let Err(error) = thread.kill(kick()) {
-                    log::error!("cannot stop a vCPU: {error}");
-                }
-            }
-            // Nothing is ever sent: it ends when the threads have.
-            if !left || running.recv_timeout(REPEAT) != Err(RecvTimeoutError::Timeout) {
-                break;
+    /// Leaves a command in the mailbox of each thread.
+    pub fn tell_all(threads: &[VcpuThread], command: Command) {
+        for thread in threads {
+            thread.mailbox.tell(command);
+        }
+    }
+
+    /// Has the threads leave the guest that are still in it, after [`Command::Pause`] or [`Command::Finish`]. Returns
+    /// whether none was: else this has to be repeated, as a signal that arrives just before KVM_RUN is lost.
+    pub fn call_out(threads: &[VcpuThread]) -> bool {
+        let mut none = true;
+        let inside =
+            |thread: &&VcpuThread| !thread.mailbox.is_outside() && !thread.thread.is_finished();
+        for VcpuThread { thread, .. } in threads.iter().filter(inside) {
+            none = false;
+            if let Err(error) = thread.kill(kick()) {
+                log::error!("cannot stop a vCPU: {error}");
             }
         }
-        for VcpuThread(thread) in threads {
+        none
+    }
+
+    /// Waits until the threads have returned, having been told to finish, and with them their vCPUs. `running` is the
+    /// receiver of the channel whose senders they drop.
+    pub fn join_all(threads: Vec<VcpuThread>, running: &Receiver<Infallible>) {
+        // Nothing is ever sent: it ends when the threads have.
+        while !VcpuThread::call_out(&threads)
+            && running.recv_timeout(REPEAT) == Err(RecvTimeoutError::Timeout)
+        {}
+        for VcpuThread { thread, .. } in threads {
             // A panic of the thread has been reported by the panic itself.
             drop(thread.join());
         }
@@ -161,6 +184,7 @@ impl CounterWatch {
 struct Hart {
     id: u32,
     vcpu: Vcpu,
+    mailbox: Arc<Mailbox>,
     shared: Arc<Shared>,
     platform: SbiPlatform,
     seed: Seed,
@@ -182,7 +206,16 @@ impl Hart {
             }
         };
         look(&self.vcpu);
-        while !self.shared.stop.load(Ordering::Acquire) {
+        loop {
+            if !self.mailbox.may_run() {
+                // A paused vCPU owes KVM no exit.
+                self.vcpu.finish_exit();
+                if !self.pause() {
+                    return;
+                }
+                look(&self.vcpu);
+                continue;
+            }
             match self.run_once() {
                 Next::Run => {}
                 Next::Interrupted => look(&self.vcpu),
@@ -199,6 +232,14 @@ impl Hart {
                 }
             }
         }
+    }
+
+    /// Stays outside of the guest while it is to. Returns whether it goes on.
+    fn pause(&self) -> bool {
+        self.mailbox.wait(|| {
+            // It fails only if the counter overflows, and then the event is signalled already.
+            let _ = self.shared.outside.write(1);
+        })
     }
 
     fn run_once(&mut self) -> Next {
@@ -263,14 +304,22 @@ impl Hart {
     fn sleep(&self) {
         const SIE_STIE: u64 = 1 << 5;
         let read = |register| self.vcpu.read(register).unwrap_or(0);
-        let timer = (read(Register::Csr(Csr::Sie)) & SIE_STIE != 0).then(|| {
-            let ticks = read(Register::TimerCompare).saturating_sub(read(Register::TimerTime));
-            let frequency = u128::from(read(Register::TimerFrequency).max(1));
-            let nanoseconds = u128::from(ticks) * 1_000_000_000 / frequency;
-            Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
-        });
+        let timer = || {
+            let may_interrupt = read(Register::Csr(Csr::Sie)) & SIE_STIE != 0;
+            may_interrupt.then(|| {
+                let ticks = read(Register::TimerCompare).saturating_sub(read(Register::TimerTime));
+                let frequency = u128::from(read(Register::TimerFrequency).max(1));
+                let nanoseconds = u128::from(ticks) * 1_000_000_000 / frequency;
+                Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+            })
+        };
         log::debug!("hart {}: the machine is suspended", self.id);
-        self.shared.wakeup.wait(timer);
+        // The end of the machine is for the loop to see.
+        while !self.shared.wakeup.wait(timer()) {
+            if !self.mailbox.may_run() && !self.pause() {
+                return;
+            }
+        }
         log::debug!("hart {}: the machine wakes up", self.id);
     }
 

@@ -127,7 +127,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::console::{ConsoleOutput, OutputThread};
+    use crate::chardev::{OutputSink, OutputThread};
     use crate::virtio::block::{ImageFormat, Raw};
 
     #[test]

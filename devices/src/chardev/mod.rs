@@ -1,4 +1,5 @@
-//! The host's side of a guest's consoles: where output goes, and where input comes from.
+//! Chardevs (QEMU's term): the host's end of a byte channel such as a guest's console, where its output goes and its input
+//! comes from.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -9,7 +10,7 @@
 //! | `socket` | a Unix socket, to which one client at a time connects |
 //! | `window` | the size of a terminal |
 //!
-//! A device prints to a [`ConsoleOutput`] and is an [`InputSink`]; whoever builds the machine connects the two sides.
+//! A device prints to an [`OutputSink`] and is an [`InputSink`]; whoever builds the machine connects the two sides.
 
 mod file;
 mod merged;
@@ -34,8 +35,8 @@ pub use pty::Pty;
 pub use socket::{ClientInput, Socket};
 pub use window::window_size;
 
-/// A sink for what a guest prints.
-pub trait ConsoleOutput: Send + Sync {
+/// Where a device's output goes: what a guest prints.
+pub trait OutputSink: Send + Sync {
     /// Takes all of `bytes`, in order. May block the calling vCPU while the reader of the output is slow: a guest must
     /// not lose output because the terminal cannot keep up.
     fn write(&self, bytes: &[u8]);
@@ -54,7 +55,7 @@ pub trait ConsoleOutput: Send + Sync {
     fn set_room_event(&self, event: Arc<EventFd>);
 }
 
-/// The device that a console's input goes to.
+/// A device that takes input from a chardev.
 pub trait InputSink: Send + Sync {
     /// Hands bytes to the guest. Returns how many of them were taken: as many as there is room for.
     fn receive(&self, bytes: &[u8]) -> usize;
@@ -69,7 +70,7 @@ pub trait InputSink: Send + Sync {
 }
 
 /// Has `output` take what is in guest memory, which may change meanwhile, by way of a buffer.
-fn copy_memory(output: &(impl ConsoleOutput + ?Sized), memory: &VolatileSlice<'_>) {
+fn copy_memory(output: &(impl OutputSink + ?Sized), memory: &VolatileSlice<'_>) {
     let mut chunk = [0; 4096];
     let mut rest = *memory;
     while !rest.is_empty() {
@@ -82,11 +83,11 @@ fn copy_memory(output: &(impl ConsoleOutput + ?Sized), memory: &VolatileSlice<'_
     }
 }
 
-/// The output of a console that leads nowhere: it is dropped.
+/// The output of a device that has no chardev: it is dropped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nowhere;
 
-impl ConsoleOutput for Nowhere {
+impl OutputSink for Nowhere {
     fn write(&self, _: &[u8]) {}
 
     fn write_memory(&self, _: &VolatileSlice<'_>) {}
@@ -98,7 +99,7 @@ impl ConsoleOutput for Nowhere {
     fn set_room_event(&self, _: Arc<EventFd>) {}
 }
 
-/// Why a console's back end cannot be had.
+/// Why a chardev cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// A file cannot be written.

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 
 use event_manager::{EventOps, EventSet, Events};
-use hv_devices::console::{ClientInput, Socket};
+use hv_devices::chardev::{ClientInput, Socket};
 
 use super::feed::{CHUNK, Feed, Source};
 
@@ -116,7 +116,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::rc::Rc;
 
-    use hv_devices::console::ConsoleOutput;
+    use hv_devices::chardev::OutputSink;
 
     use super::super::feed::Input;
     use super::super::feed::testing::{Device, Loop};

@@ -155,7 +155,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::console::ConsoleOutput;
+    use crate::chardev::OutputSink;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -262,7 +262,7 @@ mod tests {
         use std::process::{Command, Stdio};
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
-            .args(["--exact", "console::pty::tests::leader_of_a_session"])
+            .args(["--exact", "chardev::pty::tests::leader_of_a_session"])
             .env("HVRUN_TEST_SESSION", "1")
             .stdin(Stdio::null());
         // SAFETY: setsid may be called between fork and exec, and has no pointers.

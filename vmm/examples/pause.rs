@@ -1,0 +1,102 @@
+//! A machine that another thread pauses and resumes, again and again, while its guest works.
+//!
+//! ```text
+//! pause --kernel Image [--initrd FILE] --disk FILE --tap NAME --serial FILE
+//! ```
+//!
+//! The virtio console is on stdin and stdout. At the guest's end, stderr has the number of pauses.
+
+use std::error::Error;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use hv_vmm::{
+    Chardev, Config, ConsoleConfig, DiskConfig, Event, ImageFormat, IrqchipChoice, NetConfig,
+    Payload, Placement, Serial, Stdio, VirtioVersion, Vm,
+};
+
+/// How long the guest runs between two pauses.
+const RUNNING: Duration = Duration::from_millis(20);
+
+/// How long it is paused.
+const PAUSED: Duration = Duration::from_millis(5);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let vm = Vm::new(config()?)?;
+    let (handle, events) = (vm.handle(), vm.handle().events());
+    let pauses = std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(RUNNING);
+            if handle.pause().is_err() {
+                break;
+            }
+            std::thread::sleep(PAUSED);
+            if handle.resume().is_err() {
+                break;
+            }
+        }
+        // All of them are there: the channel has no bound.
+        let events: Vec<Event> = events.iter().collect();
+        events
+            .iter()
+            .filter(|event| **event == Event::Paused)
+            .count()
+    });
+    let outcome = vm.run()?;
+    let pauses = pauses.join().map_err(|_| "the other thread has panicked")?;
+    eprintln!("{outcome:?} after {pauses} pauses");
+    Ok(())
+}
+
+fn config() -> Result<Config, Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let value = |name: &str| {
+        let found = arguments
+            .chunks(2)
+            .find(|pair| pair.first().is_some_and(|it| it == name));
+        found.and_then(|pair| pair.get(1)).cloned()
+    };
+    let needed = |name: &str| value(name).ok_or_else(|| format!("{name} is missing"));
+    let disk = DiskConfig {
+        path: needed("--disk")?.into(),
+        format: ImageFormat::Raw,
+        readonly: false,
+        serial: Serial::default(),
+        placement: Placement::default(),
+    };
+    let net = NetConfig {
+        tap: needed("--tap")?,
+        mac: None,
+        mtu: None,
+        vhost: Default::default(),
+        placement: Placement::default(),
+    };
+    Ok(Config {
+        payload: Payload::Kernel(needed("--kernel")?.into()),
+        initrd: value("--initrd").map(Into::into),
+        dtb: None,
+        disks: vec![disk],
+        nets: vec![net],
+        rng: true,
+        virtio: VirtioVersion::Modern,
+        command_line: Some("console=ttyS0 console=hvc0 root=/dev/vda rw".into()),
+        cpus: 4,
+        memory: 512 << 20,
+        hugepages: false,
+        irqchip: IrqchipChoice::Auto,
+        console: ConsoleConfig {
+            serial: Some(Chardev::File(needed("--serial")?.into())),
+            virtio: Some(Chardev::Stdio(Stdio {
+                input: Some(File::from(std::io::stdin().as_fd().try_clone_to_owned()?)),
+                output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
+                escape: false,
+                resized: None,
+            })),
+            ..ConsoleConfig::default()
+        },
+        getchar_empty: -1,
+        no_reboot: false,
+        stop: None,
+    })
+}

@@ -1,0 +1,311 @@
+//! Control of a machine from any thread: a [`Handle`] makes requests, which the event loop of [`Vm::run`](crate::Vm::run)
+//! carries out one after the other, and hears of events.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::{Error, Outcome};
+
+/// What a machine is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It has been made, and its guest has not run yet.
+    Created,
+    /// Its guest runs.
+    Running,
+    /// Its guest does not run, and goes on when it is resumed.
+    Paused,
+    /// It has ended.
+    Ended,
+}
+
+/// What has become of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The guest begins, for the first time or after a reset.
+    Booted,
+    /// The guest has stopped for now, and no device touches its memory.
+    Paused,
+    /// The guest goes on.
+    Resumed,
+    /// The guest was reset, by itself or by [`Handle::reset`].
+    Reset,
+    /// The run is over.
+    Ended(Outcome),
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The machine has ended, or ended before it came to the request.
+    #[error("the machine has ended")]
+    Ended,
+}
+
+/// A handle on a machine, for any thread. It may outlive the machine.
+///
+/// Requests wait for [`Vm::run`](crate::Vm::run) to carry them out, and are made before as well as during it. The thread that
+/// runs the machine makes none: it would wait for itself.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Control>);
+
+impl Handle {
+    /// What the machine is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.0.lock().status
+    }
+
+    /// Stops the guest for now, and returns when no hart of it runs and no device touches its memory. What a device has
+    /// taken from a virtqueue is also done then. The guest's `time` goes on, as the host's does: timers that are due
+    /// meanwhile interrupt when the guest is resumed. Nothing happens to a machine that is paused.
+    ///
+    /// A hart that waits for a reader of its console is waited for.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn pause(&self) -> Result<(), Refused> {
+        self.ask(Request::Pause)
+    }
+
+    /// Has the guest go on. Nothing happens to a machine that runs.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn resume(&self) -> Result<(), Refused> {
+        self.ask(Request::Resume)
+    }
+
+    /// Resets the machine: its guest begins anew, as after a reset of its own. A paused machine stays paused.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn reset(&self) -> Result<(), Refused> {
+        self.ask(Request::Reset)
+    }
+
+    /// Ends the machine, with [`Outcome::Stopped`]. Does not wait for it.
+    pub fn stop(&self) {
+        let _ = self.0.request(Request::Stop);
+    }
+
+    /// What becomes of the machine from now on. The channel ends with the machine.
+    #[must_use]
+    pub fn events(&self) -> Receiver<Event> {
+        let (sender, events) = channel();
+        let mut state = self.0.lock();
+        if state.status != Status::Ended {
+            state.listeners.push(sender);
+        }
+        events
+    }
+
+    fn ask(&self, request: Request) -> Result<(), Refused> {
+        // The sender is dropped unanswered when the machine ends.
+        self.0.request(request)?.recv().map_err(|_| Refused::Ended)
+    }
+}
+
+/// The machine's own end of it. Whoever waits for a machine that never ran, or could not go on, hears of its end by the end
+/// of this.
+#[derive(Debug)]
+pub(crate) struct Controlled(Arc<Control>);
+
+impl Controlled {
+    /// For a machine that has just been made.
+    ///
+    /// # Errors
+    /// The host has no eventfd left.
+    pub fn new() -> Result<Controlled, Error> {
+        Control::new().map(Controlled)
+    }
+
+    /// A handle on the machine.
+    pub fn handle(&self) -> Handle {
+        Handle(self.0.clone())
+    }
+}
+
+impl std::ops::Deref for Controlled {
+    type Target = Control;
+
+    fn deref(&self) -> &Control {
+        &self.0
+    }
+}
+
+impl Drop for Controlled {
+    fn drop(&mut self) {
+        self.0.lock().end();
+    }
+}
+
+/// What a machine is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    Pause,
+    Resume,
+    Reset,
+    Stop,
+}
+
+/// A request, and whom to tell that it was carried out.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub request: Request,
+    pub done: Sender<()>,
+}
+
+/// What a machine and its handles share.
+#[derive(Debug)]
+pub(crate) struct Control {
+    state: Mutex<State>,
+    /// Written for each request.
+    event: EventFd,
+}
+
+#[derive(Debug)]
+struct State {
+    status: Status,
+    requests: VecDeque<Asked>,
+    listeners: Vec<Sender<Event>>,
+}
+
+impl State {
+    /// Whoever waits hears of it by the end of their channels.
+    fn end(&mut self) {
+        self.status = Status::Ended;
+        self.listeners.clear();
+        self.requests.clear();
+    }
+}
+
+impl Control {
+    fn new() -> Result<Arc<Control>, Error> {
+        Ok(Arc::new(Control {
+            state: Mutex::new(State {
+                status: Status::Created,
+                requests: VecDeque::new(),
+                listeners: Vec::new(),
+            }),
+            event: EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?,
+        }))
+    }
+
+    /// Written for each request, and read by whoever takes them: before they look, as what comes later writes to it again.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// The next request.
+    pub fn next(&self) -> Option<Asked> {
+        self.lock().requests.pop_front()
+    }
+
+    /// The machine has come to this, and the event tells how.
+    pub fn tell(&self, status: Status, event: Event) {
+        let mut state = self.lock();
+        state.status = status;
+        state
+            .listeners
+            .retain(|listener| listener.send(event).is_ok());
+        if status == Status::Ended {
+            state.end();
+        }
+    }
+
+    fn request(&self, request: Request) -> Result<Receiver<()>, Refused> {
+        let (done, answer) = channel();
+        let mut state = self.lock();
+        if state.status == Status::Ended {
+            return Err(Refused::Ended);
+        }
+        state.requests.push_back(Asked { request, done });
+        drop(state);
+        // It fails only if the counter overflows, and then the event is signalled already.
+        let _ = self.event.write(1);
+        Ok(answer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_come_in_order_and_are_answered() {
+        let control = Controlled::new().unwrap();
+        let handle = control.handle();
+        assert_eq!(handle.status(), Status::Created);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                handle.pause()?;
+                handle.resume()
+            });
+            for expected in [Request::Pause, Request::Resume] {
+                let asked = loop {
+                    if let Some(asked) = control.next() {
+                        break asked;
+                    }
+                    std::thread::yield_now();
+                };
+                assert_eq!(asked.request, expected);
+                asked.done.send(()).unwrap();
+            }
+            assert_eq!(asking.join().unwrap(), Ok(()));
+        });
+        handle.stop();
+        handle.stop();
+        assert!(control.event().read().is_ok(), "there is something");
+        assert_eq!(control.next().unwrap().request, Request::Stop);
+        assert_eq!(control.next().unwrap().request, Request::Stop);
+        assert!(control.next().is_none());
+        assert!(control.event().read().is_err(), "and no more");
+    }
+
+    #[test]
+    fn the_end_answers_who_waits() {
+        let control = Controlled::new().unwrap();
+        let handle = control.handle();
+        let events = handle.events();
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| handle.pause());
+            while control.lock().requests.is_empty() {
+                std::thread::yield_now();
+            }
+            control.tell(Status::Ended, Event::Ended(Outcome::PowerOff));
+            assert_eq!(asking.join().unwrap(), Err(Refused::Ended));
+        });
+        assert_eq!(handle.reset(), Err(Refused::Ended));
+        assert_eq!(handle.status(), Status::Ended);
+        assert_eq!(
+            events.iter().collect::<Vec<_>>(),
+            [Event::Ended(Outcome::PowerOff)]
+        );
+        assert_eq!(handle.events().iter().count(), 0);
+    }
+
+    #[test]
+    fn a_machine_that_never_ran_ends_as_well() {
+        let control = Controlled::new().unwrap();
+        let handle = control.handle();
+        let events = handle.events();
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| handle.pause());
+            while control.lock().requests.is_empty() {
+                std::thread::yield_now();
+            }
+            drop(control);
+            assert_eq!(asking.join().unwrap(), Err(Refused::Ended));
+        });
+        assert_eq!(events.iter().count(), 0);
+        assert_eq!(handle.status(), Status::Ended);
+    }
+}
