@@ -48,9 +48,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub firmware: Option<PathBuf>,
 
-    /// An initial RAM disk. A single gzip or zstd stream is unpacked for the guest if there is enough memory.
+    /// An initial RAM disk, passed unchanged unless it is a single gzip or zstd stream.
     ///
-    /// Everything else is passed unchanged. Enough memory is a third of the guest's free memory.
+    /// Such a stream is unpacked, for kernels that cannot do so, if the result fits into a third of the guest's free memory.
     #[arg(long, value_name = "FILE", help_heading = "What to boot")]
     pub initrd: Option<PathBuf>,
 

@@ -69,10 +69,10 @@ pub enum Error {
     /// vhost-net is required for a network interface, and the host's kernel cannot serve it.
     #[error(transparent)]
     Vhost(#[from] hv_devices::virtio::net::VhostError),
-    /// A chardev, the host's end of a console or port, cannot be opened.
+    /// A chardev, the back end of a console or port, cannot be opened.
     #[error(transparent)]
     Chardev(#[from] hv_devices::chardev::OpenError),
-    /// An output would overwrite what the machine is made of.
+    /// An output would overwrite one of the machine's input files.
     #[error("cannot write the {what} to {}: it is this machine's {input}; use another file", .path.display())]
     OutputIsInput {
         /// What was to be in the file.

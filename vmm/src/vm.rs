@@ -108,13 +108,13 @@ impl Vm {
         })
     }
 
-    /// A handle, by which any thread controls the machine. It can be had before the run alone.
+    /// A handle, by which any thread controls the machine. It must be taken before the run.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.control.handle()
     }
 
-    /// The flattened device tree that the guest gets, without the free space that it has there.
+    /// The guest's flattened device tree, without the free space at its end.
     pub fn device_tree(&self) -> &[u8] {
         &self.board.device_tree
     }

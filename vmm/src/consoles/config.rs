@@ -9,13 +9,13 @@ use crate::config::Placement;
 /// The guest's consoles and ports. The default is none at all.
 #[derive(Debug, Default)]
 pub struct ConsoleConfig {
-    /// What the serial port is connected to, which every guest has (Linux's `ttyS0`). With `None` its output goes
-    /// where that of the virtio console goes, for what a guest prints before it has a driver for that one, and nowhere
-    /// if there is none; and no input comes. What a Linux kernel logs to both appears once.
+    /// The chardev of the serial port, which every guest has (Linux's `ttyS0`). With `None`, it gets no input, and its output
+    /// goes to the virtio console's chardev, if there is one, for messages from before the guest has a driver for that.
+    /// Lines that a Linux kernel logs to both appear once.
     pub serial: Option<Chardev>,
-    /// A virtio console (`hvc0`), and what it is connected to.
+    /// The chardev of a virtio console (`hvc0`), if there is one.
     pub virtio: Option<Chardev>,
-    /// Further ports of the virtio console device, which are no consoles.
+    /// Further ports of the virtio console device, which are not consoles.
     pub ports: Vec<PortConfig>,
     /// Where the virtio console device is, if there is one.
     pub placement: Placement,
@@ -33,8 +33,8 @@ pub struct PortConfig {
 /// A character device of the host's (QEMU's term): what a console or a port of the guest is connected to.
 #[derive(Debug)]
 pub enum Chardev {
-    /// Open files, such as the standard streams. A guest waits for a reader that is slow, and its last output is waited
-    /// for.
+    /// Open files, such as the standard streams. The guest waits for a slow reader, and the machine's end waits until its last
+    /// output is written.
     Stdio(Stdio),
     /// A file for the output, emptied when the guest starts. There is no input. It must not be one of the machine's own files,
     /// and is locked as a disk is.

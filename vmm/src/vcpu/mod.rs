@@ -125,8 +125,8 @@ impl VcpuThread {
         none
     }
 
-    /// Waits until the threads have returned, having been told to finish, and with them their vCPUs. `running` is the other
-    /// end of what they drop.
+    /// Waits until the threads have returned, having been told to finish, and with them their vCPUs. `running` is the
+    /// receiver of the channel whose senders they drop.
     pub fn join_all(threads: Vec<VcpuThread>, running: &Receiver<Infallible>) {
         // Nothing is ever sent: it ends when the threads have.
         while !VcpuThread::call_out(&threads)
