@@ -13,6 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::compression::{Codec, UnpackError, Unpacked};
 use crate::error::file_problem;
+use crate::memory::fill;
 use crate::{Error, boot_file};
 
 /// Of the memory that the kernel leaves, an initrd that is unpacked here takes no more than one part in so many. The guest
@@ -102,11 +103,7 @@ impl<'a> Initrd<'a> {
                 .map_err(io::Error::other),
             Contents::File(mut file) => usize::try_from(self.size)
                 .map_err(io::Error::other)
-                .and_then(|size| {
-                    memory
-                        .read_exact_volatile_from(address, &mut file, size)
-                        .map_err(io::Error::other)
-                }),
+                .and_then(|size| fill(memory, address, &mut file, size)),
         };
         copied.map_err(|error| Error::Initrd {
             path: self.path.to_owned(),

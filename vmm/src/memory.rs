@@ -3,6 +3,7 @@
 //! They are transparent huge pages, which KVM maps as such from Linux 7.0 on, or pages that the host has reserved
 //! (hugetlbfs), which every KVM maps so.
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -10,7 +11,10 @@ use std::sync::Arc;
 use hv_core::layout;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, ReadVolatile,
+    VolatileMemoryError,
+};
 
 use crate::Error;
 use crate::host::HugePages;
@@ -24,6 +28,30 @@ pub const HUGE_PAGE: u64 = LARGE_PAGE as u64;
 
 /// What can be done with RAM: every page of it is like any other.
 const PROTECTION: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+/// Reads `length` bytes of `source` into guest memory at `address`.
+///
+/// vm-memory's `read_exact_volatile_from` makes one system call. That may bring less than was asked for: on network file
+/// systems without a cache, and always from 2 GiB on.
+///
+/// # Errors
+/// The guest has no memory there, or `source` ends or fails before.
+pub fn fill(
+    memory: &GuestMemoryMmap,
+    address: GuestAddress,
+    source: &mut impl ReadVolatile,
+    length: usize,
+) -> io::Result<()> {
+    let mut slice = memory
+        .get_slice(address, length)
+        .map_err(io::Error::other)?;
+    source
+        .read_exact_volatile(&mut slice)
+        .map_err(|error| match error {
+            VolatileMemoryError::IOError(error) => error,
+            other => io::Error::other(other),
+        })
+}
 
 /// The guest's RAM, at [`layout::RAM_BASE`]; zeroed, and backed by host memory as the guest touches it.
 #[derive(Debug)]
@@ -162,7 +190,39 @@ impl Drop for GuestRam {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+    use vm_memory::bitmap::BitmapSlice;
+    use vm_memory::{Bytes, GuestMemoryRegion, VolatileSlice};
+
+    /// A file system that answers each read with at most three bytes.
+    struct InPieces<'a>(&'a [u8]);
+
+    impl ReadVolatile for InPieces<'_> {
+        fn read_volatile<B: BitmapSlice>(
+            &mut self,
+            buffer: &mut VolatileSlice<B>,
+        ) -> Result<usize, VolatileMemoryError> {
+            let length = buffer.len().min(3).min(self.0.len());
+            let (piece, rest) = self.0.split_at(length);
+            buffer.write_slice(piece, 0)?;
+            self.0 = rest;
+            Ok(length)
+        }
+    }
+
+    #[test]
+    fn a_file_that_comes_in_pieces_arrives_whole() {
+        let ram = GuestRam::new(HUGE_PAGE).unwrap();
+        let address = GuestAddress(layout::RAM_BASE.0 + 5);
+        let text = b"more than one piece";
+        fill(ram.memory(), address, &mut InPieces(text), text.len()).unwrap();
+        let mut read = [0; 19];
+        ram.memory().read_slice(&mut read, address).unwrap();
+        assert_eq!(&read, text);
+        let error = fill(ram.memory(), address, &mut InPieces(text), text.len() + 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let end = GuestAddress(layout::RAM_BASE.0 + HUGE_PAGE - 1);
+        assert!(fill(ram.memory(), end, &mut InPieces(text), 2).is_err());
+    }
 
     #[test]
     fn lies_at_the_ram_base_zeroed_and_on_a_large_page() {

@@ -48,8 +48,8 @@ const KVM: &[&str] = &[
     // the guest, because the value of the last exit is restored.
     "timer-ticks-by-sbi",
     "time-set-timer-clears-pending",
-    // main.c, vcpu_pmu.c: hcounteren has `time` alone. The other two are not emulated in 6.1, and in newer ones, on harts with
-    // Sscofpmf, only once the guest has configured them by SBI.
+    // main.c, vcpu_pmu.c (not 6.1): hcounteren has `time` alone. The other two are emulated, on harts with Sscofpmf only once the
+    // guest has configured them by SBI.
     "counters-cycle-in-user-mode",
     "counters-instret-in-user-mode",
 ];
@@ -144,6 +144,19 @@ const LEGACY_CONSOLE: &[&str] = &[
 ];
 const NO_LEGACY_CONSOLE: &[&str] = &["legacy-absent-is-not-supported"];
 
+/// Of the debug console, which KVM has since Linux 6.7.
+const DEBUG_CONSOLE: &[&str] = &[
+    "dbcn-write",
+    "dbcn-write-byte",
+    "dbcn-write-of-nothing",
+    "dbcn-write-of-no-memory",
+    "dbcn-write-beyond-memory",
+    "dbcn-high-address-word",
+    "dbcn-read",
+    "dbcn-read-to-no-memory",
+    "dbcn-unknown-function",
+];
+
 /// Of harts that suspend without their state, which KVM has not.
 const HART_SUSPEND: &[&str] = &["hsm-suspend-without-state-loses-no-interrupt"];
 
@@ -206,7 +219,8 @@ impl Machine {
     fn on_the_oldest_host(self) -> Self {
         Self {
             wrong: &[KVM, KVM_6_1],
-            ..self.with_legacy_console()
+            absent: &[NO_LEGACY_CONSOLE, DEBUG_CONSOLE, HART_SUSPEND, SUSPEND],
+            ..self
         }
     }
 

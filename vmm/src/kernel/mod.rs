@@ -15,6 +15,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::config::Payload;
 use crate::error::file_problem;
+use crate::memory::fill;
 use crate::{Error, boot_file};
 
 /// What is wrong with a kernel file.
@@ -128,9 +129,7 @@ impl Contents {
         match self {
             Contents::File(file) => {
                 file.seek(SeekFrom::Start(segment.offset))?;
-                memory
-                    .read_exact_volatile_from(address, file, length)
-                    .map_err(io::Error::other)
+                fill(memory, address, file, length)
             }
             Contents::Memory(bytes) => {
                 let start = usize::try_from(segment.offset).map_err(|_| out_of_bounds())?;
