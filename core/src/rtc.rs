@@ -22,7 +22,12 @@ mod register {
 }
 
 /// A real-time clock. After each call, whoever drives its wire puts it to where [`line`](Self::line) says.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(deny_unknown_fields)
+)]
 pub struct Registers {
     /// The upper half of the time that was last read.
     latched: u32,
