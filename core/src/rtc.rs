@@ -22,7 +22,12 @@ mod register {
 }
 
 /// A real-time clock. After each call, the owner sets the IRQ line to the level of [`line`](Self::line).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(deny_unknown_fields)
+)]
 pub struct Registers {
     /// The upper half of the time that was last read.
     latched: u32,

@@ -103,7 +103,12 @@ const POLLS_OF_A_READER: u8 = 64;
 ///
 /// After each call, the owner sets the IRQ line to the level of [`line`](Self::line), and checks whether input is
 /// [wanted](Self::wants_input).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(deny_unknown_fields)
+)]
 pub struct Registers {
     received: VecDeque<u8>,
     ier: u8,
@@ -158,6 +163,17 @@ impl Registers {
             polls: 0,
             read_elsewhere: false,
         }
+    }
+
+    /// Whether a UART can hold this. What came from a file may be anything.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        self.received.len() <= self.capacity()
+            && self.unread.len() <= FIFO_SIZE
+            && self.ier & !ier::MASK == 0
+            && self.mcr & !mcr::MASK == 0
+            && matches!(self.trigger, 1 | 4 | 8 | 14)
+            && self.msr_deltas >> msr::DELTA_SHIFT == 0
     }
 
     /// The guest reads at `offset` from the UART's base.

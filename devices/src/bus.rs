@@ -1,6 +1,6 @@
 //! The MMIO bus: the device at each guest-physical address.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use hv_core::addr::GuestPhysAddr;
 
@@ -39,18 +39,65 @@ pub enum Error {
     },
 }
 
-struct Region {
+struct Entry {
     base: u64,
     /// Last address, inclusive, so that a region may end where the address space does.
     last: u64,
     device: Arc<dyn MmioDevice>,
 }
 
-/// The devices by address. Built once, before the first vCPU runs, and only read from then on.
+/// The regions, sorted by address, without overlap. The lock is held to look at them or to change them, never while a
+/// device is called: an access may block (a UART whose reader is slow), and may itself change the bus.
+#[derive(Default)]
+struct Regions(RwLock<Vec<Entry>>);
+
+impl Regions {
+    // Between any two statements they are sorted and without overlap, also where a thread panicked.
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Entry>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Vec<Entry>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A region of a bus, with a device. The device is taken from the bus when this is dropped. An access that has begun by
+/// then goes on, and keeps the device until it ends.
+#[must_use = "the device is taken from the bus when this is dropped"]
+pub struct Region {
+    /// Gone with the bus. A device may own its region.
+    bus: Weak<Regions>,
+    base: u64,
+}
+
+impl Region {
+    /// Leaves the device where it is, for as long as there is the bus.
+    pub fn keep(mut self) {
+        self.bus = Weak::new();
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        let Some(regions) = self.bus.upgrade() else {
+            return;
+        };
+        let mut entries = regions.write();
+        let found = entries.binary_search_by_key(&self.base, |entry| entry.base);
+        let removed = found.map(|position| entries.remove(position));
+        // The device's end may take a while, and may remove other regions.
+        drop(entries);
+        drop(removed);
+    }
+}
+
+/// The devices by address. They may come and go while vCPUs run: each access finds those that there are.
+///
+/// What an access pays for that is the read side of a lock and a count of references, two atomic operations each.
 #[derive(Default)]
 pub struct Bus {
-    /// Sorted by address, without overlap.
-    regions: Vec<Region>,
+    regions: Arc<Regions>,
 }
 
 impl Bus {
@@ -60,30 +107,34 @@ impl Bus {
         Self::default()
     }
 
-    /// Adds `device` at the `size` bytes from `base` on.
+    /// Adds `device` at the `size` bytes from `base` on, until the region that this returns is dropped.
     ///
     /// # Errors
     /// If the region is empty, leaves the address space, or overlaps one that is taken.
     pub fn insert(
-        &mut self,
+        &self,
         base: GuestPhysAddr,
         size: u64,
         device: Arc<dyn MmioDevice>,
-    ) -> Result<(), Error> {
+    ) -> Result<Region, Error> {
         let last = size
             .checked_sub(1)
             .and_then(|reach| base.0.checked_add(reach))
             .ok_or(Error::BadRegion { base, size })?;
-        let position = self.regions.partition_point(|region| region.last < base.0);
-        if let Some(next) = self.regions.get(position)
+        let mut entries = self.regions.write();
+        let position = entries.partition_point(|entry| entry.last < base.0);
+        if let Some(next) = entries.get(position)
             && next.base <= last
         {
             let other = GuestPhysAddr(next.base);
             return Err(Error::Overlap { base, size, other });
         }
         let base = base.0;
-        self.regions.insert(position, Region { base, last, device });
-        Ok(())
+        entries.insert(position, Entry { base, last, device });
+        Ok(Region {
+            bus: Arc::downgrade(&self.regions),
+            base,
+        })
     }
 
     /// A guest's load of `data.len()` bytes. `data` is zeroed first. Returns `false` if no device answers at `address`,
@@ -107,21 +158,22 @@ impl Bus {
         true
     }
 
-    fn find(&self, address: GuestPhysAddr, length: usize) -> Option<(&dyn MmioDevice, u64)> {
+    fn find(&self, address: GuestPhysAddr, length: usize) -> Option<(Arc<dyn MmioDevice>, u64)> {
         let reach = u64::try_from(length).ok()?.checked_sub(1)?;
         let last = address.0.checked_add(reach)?;
-        let position = self
-            .regions
-            .partition_point(|region| region.last < address.0);
-        let region = self.regions.get(position)?;
-        let offset = address.0.checked_sub(region.base)?;
-        (last <= region.last).then_some((region.device.as_ref(), offset))
+        let entries = self.regions.read();
+        let position = entries.partition_point(|entry| entry.last < address.0);
+        let entry = entries.get(position)?;
+        let offset = address.0.checked_sub(entry.base)?;
+        (last <= entry.last).then(|| (Arc::clone(&entry.device), offset))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -146,11 +198,13 @@ mod tests {
     #[test]
     fn finds_each_device_by_address_and_passes_the_offset() {
         let (low, high) = (Probe::new(1), Probe::new(2));
-        let mut bus = Bus::new();
+        let bus = Bus::new();
         bus.insert(GuestPhysAddr(0x2000), 0x100, high.clone())
-            .unwrap();
+            .unwrap()
+            .keep();
         bus.insert(GuestPhysAddr(0x1000), 0x1000, low.clone())
-            .unwrap();
+            .unwrap()
+            .keep();
 
         let mut data = [0xff; 4];
         assert!(bus.read(GuestPhysAddr(0x1ffc), &mut data));
@@ -175,9 +229,10 @@ mod tests {
     #[test]
     fn nothing_answers_outside_or_across_the_end() {
         let probe = Probe::new(1);
-        let mut bus = Bus::new();
+        let bus = Bus::new();
         bus.insert(GuestPhysAddr(0x1000), 0x100, probe.clone())
-            .unwrap();
+            .unwrap()
+            .keep();
         for address in [0, 0xfff, 0x10fd, 0x1100, u64::MAX] {
             let mut data = [0xff; 4];
             assert!(!bus.read(GuestPhysAddr(address), &mut data), "{address:#x}");
@@ -190,10 +245,12 @@ mod tests {
 
     #[test]
     fn refuses_overlap_and_impossible_regions() {
-        let mut bus = Bus::new();
-        let insert =
-            |bus: &mut Bus, base, size| bus.insert(GuestPhysAddr(base), size, Probe::new(0));
-        insert(&mut bus, 0x1000, 0x1000).unwrap();
+        let bus = Bus::new();
+        let insert = |bus: &Bus, base, size| {
+            bus.insert(GuestPhysAddr(base), size, Probe::new(0))
+                .map(Region::keep)
+        };
+        insert(&bus, 0x1000, 0x1000).unwrap();
         for (base, size) in [
             (0x1000, 0x1000),
             (0xfff, 2),
@@ -202,7 +259,7 @@ mod tests {
             (0x1800, 8),
         ] {
             assert_eq!(
-                insert(&mut bus, base, size),
+                insert(&bus, base, size),
                 Err(Error::Overlap {
                     base: GuestPhysAddr(base),
                     size,
@@ -211,15 +268,113 @@ mod tests {
             );
         }
         assert!(matches!(
-            insert(&mut bus, 0x5000, 0),
+            insert(&bus, 0x5000, 0),
             Err(Error::BadRegion { .. })
         ));
         assert!(matches!(
-            insert(&mut bus, u64::MAX, 2),
+            insert(&bus, u64::MAX, 2),
             Err(Error::BadRegion { .. })
         ));
-        insert(&mut bus, u64::MAX, 1).unwrap();
-        insert(&mut bus, 0xfff, 1).unwrap();
-        insert(&mut bus, 0x2000, 1).unwrap();
+        insert(&bus, u64::MAX, 1).unwrap();
+        insert(&bus, 0xfff, 1).unwrap();
+        insert(&bus, 0x2000, 1).unwrap();
+    }
+
+    #[test]
+    fn a_region_lasts_as_long_as_its_guard_and_the_bus() {
+        let (bus, probe) = (Bus::new(), Probe::new(1));
+        let insert = || bus.insert(GuestPhysAddr(0x1000), 0x100, probe.clone());
+        let answers = || bus.read(GuestPhysAddr(0x1000), &mut [0]);
+        let region = insert().unwrap();
+        assert!(answers());
+        assert!(insert().is_err());
+        drop(region);
+        assert!(!answers());
+        let region = insert().unwrap();
+        assert!(answers());
+        drop(bus);
+        assert_eq!(Arc::strong_count(&probe), 1);
+        drop(region);
+    }
+
+    /// Its write removes it, which must not wait for the access that it is part of.
+    struct Ejected(Mutex<Option<Region>>);
+
+    impl MmioDevice for Ejected {
+        fn read(&self, _offset: u64, _data: &mut [u8]) {}
+        fn write(&self, _offset: u64, _data: &[u8]) {
+            self.0.lock().unwrap().take();
+        }
+    }
+
+    #[test]
+    fn a_device_may_take_itself_from_the_bus() {
+        let (bus, device) = (Bus::new(), Arc::new(Ejected(Mutex::default())));
+        let region = bus.insert(GuestPhysAddr(0x1000), 8, device.clone());
+        *device.0.lock().unwrap() = Some(region.unwrap());
+        let end = Arc::downgrade(&device);
+        drop(device);
+        assert!(bus.write(GuestPhysAddr(0x1000), &[1]));
+        assert!(!bus.write(GuestPhysAddr(0x1000), &[1]));
+        assert!(end.upgrade().is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Regions come and go while others read: what stays always answers, what is on no bus never does, and nobody
+        /// gets an answer of a device that is elsewhere.
+        #[test]
+        fn readers_see_one_map_or_the_next(
+            steps in proptest::collection::vec((0..8_u64, 1..=0x300_u64), 1..200),
+        ) {
+            let bus = Bus::new();
+            bus.insert(GuestPhysAddr(0x10_0000), 0x100, Probe::new(0xff)).unwrap().keep();
+            let done = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let reader = || {
+                    let mut rounds = 0_u32;
+                    while rounds < 10 || !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let mut data = [0];
+                        assert!(bus.read(GuestPhysAddr(0x10_00ff), &mut data));
+                        assert_eq!(data, [0xff]);
+                        for slot in 0..8_u8 {
+                            let address = u64::from(slot) * 0x100;
+                            // One that begins here, or an earlier one that reaches so far.
+                            if bus.read(GuestPhysAddr(address), &mut data) {
+                                assert!((1..=slot + 1).contains(&data[0]), "{slot}: {data:?}");
+                            }
+                        }
+                        assert!(!bus.read(GuestPhysAddr(0x1000), &mut data));
+                        rounds += 1;
+                    }
+                };
+                let readers = [scope.spawn(reader), scope.spawn(reader)];
+                let mut held: Vec<Option<(u64, Region)>> = (0..8).map(|_| None).collect();
+                for (slot, size) in &steps {
+                    let index = *slot as usize;
+                    if held[index].take().is_none() {
+                        let base = slot * 0x100;
+                        let overlaps = held.iter().zip(0..).any(|(region, other)| {
+                            let start = other * 0x100;
+                            region.as_ref().is_some_and(|(length, _)| {
+                                start < base + size && base < start + length
+                            })
+                        });
+                        let region = bus.insert(GuestPhysAddr(base), *size, Probe::new(index as u8 + 1));
+                        assert_eq!(region.is_err(), overlaps);
+                        held[index] = region.ok().map(|region| (*size, region));
+                    }
+                }
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+                for reader in readers {
+                    reader.join().unwrap();
+                }
+            });
+            // All that is left is what was kept.
+            for slot in 0..8 {
+                prop_assert!(!bus.read(GuestPhysAddr(slot * 0x100), &mut [0]));
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ pub mod chardev;
 pub mod device_file;
 pub mod interrupt;
 pub mod rtc;
+pub mod state;
 pub mod test_device;
 pub mod thread;
 pub mod uart;

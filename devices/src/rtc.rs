@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hv_core::rtc::Registers;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use serde::{Deserialize, Serialize};
 
 use crate::bus::MmioDevice;
 use crate::interrupt::IrqLine;
@@ -39,6 +40,14 @@ pub struct HostClock {
     ahead: AtomicU64,
 }
 
+/// What a [`HostClock`] shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostClockState {
+    /// How far the guest set the clock ahead of the host's, modulo 2^64 nanoseconds.
+    ahead: u64,
+}
+
 impl HostClock {
     /// A clock that shows the host's time.
     ///
@@ -50,6 +59,19 @@ impl HostClock {
             timer: TimerFd::new(ClockId::CLOCK_REALTIME, flags)?,
             ahead: AtomicU64::new(0),
         })
+    }
+
+    /// The state, while no vCPU runs.
+    pub fn save(&self) -> HostClockState {
+        HostClockState {
+            ahead: self.ahead.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Puts a saved state in place of this one. The clock has run meanwhile, as on a battery. To be called before the
+    /// [`Rtc`]'s is restored, which sets the alarm by it.
+    pub fn restore(&self, state: HostClockState) {
+        self.ahead.store(state.ahead, Ordering::Relaxed);
     }
 
     fn host_time() -> u64 {
@@ -109,6 +131,13 @@ pub struct Rtc {
     clock: Arc<dyn Clock>,
 }
 
+/// What an [`Rtc`] holds, apart from the time, which is the [`Clock`]'s.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RtcState {
+    registers: Registers,
+}
+
 #[derive(Default)]
 struct State {
     registers: Registers,
@@ -131,6 +160,24 @@ impl Rtc {
     /// Lets the alarm go off if its time has come. Harmless at any time.
     pub fn poll(&self) {
         self.with_registers(|registers| {
+            registers.poll(self.clock.now());
+            self.clock.wake_at(registers.alarm());
+        });
+    }
+
+    /// The state, while no vCPU runs.
+    #[must_use]
+    pub fn save(&self) -> RtcState {
+        RtcState {
+            registers: lock(&self.state).registers.clone(),
+        }
+    }
+
+    /// Puts a saved state in place of this one, and drives the line. An alarm whose time has come meanwhile goes off.
+    pub fn restore(&self, state: RtcState) {
+        self.with_registers(|registers| {
+            // Any values of these registers are possible.
+            *registers = state.registers;
             registers.poll(self.clock.now());
             self.clock.wake_at(registers.alarm());
         });
@@ -287,5 +334,38 @@ mod tests {
             clock.wake_at(Some(at));
         }
         assert!(!readable(&clock, PollTimeout::ZERO));
+    }
+
+    /// An alarm that is due after a save goes off then, and one whose time has come meanwhile at once.
+    #[test]
+    fn an_alarm_outlives_a_save() {
+        let (clock, line) = (Arc::<TestClock>::default(), Arc::<TestLine>::default());
+        let rtc = Rtc::new(line, clock);
+        for (register, value) in [(TIME_LOW, 42_u32), (ALARM_LOW, 100), (IRQ_ENABLED, 1)] {
+            rtc.write(register, &value.to_le_bytes());
+        }
+        let saved = serde_json::to_string(&rtc.save()).unwrap();
+        for (now, due) in [(60, false), (100, true), (2000, true)] {
+            let (clock, line) = (Arc::<TestClock>::default(), Arc::<TestLine>::default());
+            let other = Rtc::new(line.clone(), clock.clone());
+            clock.set(now);
+            other.restore(serde_json::from_str(&saved).unwrap());
+            assert_eq!(line.level(), due);
+            assert_eq!(*lock(&clock.wake), (!due).then_some(100));
+            clock.set(100.max(now));
+            other.poll();
+            assert!(line.level());
+        }
+    }
+
+    #[test]
+    fn the_hosts_clock_runs_on_over_a_save() {
+        let clock = HostClock::new().unwrap();
+        clock.set(1_000_000_000);
+        let other = HostClock::new().unwrap();
+        other.restore(clock.save());
+        let (before, now, after) = (clock.now(), other.now(), clock.now());
+        assert!(before <= now && now <= after);
+        assert!(before < 1 << 60, "in 1970, as the guest set it");
     }
 }

@@ -3,18 +3,27 @@
 use std::sync::{Arc, Mutex};
 
 use hv_core::uart::Registers;
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::MmioDevice;
 use crate::chardev::{InputSink, OutputSink};
 use crate::interrupt::IrqLine;
 use crate::lock;
+use crate::state::RestoreError;
 
 /// A 16550A. What the guest sends goes to an [`OutputSink`], and what it gets comes by [`receive`](Self::receive).
 pub struct Uart {
     state: Mutex<State>,
     irq: Arc<dyn IrqLine>,
     output: Arc<dyn OutputSink>,
+}
+
+/// What a [`Uart`] holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UartState {
+    registers: Registers,
 }
 
 struct State {
@@ -58,6 +67,25 @@ impl Uart {
     /// (SBI). Returns the number of bytes.
     pub fn take_received(&self, buffer: &mut [u8]) -> usize {
         self.with_registers(|registers| registers.take_received(buffer))
+    }
+
+    /// The state, while no vCPU runs.
+    #[must_use]
+    pub fn save(&self) -> UartState {
+        UartState {
+            registers: lock(&self.state).registers.clone(),
+        }
+    }
+
+    /// Puts a saved state in place of this one, and drives the line to where it was.
+    ///
+    /// # Errors
+    /// No UART has this state. It is as it was then.
+    pub fn restore(&self, state: UartState) -> Result<(), RestoreError> {
+        let UartState { registers } = state;
+        RestoreError::unless(registers.is_possible(), "registers of the UART")?;
+        self.with_registers(|old| *old = registers);
+        Ok(())
     }
 
     /// Runs `access` and then drives the line to where the registers want it.

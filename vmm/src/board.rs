@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use hv_core::addr::GuestPhysAddr;
 use hv_core::layout;
 use hv_core::machine::Machine;
-use hv_devices::bus::Bus;
+use hv_devices::bus::{Bus, Region};
 use hv_devices::chardev::{InputSink, OutputSink};
 use hv_devices::interrupt::IrqLine;
 use hv_devices::rtc::{HostClock, Rtc};
@@ -205,10 +205,11 @@ impl Board {
         } = chassis;
         let counters_cleared = vcpus.first().is_some_and(counters::are_cleared);
 
-        let mut bus = Bus::new();
+        let bus = Bus::new();
         // The regions of the board do not overlap, which is all that can go wrong with the bus.
-        let mut attach = |base: GuestPhysAddr, size: u64, device| {
+        let attach = |base: GuestPhysAddr, size: u64, device| {
             bus.insert(base, size, device)
+                .map(Region::keep)
                 .map_err(|error| Error::host("lay out the board")(std::io::Error::other(error)))
         };
         if let Some((base, size, registers)) = chip.registers() {

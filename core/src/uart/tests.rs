@@ -550,6 +550,7 @@ proptest! {
             prop_assert_eq!(bench.level(), registers.interrupt() != iir::NONE);
             prop_assert!(registers.received.len() <= FIFO_SIZE);
             prop_assert!(registers.unread.len() <= FIFO_SIZE);
+            prop_assert!(registers.is_possible());
             if wrote {
                 // Loopback and FIFO control change the queue from within.
                 received = registers.received;

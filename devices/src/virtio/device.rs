@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
+use serde_json::Value;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Notifier;
+use crate::state::RestoreError;
 
 /// A virtio device behind a transport.
 ///
@@ -68,6 +70,30 @@ pub trait VirtioDevice: Send {
     /// device that is not active.
     fn reset(&mut self) {
         self.pause();
+    }
+
+    /// What the device knows beside its queues and its configuration, while it is not active. Devices that know nothing
+    /// else have no such state.
+    ///
+    /// The kinds of devices are an open set, and whoever keeps the state, the transport, knows none of them: so it is a
+    /// value without a type, which the device alone makes and reads.
+    fn save(&self) -> Value {
+        Value::Null
+    }
+
+    /// Puts a saved state in place of this one, while the device is not active. The state is input that nobody has
+    /// checked.
+    ///
+    /// # Errors
+    /// It is no state of this device, which is as it was then.
+    fn restore(&mut self, state: Value) -> Result<(), RestoreError> {
+        match state {
+            Value::Null => Ok(()),
+            _ => Err(RestoreError::mismatch(format!(
+                "{} has no state",
+                self.name()
+            ))),
+        }
     }
 }
 

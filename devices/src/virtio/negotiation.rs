@@ -10,6 +10,8 @@
 use std::io;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK,
     VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_ANY_LAYOUT, VIRTIO_F_VERSION_1,
@@ -21,6 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Activation, ActiveQueue, VirtioDevice};
 use super::notifier::{DeviceStatus, Notifier};
+use crate::state::RestoreError;
 
 /// The queue features that the queue implementation brings to every device.
 const QUEUE_FEATURES: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -107,6 +110,61 @@ pub(super) enum Interface {
     Modern,
     /// The legacy interface, from before.
     Legacy,
+}
+
+/// What has become of a negotiation, with the device's own state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NegotiationState {
+    device_id: u32,
+    status: u32,
+    driver_features: u64,
+    started: bool,
+    queues: Vec<QueueSetupState>,
+    device: Value,
+}
+
+/// A [`QueueSetup`] without what the device says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QueueSetupState {
+    size: u32,
+    ready: bool,
+    next: u16,
+    descriptor_table: u64,
+    available_ring: u64,
+    used_ring: u64,
+    align: u32,
+    page: u32,
+}
+
+impl QueueSetup {
+    fn save(&self) -> QueueSetupState {
+        QueueSetupState {
+            size: self.size,
+            ready: self.ready,
+            next: self.next,
+            descriptor_table: self.descriptor_table,
+            available_ring: self.available_ring,
+            used_ring: self.used_ring,
+            align: self.align,
+            page: self.page,
+        }
+    }
+
+    fn restored(self, state: &QueueSetupState) -> Self {
+        Self {
+            max_size: self.max_size,
+            size: state.size,
+            ready: state.ready,
+            next: state.next,
+            descriptor_table: state.descriptor_table,
+            available_ring: state.available_ring,
+            used_ring: state.used_ring,
+            align: state.align,
+            page: state.page,
+        }
+    }
 }
 
 /// A device together with what the driver has negotiated.
@@ -274,6 +332,74 @@ impl Negotiation {
         if self.started && !self.status.has(VIRTIO_CONFIG_S_NEEDS_RESET) {
             self.start();
         }
+    }
+
+    /// The state. Pauses the device, if it is not paused, until [`resume`](Self::resume).
+    pub fn save(&mut self) -> NegotiationState {
+        self.pause();
+        NegotiationState {
+            device_id: self.device.device_id(),
+            status: self.status.get(),
+            driver_features: self.driver_features,
+            started: self.started,
+            queues: self.queues.iter().map(QueueSetup::save).collect(),
+            device: self.device.save(),
+        }
+    }
+
+    /// Puts a saved state in place of this one. The device is paused then, until [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// It does not fit. All is as it was, but that the device is paused.
+    pub fn restore(&mut self, state: NegotiationState) -> Result<(), RestoreError> {
+        self.pause();
+        let queues = self.check(&state)?;
+        self.device.restore(state.device)?;
+        self.status.set(state.status);
+        self.driver_features = state.driver_features;
+        self.started = state.started;
+        self.queues = queues;
+        Ok(())
+    }
+
+    /// Whether a negotiation with this device can have come to this. A driver writes what it likes into the registers of a
+    /// queue; but one that the device was serving was possible, and its memory is that which it had.
+    fn check(&self, state: &NegotiationState) -> Result<Vec<QueueSetup>, RestoreError> {
+        let name = self.device.name();
+        if state.device_id != self.device.device_id() || state.queues.len() != self.queues.len() {
+            return Err(RestoreError::mismatch(format!(
+                "device {} with {} queues was saved, and there is the {name}",
+                state.device_id,
+                state.queues.len(),
+            )));
+        }
+        let has = |bits| state.status & bits != 0;
+        RestoreError::unless(state.status <= 0xff, "device status")?;
+        if self.interface == Interface::Modern {
+            RestoreError::unless(
+                has(VIRTIO_CONFIG_S_FEATURES_OK) || !has(VIRTIO_CONFIG_S_DRIVER_OK),
+                "a driver that is ready before it has negotiated",
+            )?;
+            RestoreError::unless(
+                has(VIRTIO_CONFIG_S_DRIVER_OK) || !state.started,
+                "a device that has started before its driver is ready",
+            )?;
+            let missing = state.driver_features & !self.offered;
+            if has(VIRTIO_CONFIG_S_FEATURES_OK) && missing != 0 {
+                return Err(RestoreError::mismatch(format!(
+                    "the {name} lacks the features {missing:#x}, which the guest's driver uses"
+                )));
+            }
+        }
+        let queues: Vec<_> = (self.queues.iter().zip(&state.queues))
+            .map(|(queue, state)| queue.restored(state))
+            .collect();
+        if state.started && !has(VIRTIO_CONFIG_S_NEEDS_RESET) {
+            let mut ready = queues.iter().filter(|queue| queue.ready);
+            let possible = ready.all(|queue| queue.build(&self.memory, false).is_some());
+            RestoreError::unless(possible, "a queue that is impossible or not in memory")?;
+        }
+        Ok(queues)
     }
 
     /// Starts the device with all queues that are set up, or starts it again.

@@ -51,6 +51,11 @@ impl DeviceStatus {
 
     /// The device has been reset.
     pub fn clear(&self) {
-        self.0.store(0, Ordering::Release);
+        self.set(0);
+    }
+
+    /// The device has been restored.
+    pub fn set(&self, bits: u32) {
+        self.0.store(bits, Ordering::Release);
     }
 }

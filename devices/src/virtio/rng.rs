@@ -201,4 +201,17 @@ mod tests {
             assert_eq!(driver.wait_used(0), (1, 8));
         }
     }
+
+    #[test]
+    fn what_was_asked_for_before_a_save_is_given_after_it() {
+        let device = || Box::new(Rng::new().unwrap());
+        let mut driver = Driver::new(device());
+        driver.start(0);
+        for round in 0..8 {
+            driver.offer(0, round, &[writable(DATA, 8)]);
+            driver.migrate(device());
+            driver.transport.resume();
+            assert_eq!(driver.wait_used(0), (round.into(), 8));
+        }
+    }
 }

@@ -4,6 +4,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
+use serde_json::Value;
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::RawDescriptor;
@@ -284,6 +286,29 @@ impl Driver {
         }
     }
 
+    /// Has another device take the place of this one: on the same memory, with another interrupt line, and the state that
+    /// this one has come to, as text. It is paused then.
+    pub fn migrate(&mut self, device: Box<dyn VirtioDevice>) {
+        let state = serde_json::to_string(&self.transport.save()).unwrap();
+        let level = self.line.level();
+        self.line = Arc::default();
+        self.transport = MmioTransport::new(
+            Version::Modern,
+            device,
+            self.memory.clone(),
+            self.line.clone(),
+            page(),
+        )
+        .unwrap();
+        let saved = serde_json::from_str(&state).unwrap();
+        self.transport.restore(saved).unwrap();
+        assert_eq!(self.line.level(), level);
+        assert_eq!(
+            serde_json::to_string(&self.transport.save()).unwrap(),
+            state
+        );
+    }
+
     pub fn read(&self, register: u32) -> u32 {
         let mut data = [0; 4];
         self.transport.read(register.into(), &mut data);
@@ -422,5 +447,109 @@ impl Driver {
             .read_slice(&mut bytes, GuestAddress(address))
             .unwrap();
         bytes
+    }
+}
+
+/// How a file with a state is damaged: at which place, and what is there then.
+#[derive(Clone, Debug)]
+pub struct Damage(prop::sample::Index, Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Is(Value),
+    Without,
+    Repeated(u16),
+}
+
+/// Any damage that leaves it a state by its form, now and then.
+pub fn damages() -> impl Strategy<Value = Vec<Damage>> {
+    let number = prop_oneof![
+        any::<u64>(),
+        0..=64_u64,
+        (0..64_u32).prop_map(|bit| 1 << bit),
+        (RAM..RAM + 0x1000),
+    ];
+    let kind = prop_oneof![
+        6 => number.prop_map(|number| Kind::Is(number.into())),
+        4 => any::<bool>().prop_map(|bit| Kind::Is(bit.into())),
+        1 => Just(Kind::Is(Value::Null)),
+        1 => "[a-z]{0,3}".prop_map(|text| Kind::Is(text.into())),
+        1 => Just(Kind::Is(Value::Array(Vec::new()))),
+        1 => Just(Kind::Without),
+        2 => any::<u16>().prop_map(Kind::Repeated),
+    ];
+    let damage = (any::<prop::sample::Index>(), kind);
+    prop::collection::vec(damage.prop_map(|(place, kind)| Damage(place, kind)), 1..4)
+}
+
+fn places(value: &Value, path: &str, found: &mut Vec<String>) {
+    found.push(path.to_owned());
+    match value {
+        Value::Array(list) => {
+            // Not each byte of a packet.
+            for (n, value) in list.iter().enumerate().take(4) {
+                places(value, &format!("{path}/{n}"), found);
+            }
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                places(value, &format!("{path}/{name}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn damage(value: &mut Value, Damage(place, kind): &Damage) {
+    let mut found = Vec::new();
+    places(value, "", &mut found);
+    let place = value.pointer_mut(place.get::<String>(&found)).unwrap();
+    match (kind, place) {
+        // What takes the place of a whole structure is refused by its form, which says little.
+        (Kind::Is(new), place) if !place.is_object() => *place = new.clone(),
+        (Kind::Without, Value::Array(list)) => drop(list.pop()),
+        (Kind::Repeated(times), Value::Array(list)) => {
+            if let Some(last) = list.last().cloned() {
+                list.resize(usize::from(*times), last);
+            }
+        }
+        _ => {}
+    }
+}
+
+impl Driver {
+    /// Has another device take the place of this one, as [`migrate`](Self::migrate) does, from a damaged state. Whether it
+    /// took it or not, it is paused and resumed, and then as after a reset.
+    pub fn migrate_damaged(&mut self, device: Box<dyn VirtioDevice>, damages: &[Damage]) {
+        let mut state = serde_json::to_value(self.transport.save()).unwrap();
+        for one in damages {
+            damage(&mut state, one);
+        }
+        self.line = Arc::default();
+        self.transport = MmioTransport::new(
+            Version::Modern,
+            device,
+            self.memory.clone(),
+            self.line.clone(),
+            page(),
+        )
+        .unwrap();
+        let before = serde_json::to_value(self.transport.save()).unwrap();
+        let restored = serde_json::from_value(state)
+            .map_err(|error| error.to_string())
+            .and_then(|state| self.transport.restore(state).map_err(|e| e.to_string()));
+        if restored.is_err() {
+            let after = serde_json::to_value(self.transport.save()).unwrap();
+            assert_eq!(before, after, "a state that is refused changes nothing");
+        }
+        for _ in 0..2 {
+            self.transport.resume();
+            for queue in 0..self.transport.queue_count() {
+                self.notify(queue as u16);
+            }
+            self.transport.pause();
+        }
+        self.transport.resume();
+        self.write(VIRTIO_MMIO_STATUS, 0);
     }
 }

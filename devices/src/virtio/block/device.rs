@@ -5,6 +5,8 @@ use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
     VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
@@ -16,6 +18,7 @@ use super::request::{
     Executor, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS,
     MAX_WRITE_ZEROES_SEGMENTS,
 };
+use crate::state::{self, RestoreError};
 use crate::thread::Role;
 use crate::virtio::worker::Worker;
 use crate::virtio::{Activation, NotifyHandler, QueuePosition, VirtioDevice};
@@ -77,6 +80,14 @@ impl FromStr for Serial {
             .copy_from_slice(text.as_bytes());
         Ok(serial)
     }
+}
+
+/// What tells whether a state is of the same disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BlockState {
+    /// The disk's size.
+    sectors: u64,
 }
 
 /// A virtio block device with one queue, served by a thread named `virtio-blk-N`, and by the vCPUs' threads where a single
@@ -187,6 +198,25 @@ impl VirtioDevice for Block {
 
     fn pause(&mut self) -> Vec<QueuePosition> {
         self.worker.pause().into_iter().collect()
+    }
+
+    fn save(&self) -> Value {
+        state::to_value(&BlockState {
+            sectors: self.backend.info().sectors,
+        })
+    }
+
+    /// A guest that has the disk in use knows its size, and what it wrote there must not land elsewhere.
+    fn restore(&mut self, state: Value) -> Result<(), RestoreError> {
+        let BlockState { sectors } = state::from_value(state)?;
+        let info = self.backend.info();
+        if sectors != info.sectors {
+            return Err(RestoreError::mismatch(format!(
+                "the disk '{}' has {} sectors, and had {sectors}",
+                info.name, info.sectors
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::port::{Port, Size};
+use crate::state::RestoreError;
 
 /// Events (section 5.3.6.2).
 pub(super) mod event {
@@ -19,12 +22,26 @@ pub(super) mod event {
 /// Bytes of `struct virtio_console_control`: id, event, value.
 pub(super) const MESSAGE_SIZE: usize = 8;
 
+/// Bytes of `struct virtio_console_resize`.
+const SIZE_BYTES: usize = 4;
+
 /// How many messages to the driver may wait for a buffer. A driver that asks and does not listen is not heard.
 const MAX_PENDING: usize = 256;
 
 /// The device's side of the conversation.
 pub(super) struct Control {
     ports: Vec<PortState>,
+    pending: VecDeque<Vec<u8>>,
+}
+
+/// What has become of the conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ControlState {
+    /// Of each port.
+    ready: Vec<bool>,
+    open: Vec<bool>,
+    /// Messages that the driver has not got yet.
     pending: VecDeque<Vec<u8>>,
 }
 
@@ -47,6 +64,46 @@ impl Control {
             ports: ports.iter().map(state).collect(),
             pending: VecDeque::new(),
         }
+    }
+
+    pub fn save(&self) -> ControlState {
+        ControlState {
+            ready: self.ports.iter().map(|port| port.ready).collect(),
+            open: self.ports.iter().map(|port| port.open).collect(),
+            pending: self.pending.clone(),
+        }
+    }
+
+    /// A conversation about these ports that goes on from a saved state.
+    ///
+    /// # Errors
+    /// It is none about these ports.
+    pub fn restored(ports: &[Arc<Port>], state: ControlState) -> Result<Self, RestoreError> {
+        RestoreError::unless(
+            state.ready.len() == ports.len() && state.open.len() == ports.len(),
+            "the ports of a console",
+        )?;
+        // The longest one has a port's name or a size.
+        let rest = ports.iter().map(|port| port.name.len()).max();
+        let longest = MESSAGE_SIZE.saturating_add(rest.unwrap_or(0).max(SIZE_BYTES));
+        RestoreError::unless(
+            state.pending.len() <= MAX_PENDING
+                && state.pending.iter().all(|message| message.len() <= longest),
+            "messages about a console's ports",
+        )?;
+        let flags = state.ready.into_iter().zip(state.open);
+        let ports = ports
+            .iter()
+            .zip(flags)
+            .map(|(port, (ready, open))| PortState {
+                port: Arc::clone(port),
+                ready,
+                open,
+            });
+        Ok(Self {
+            ports: ports.collect(),
+            pending: state.pending,
+        })
     }
 
     /// Whether somebody in the guest reads from the port with this number.

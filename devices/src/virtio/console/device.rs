@@ -4,10 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
-use super::port::Ports;
-use super::worker::{self, State};
+use super::port::{PortState, Ports};
+use super::worker::{self, ServiceState, State};
+use crate::state::{self, RestoreError};
 use crate::thread::{Job, Role, WorkerThread};
 use crate::virtio::{Activation, QueuePosition, VirtioDevice};
 
@@ -32,6 +35,15 @@ pub struct Console {
     serving: Option<Serving>,
     /// While nobody serves the queues.
     state: Option<State>,
+}
+
+/// What a console device knows beside its queues.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConsoleState {
+    ports: Vec<PortState>,
+    /// `None` if no driver has been ready since the reset.
+    service: Option<ServiceState>,
 }
 
 /// The queues are being served.
@@ -135,6 +147,36 @@ impl VirtioDevice for Console {
     fn reset(&mut self) {
         self.pause();
         self.state = None;
+    }
+
+    fn save(&self) -> Value {
+        state::to_value(&ConsoleState {
+            ports: self.ports.all.iter().map(|port| port.save()).collect(),
+            service: self.state.as_ref().map(State::save),
+        })
+    }
+
+    fn restore(&mut self, state: Value) -> Result<(), RestoreError> {
+        let ConsoleState { ports, service } = state::from_value(state)?;
+        let all = &self.ports.all;
+        if ports.len() != all.len() {
+            return Err(RestoreError::mismatch(format!(
+                "the virtio console had {} ports, and has {}",
+                ports.len(),
+                all.len()
+            )));
+        }
+        all.iter()
+            .zip(&ports)
+            .try_for_each(|(port, state)| port.check(state))?;
+        let service = service
+            .map(|service| State::restored(all, service))
+            .transpose()?;
+        for (port, state) in all.iter().zip(&ports) {
+            port.restore(state);
+        }
+        self.state = service;
+        Ok(())
     }
 }
 

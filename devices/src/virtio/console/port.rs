@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::chardev::{InputSink, OutputSink};
 use crate::lock;
+use crate::state::RestoreError;
 
 /// The most ports a device can have.
 pub const MAX_PORTS: usize = 16;
@@ -106,8 +108,22 @@ struct State {
     read_elsewhere: bool,
 }
 
+/// What a port holds for the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PortState {
+    /// By which the guest knows the port.
+    name: String,
+    input: Vec<u8>,
+    read_elsewhere: bool,
+    /// What the guest was told, unless it is `resized`.
+    size: Size,
+    resized: bool,
+}
+
 /// The size of a console's terminal, in characters; zero if it is not known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Size {
     pub columns: u16,
     pub rows: u16,
@@ -170,6 +186,41 @@ impl Port {
             return 0;
         }
         state.take(buffer)
+    }
+
+    /// The state, while no worker serves the port.
+    pub(super) fn save(&self) -> PortState {
+        let state = lock(&self.state);
+        PortState {
+            name: self.name.clone(),
+            input: state.input.iter().copied().collect(),
+            read_elsewhere: state.read_elsewhere,
+            size: state.size,
+            resized: state.resized,
+        }
+    }
+
+    /// Whether this is a state of this port.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) fn check(&self, state: &PortState) -> Result<(), RestoreError> {
+        if state.name != self.name {
+            return Err(RestoreError::mismatch(format!(
+                "a port named '{}' was saved where one named '{}' is",
+                state.name, self.name
+            )));
+        }
+        RestoreError::unless(state.input.len() <= CAPACITY, "too much input of a port")
+    }
+
+    /// Puts a saved state, which was checked, in place of this one. Input that has come since is lost: none is to be given
+    /// before. The terminal is another one, and the guest is told if its size is.
+    pub(super) fn restore(&self, saved: &PortState) {
+        let mut state = lock(&self.state);
+        state.input = saved.input.iter().copied().collect();
+        state.read_elsewhere = saved.read_elsewhere;
+        state.resized |= saved.resized || saved.size != state.size;
     }
 
     fn wake(&self) {

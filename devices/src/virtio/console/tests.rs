@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use proptest::prelude::*;
 use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS,
 };
@@ -14,8 +15,9 @@ use super::*;
 use crate::bus::MmioDevice;
 use crate::chardev::{InputSink, OutputSink};
 use crate::lock;
+use crate::state::RestoreError;
 use crate::virtio::VirtioDevice;
-use crate::virtio::testing::{DATA, Driver, readable, wait_asleep, writable};
+use crate::virtio::testing::{DATA, Driver, damages, readable, wait_asleep, writable};
 
 /// Output with as much room as a test gives it.
 struct Sink {
@@ -599,4 +601,148 @@ fn input_that_is_read_elsewhere_is_not_the_drivers() {
     port.driver_is_ready();
     assert!(port.has_input());
     assert_eq!((port.take_input(&mut byte), byte), (1, *b"b"));
+}
+
+/// Has a device with new ports take the place of the one with these.
+fn migrate_single(driver: &mut Driver, sink: &Arc<Sink>) -> Arc<Port> {
+    let ports = Ports::new(vec![port("", false, sink)]).unwrap();
+    let first = ports.get(0).unwrap();
+    driver.migrate(Box::new(Console::new(Arc::new(ports)).unwrap()));
+    first
+}
+
+/// What was printed before the save is not printed again, and the rest is; input that waited still waits.
+#[test]
+fn a_console_goes_on_after_a_save() {
+    let (mut driver, mut port, sink) = single(3);
+    driver.start(0);
+    driver.put(DATA, b"abcdef");
+    driver.give(1, 0, &[readable(DATA, 2), readable(DATA + 2, 4)]);
+    driver.give(0, 0, &[writable(DATA + 0x1000, 16)]);
+    assert_eq!(port.receive(b"in"), 2);
+    assert_eq!(driver.wait_used(0), (0, 2));
+    port.receive(b"later");
+    for _ in 0..3 {
+        port = migrate_single(&mut driver, &sink);
+        assert_eq!(sink.text(), b"abc");
+        driver.transport.resume();
+    }
+    driver.transport.pause();
+    sink.give_room(usize::MAX);
+    driver.transport.resume();
+    assert_eq!(driver.wait_used(1), (0, 0));
+    assert_eq!(sink.text(), b"abcdef");
+    driver.give(0, 0, &[writable(DATA + 0x1000, 16)]);
+    assert_eq!(driver.wait_used(0), (0, 5));
+    assert_eq!(driver.get(DATA + 0x1000, 5), b"later");
+    port.receive(b"new");
+    driver.give(0, 0, &[writable(DATA + 0x1000, 16)]);
+    assert_eq!(driver.wait_used(0), (0, 3));
+}
+
+impl Several {
+    /// Another device of the same configuration.
+    fn device(&mut self) -> Box<Console> {
+        let ports = vec![
+            port("", true, &self.sinks[0]),
+            port("org.example", false, &self.sinks[1]),
+        ];
+        let all = Arc::new(Ports::new(ports).unwrap());
+        self.ports = vec![all.get(0).unwrap(), all.get(1).unwrap()];
+        Box::new(Console::new(all).unwrap())
+    }
+}
+
+/// Which ports are open in the guest holds after a save, and what the driver was not told yet is told.
+#[test]
+fn the_conversation_goes_on_after_a_save() {
+    let mut several = Several::new();
+    several.driver.start(feature::MULTIPORT);
+    several.say(0, event::DEVICE_READY, 1);
+    let device = several.device();
+    several.driver.migrate(device);
+    several.driver.transport.resume();
+    for port in 0..2 {
+        assert_eq!(several.hear(), (port, event::DEVICE_ADD, 1, vec![]));
+    }
+    several.say(1, event::PORT_READY, 1);
+    let device = several.device();
+    several.driver.migrate(device);
+    several.driver.transport.resume();
+    let name = b"org.example".to_vec();
+    assert_eq!(several.hear(), (1, event::PORT_NAME, 1, name));
+    assert_eq!(several.hear(), (1, event::PORT_OPEN, 1, vec![]));
+    several.say(1, event::PORT_OPEN, 1);
+    let device = several.device();
+    several.driver.migrate(device);
+    several.driver.transport.resume();
+    several.ports[1].receive(b"answer");
+    several.driver.give(4, 0, &[writable(DATA, 8)]);
+    assert_eq!(several.driver.wait_used(4), (0, 6));
+}
+
+/// A terminal of another size is a change of size.
+#[test]
+fn the_terminal_after_a_save_may_have_another_size() {
+    let (mut driver, port, sink) = single(usize::MAX);
+    driver.start(feature::SIZE);
+    port.set_size(80, 25);
+    driver
+        .line
+        .clone()
+        .wait(|| driver.config(0) == [80, 0, 25, 0]);
+    let status = driver.read(VIRTIO_MMIO_INTERRUPT_STATUS);
+    driver.write(
+        virtio_bindings::virtio_mmio::VIRTIO_MMIO_INTERRUPT_ACK,
+        status,
+    );
+    let state = driver.transport.save();
+    for (columns, told) in [(80, false), (132, true)] {
+        let (other, port, _) = single(usize::MAX);
+        port.set_size(columns, 25);
+        port.take_resized();
+        other.transport.restore(state.clone()).unwrap();
+        assert_eq!(port.take_resized().is_some(), told);
+    }
+    drop(sink);
+}
+
+#[test]
+fn other_ports_are_not_taken_for_these() {
+    let mut several = Several::new();
+    let state = several.driver.transport.save();
+    let sink = Sink::new(0);
+    for ports in [
+        vec![port("", true, &sink), port("org.other", false, &sink)],
+        vec![port("", true, &sink)],
+    ] {
+        let console = Console::new(Arc::new(Ports::new(ports).unwrap())).unwrap();
+        let refused = Driver::new(Box::new(console))
+            .transport
+            .restore(state.clone());
+        assert!(matches!(refused, Err(RestoreError::Mismatch(_))));
+    }
+    let device = several.device();
+    several.driver.migrate(device);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn a_damaged_state_harms_nothing_but_the_device(damages in damages()) {
+        let mut several = Several::new();
+        several.driver.start(feature::MULTIPORT);
+        several.say(0, event::DEVICE_READY, 1);
+        several.say(1, event::PORT_READY, 1);
+        several.ports[0].receive(b"input");
+        several.driver.put(DATA, b"output");
+        several.driver.offer(1, 0, &[readable(DATA, 6)]);
+        let device = several.device();
+        several.driver.migrate_damaged(device, &damages);
+        several.driver.start(feature::MULTIPORT);
+        several.driver.give(1, 0, &[readable(DATA, 6)]);
+        prop_assert_eq!(several.driver.wait_used(1), (0, 0));
+        several.say(0, event::DEVICE_READY, 1);
+    }
 }

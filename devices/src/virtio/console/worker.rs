@@ -5,13 +5,15 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::control::{Control, MESSAGE_SIZE};
+use super::control::{Control, ControlState, MESSAGE_SIZE};
 use super::device::feature;
 use super::port::Port;
+use crate::state::RestoreError;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, DeviceQueue};
 use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
@@ -40,6 +42,44 @@ impl State {
             printed: vec![0; ports.len()],
             is_new: true,
         }
+    }
+}
+
+/// A [`State`] as plain data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServiceState {
+    control: ControlState,
+    printed: Vec<u64>,
+    is_new: bool,
+}
+
+impl State {
+    pub fn save(&self) -> ServiceState {
+        ServiceState {
+            control: self.control.save(),
+            printed: self.printed.clone(),
+            is_new: self.is_new,
+        }
+    }
+
+    /// What a device with these ports knew when it was saved.
+    ///
+    /// # Errors
+    /// It had other ports.
+    pub fn restored(ports: &[Arc<Port>], state: ServiceState) -> Result<Self, RestoreError> {
+        let ServiceState {
+            control,
+            printed,
+            is_new,
+        } = state;
+        // More than a chain has is as good as all of it.
+        RestoreError::unless(printed.len() == ports.len(), "the ports of a console")?;
+        Ok(Self {
+            control: Control::restored(ports, control)?,
+            printed,
+            is_new,
+        })
     }
 }
 

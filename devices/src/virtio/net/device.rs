@@ -5,6 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
@@ -15,10 +17,12 @@ use virtio_bindings::virtio_net::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
+use super::MAX_PACKET;
 use super::mac::Mac;
 use super::tap::Tap;
 use super::vhost::{self, Vhost};
 use super::worker::{self, Setup};
+use crate::state::{self, RestoreError};
 use crate::thread::{Job, Role, WorkerThread};
 use crate::virtio::{Activation, QueuePosition, VirtioDevice};
 
@@ -116,6 +120,20 @@ pub(super) struct Served {
     pub positions: Vec<QueuePosition>,
     /// A packet that was taken from the interface, and for which the driver has no room yet.
     pub pending: Option<Vec<u8>>,
+}
+
+/// What a network device knows beside its queues.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetState {
+    /// The guest's driver has read these.
+    mac: [u8; 6],
+    mtu: Option<u16>,
+    link_up: bool,
+    /// The driver has not been told of the link's last change.
+    link_changed: bool,
+    /// As in [`Served`].
+    pending: Option<Vec<u8>>,
 }
 
 /// A virtio network device with one pair of queues, served by the host's kernel or by a thread named `virtio-net-N`.
@@ -298,6 +316,42 @@ impl VirtioDevice for Net {
     fn reset(&mut self) {
         self.pause();
         self.pending = None;
+    }
+
+    fn save(&self) -> Value {
+        state::to_value(&NetState {
+            mac: self.mac.0,
+            mtu: self.mtu,
+            link_up: self.link.is_up(),
+            link_changed: self.link.changed.load(Ordering::Acquire),
+            pending: self.pending.clone(),
+        })
+    }
+
+    /// A packet that was taken from the interface comes first, unless the host's kernel serves the queues, which knows
+    /// nothing of it: then it is lost, as packets are.
+    fn restore(&mut self, state: Value) -> Result<(), RestoreError> {
+        let state: NetState = state::from_value(state)?;
+        let name = self.name();
+        if state.mac != self.mac.0 {
+            let mac = Mac(state.mac);
+            return Err(RestoreError::mismatch(format!(
+                "the {name} had the address {mac}"
+            )));
+        }
+        if state.mtu != self.mtu {
+            return Err(RestoreError::mismatch(format!(
+                "the {name} had another MTU"
+            )));
+        }
+        let length = state.pending.as_ref().map_or(0, Vec::len);
+        RestoreError::unless(length <= MAX_PACKET, "a packet that is too long")?;
+        self.pending = state.pending;
+        self.link.up.store(state.link_up, Ordering::Release);
+        self.link
+            .changed
+            .store(state.link_changed, Ordering::Release);
+        Ok(())
     }
 }
 

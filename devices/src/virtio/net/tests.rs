@@ -15,9 +15,10 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
 use super::device::offloads;
 use super::*;
+use crate::state::RestoreError;
 use crate::virtio::VirtioDevice;
 use crate::virtio::testing::{
-    DATA, Driver, MAX_QUEUE_SIZE, PAGE, readable, until, wait_asleep, writable,
+    DATA, Driver, MAX_QUEUE_SIZE, PAGE, damages, readable, until, wait_asleep, writable,
 };
 
 const MODERN: u64 = 1 << VIRTIO_F_VERSION_1;
@@ -30,6 +31,8 @@ static NEXT: AtomicUsize = AtomicUsize::new(100);
 
 struct Bench {
     driver: Driver,
+    /// This machine's end of it.
+    tap: Arc<Tap>,
     /// The name of the worker's thread.
     thread: String,
     link: Arc<Link>,
@@ -44,23 +47,24 @@ impl Bench {
             .unwrap();
         let tap = Arc::new(Tap::from_socket(File::from(OwnedFd::from(ours)), 0));
         let index = NEXT.fetch_add(1, Ordering::Relaxed);
-        let net = Net::new(
-            tap,
-            "52:54:00:12:34:56".parse().unwrap(),
-            None,
-            Vhost::Off,
-            index,
-        )
-        .unwrap();
+        let net = Net::new(tap.clone(), bench_mac(), None, Vhost::Off, index).unwrap();
         let link = net.link();
         let driver = Driver::new(Box::new(net));
         driver.put(DATA, &[UNTOUCHED; 0x2_0000]);
         Self {
             driver,
+            tap,
             thread: format!("virtio-net-{index}"),
             link,
             peer,
         }
+    }
+
+    /// Another device of the same configuration.
+    fn device(&mut self) -> Box<Net> {
+        let net = Net::new(self.tap.clone(), bench_mac(), None, Vhost::Off, 0).unwrap();
+        self.link = net.link();
+        Box::new(net)
     }
 
     fn wait_asleep(&self) {
@@ -606,6 +610,89 @@ proptest! {
         bench.driver.start(features);
         bench.driver.put(DATA, &packet(9, 50));
         bench.driver.give(1, 0, &[readable(DATA, 62)]);
+        prop_assert_eq!(bench.driver.wait_used(1), (0, 0));
+    }
+}
+
+/// What was read from the interface and not given to the guest is given to it by the device that goes on.
+#[test]
+fn packets_are_neither_lost_nor_doubled_by_a_save() {
+    let mut bench = Bench::started(MODERN | MERGE);
+    bench.peer.send(&packet(1, 3000)).unwrap();
+    bench.peer.send(&packet(2, 10)).unwrap();
+    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
+    bench.driver.give(0, 1, &[writable(DATA + 1000, 1000)]);
+    for round in 0..3_u8 {
+        let place = DATA + 0x8000;
+        bench.driver.put(place, &packet(round, 20));
+        bench.driver.offer(1, 0, &[readable(place, 32)]);
+        let device = bench.device();
+        bench.driver.migrate(device);
+        assert_eq!(bench.driver.used(0), None);
+        bench.driver.transport.resume();
+        assert_eq!(bench.arrives(), packet(round, 20));
+        assert_eq!(bench.driver.wait_used(1), (0, 0));
+    }
+    bench.driver.give(0, 2, &[writable(DATA + 2000, 1000)]);
+    bench.driver.give(0, 3, &[writable(DATA + 3000, 1000)]);
+    for used in [(0, 1000), (1, 1000), (2, 1000), (3, 12)] {
+        assert_eq!(bench.driver.wait_used(0), used);
+    }
+    assert!(bench.driver.get(DATA, 3012) == counted(packet(1, 3000), 4));
+    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
+    assert_eq!(bench.driver.wait_used(0), (0, 22));
+    assert_eq!(bench.driver.get(DATA, 22), counted(packet(2, 10), 1));
+}
+
+/// The cable stays as it was, and a driver that was not told of it yet is told.
+#[test]
+fn the_cable_outlives_a_save() {
+    let mut bench = Bench::started(MODERN);
+    bench.driver.transport.pause();
+    bench.link.set(false);
+    let device = bench.device();
+    bench.driver.migrate(device);
+    assert!(!bench.link.is_up());
+    assert_eq!(bench.driver.config(6), [0, 0]);
+    bench.driver.transport.resume();
+    let line = bench.driver.line.clone();
+    line.wait(|| bench.driver.read(VIRTIO_MMIO_INTERRUPT_STATUS) != 0);
+    let status = bench.driver.read(VIRTIO_MMIO_INTERRUPT_STATUS);
+    assert_eq!(status, VIRTIO_MMIO_INT_CONFIG);
+}
+
+#[test]
+fn another_interface_is_not_taken_for_this_one() {
+    let bench = Bench::new();
+    let state = bench.driver.transport.save();
+    for (mac, mtu) in [(Mac([2; 6]), None), (bench_mac(), Some(1400))] {
+        let other = Net::new(bench.tap.clone(), mac, mtu, Vhost::Off, 0).unwrap();
+        let refused = Driver::new(Box::new(other))
+            .transport
+            .restore(state.clone());
+        assert!(matches!(refused, Err(RestoreError::Mismatch(_))));
+    }
+}
+
+fn bench_mac() -> Mac {
+    "52:54:00:12:34:56".parse().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn a_damaged_state_harms_nothing_but_the_device(damages in damages()) {
+        let mut bench = Bench::started(MODERN | MERGE);
+        bench.peer.send(&packet(1, 3000)).unwrap();
+        bench.driver.give(0, 0, &[writable(DATA, 1000)]);
+        bench.driver.offer(1, 0, &[readable(DATA + 0x8000, 32)]);
+        let device = bench.device();
+        bench.driver.migrate_damaged(device, &damages);
+        bench.link.set(true);
+        bench.driver.start(MODERN);
+        bench.driver.put(DATA, &packet(7, 20));
+        bench.driver.give(1, 0, &[readable(DATA, 32)]);
         prop_assert_eq!(bench.driver.wait_used(1), (0, 0));
     }
 }

@@ -16,8 +16,8 @@ use super::super::{ImageFormat, Raw};
 use super::*;
 use crate::bus::MmioDevice;
 use crate::virtio::testing::{
-    AVAILABLE, DATA, Driver, RAM, RAM_SIZE, Ring, TABLE, TestLine, USED, chain, memory, page,
-    readable, until, writable,
+    AVAILABLE, DATA, Driver, RAM, RAM_SIZE, Ring, TABLE, TestLine, USED, chain, damages, memory,
+    page, readable, until, writable,
 };
 use crate::virtio::transport::mmio::{MmioTransport, Version};
 
@@ -515,5 +515,101 @@ fn the_driver_decides_what_is_synced() {
         driver.give(0, 0, &[readable(DATA, 16), writable(DATA + 16, 1)]);
         driver.wait_used(0);
         assert_eq!(backend.calls(), [Call::Flush]);
+    }
+}
+
+/// A request at `n` table entries of 3, with its header and status before [`BUFFERS`].
+fn request(driver: &Driver, n: u64, kind: u32, sector: u64) -> [(u64, u32, u16); 3] {
+    let (header, status) = (DATA + n * 32, DATA + n * 32 + 16);
+    let mut bytes = u64::from(kind).to_le_bytes().to_vec();
+    bytes.extend(sector.to_le_bytes());
+    bytes.push(0xff);
+    driver.put(header, &bytes);
+    let data = BUFFERS + n * 512;
+    let data = if kind == VIRTIO_BLK_T_OUT {
+        readable(data, 512)
+    } else {
+        writable(data, 512)
+    };
+    [readable(header, 16), data, writable(status, 1)]
+}
+
+fn device(backend: &Arc<TestBackend>) -> Box<Block> {
+    Box::new(Block::new(backend.clone(), Serial::default(), 0).unwrap())
+}
+
+/// Requests that are saved in the queue are done once, by the device that goes on, and those before by the one before.
+#[test]
+fn requests_are_done_once_across_a_save() {
+    for features in [0, 1 << VIRTIO_RING_F_EVENT_IDX] {
+        let backend = Arc::new(TestBackend::new(64, false));
+        let mut driver = Driver::new(device(&backend));
+        driver.start(features);
+        for round in 0..10_u8 {
+            for n in 0..2_u64 {
+                driver.put(BUFFERS + n * 512, &[round + 1; 512]);
+                let sector = u64::from(round) * 2 + n;
+                let request = request(&driver, n, VIRTIO_BLK_T_OUT, sector);
+                // The second one without a notification, so that it is there when the device is saved, as a rule.
+                driver.offer(0, n as u16 * 3, &request);
+                if n == 0 {
+                    driver.notify(0);
+                }
+            }
+            driver.migrate(device(&backend));
+            driver.transport.resume();
+            for n in 0..2 {
+                // This driver asks for no interrupt by its event index.
+                let mut used = None;
+                until(|| {
+                    used = driver.used(0);
+                    used.is_some()
+                });
+                assert_eq!(used, Some((n * 3, 1)));
+                assert_eq!(driver.get(DATA + u64::from(n) * 32 + 16, 1), [0]);
+            }
+            assert_eq!(driver.used(0), None);
+        }
+        let writes = backend.calls().into_iter().filter_map(|call| match call {
+            Call::Write(offset, _) | Call::WriteNow(offset, _) => Some(offset / 512),
+            _ => None,
+        });
+        assert_eq!(writes.collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+        let bytes = backend.bytes();
+        for sector in 0..20_usize {
+            assert_eq!(bytes[sector * 512], (sector / 2) as u8 + 1);
+        }
+    }
+}
+
+#[test]
+fn another_disk_does_not_get_what_was_meant_for_this_one() {
+    let driver = Driver::new(device(&Arc::new(TestBackend::new(64, false))));
+    let state = driver.transport.save();
+    let other = Driver::new(device(&Arc::new(TestBackend::new(65, false))));
+    let error = other.transport.restore(state).unwrap_err();
+    assert!(matches!(error, RestoreError::Mismatch(_)));
+    let text = "the disk 'test.img' has 65 sectors, and had 64";
+    assert!(error.to_string().contains(text), "{error}");
+    let rng = Driver::new(Box::new(crate::virtio::rng::Rng::new().unwrap()));
+    let error = other.transport.restore(rng.transport.save()).unwrap_err();
+    assert!(matches!(error, RestoreError::Mismatch(_)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn a_damaged_state_harms_nothing_but_the_device(damages in damages()) {
+        let backend = Arc::new(TestBackend::new(64, false));
+        let mut driver = Driver::new(device(&backend));
+        driver.start(0);
+        let request_of_5 = request(&driver, 0, VIRTIO_BLK_T_IN, 5);
+        driver.offer(0, 0, &request_of_5);
+        driver.migrate_damaged(device(&backend), &damages);
+        driver.start(0);
+        let again = request(&driver, 0, VIRTIO_BLK_T_IN, 5);
+        driver.give(0, 0, &again);
+        prop_assert_eq!(driver.wait_used(0), (0, 513));
     }
 }

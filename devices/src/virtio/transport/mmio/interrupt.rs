@@ -4,12 +4,14 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use virtio_bindings::virtio_mmio as register;
 
 use super::page::RegisterPage;
 use crate::interrupt::IrqLine;
 use crate::lock;
+use crate::state::RestoreError;
 use crate::virtio::VirtioDevice;
 use crate::virtio::notifier::{DeviceStatus, Notifier};
 
@@ -20,6 +22,7 @@ const CONFIG_SIZE: usize = 256;
 mod status {
     pub const USED_BUFFER: u32 = 1 << 0;
     pub const CONFIGURATION: u32 = 1 << 1;
+    pub const ALL: u32 = USED_BUFFER | CONFIGURATION;
 }
 
 /// The notifier of one virtio-mmio device, shared by the transport, which lets the driver read and acknowledge the
@@ -30,7 +33,7 @@ mod status {
 /// driver's last look at the ring and its acknowledgement would be lost otherwise.
 pub struct Interrupt {
     status: Arc<DeviceStatus>,
-    inner: Mutex<Inner>,
+    inner: Mutex<InterruptState>,
     /// Changes with `inner`, under its lock.
     page: RegisterPage,
     line: Arc<dyn IrqLine>,
@@ -40,10 +43,25 @@ pub struct Interrupt {
     reported: AtomicBool,
 }
 
-#[derive(Default)]
-struct Inner {
+/// The registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InterruptState {
     interrupt_status: u32,
     config_generation: u32,
+}
+
+impl InterruptState {
+    /// Whether a device can have these. What came from a file may be anything.
+    ///
+    /// # Errors
+    /// It can not.
+    pub fn check(&self) -> Result<(), RestoreError> {
+        RestoreError::unless(
+            self.interrupt_status & !status::ALL == 0,
+            "InterruptStatus of a device",
+        )
+    }
 }
 
 impl Interrupt {
@@ -96,13 +114,35 @@ impl Interrupt {
         self.next_generation(&mut inner);
     }
 
-    fn set_interrupt_status(&self, inner: &mut Inner, status: u32) {
+    /// The state, while the device is paused.
+    pub fn save(&self) -> InterruptState {
+        *lock(&self.inner)
+    }
+
+    /// Puts a saved state in place of this one, which was found possible. Whether the interrupt chip has seen the line's
+    /// last edge is not known, so a line that is high is driven high once more: a driver takes one notification too many
+    /// as harmless, and one too few it waits for.
+    pub fn restore(&self, state: InterruptState) {
+        let mut inner = lock(&self.inner);
+        let before = inner.interrupt_status;
+        self.set_interrupt_status(&mut inner, state.interrupt_status);
+        inner.config_generation = state.config_generation;
+        self.page.store(
+            register::VIRTIO_MMIO_CONFIG_GENERATION,
+            state.config_generation,
+        );
+        if before != 0 || state.interrupt_status != 0 {
+            self.line.set_level(state.interrupt_status != 0);
+        }
+    }
+
+    fn set_interrupt_status(&self, inner: &mut InterruptState, status: u32) {
         inner.interrupt_status = status;
         self.page
             .store(register::VIRTIO_MMIO_INTERRUPT_STATUS, status);
     }
 
-    fn next_generation(&self, inner: &mut Inner) {
+    fn next_generation(&self, inner: &mut InterruptState) {
         inner.config_generation = inner.config_generation.wrapping_add(1);
         self.page.store(
             register::VIRTIO_MMIO_CONFIG_GENERATION,
@@ -111,7 +151,7 @@ impl Interrupt {
     }
 
     /// The line is driven under the lock, so that an acknowledgement and a new cause cannot drive it in the wrong order.
-    fn raise(&self, inner: &mut Inner, cause: u32) {
+    fn raise(&self, inner: &mut InterruptState, cause: u32) {
         let status = inner.interrupt_status | cause;
         self.set_interrupt_status(inner, status);
         self.line.set_level(true);

@@ -12,6 +12,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use hv_core::virtio_mmio::{MAGIC, VENDOR};
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_mmio as register;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -19,10 +20,11 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::bus::MmioDevice;
 use crate::interrupt::IrqLine;
 use crate::lock;
+use crate::state::RestoreError;
 use crate::virtio::device::{NotifyHandler, VirtioDevice};
-use crate::virtio::negotiation::{Interface, Negotiation, QueueSetup};
+use crate::virtio::negotiation::{Interface, Negotiation, NegotiationState, QueueSetup};
 use crate::virtio::notifier::DeviceStatus;
-use interrupt::Interrupt;
+use interrupt::{Interrupt, InterruptState};
 
 mod interrupt;
 mod legacy;
@@ -40,7 +42,7 @@ const CONFIG: u64 = register::VIRTIO_MMIO_CONFIG as u64;
 
 /// Which register layout a slot has, and with it which interface the device offers. A driver reads it from the Version
 /// register; many know only one of the two.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
     /// Version 1: the legacy interface, from before VIRTIO 1.0, which does not offer VIRTIO_F_VERSION_1. QEMU's default.
     Legacy,
@@ -97,6 +99,20 @@ struct Registers {
     state: Negotiation,
     interrupt: Arc<Interrupt>,
     page: RegisterPage,
+}
+
+/// What a slot with a device holds, and the device's own state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MmioState {
+    version: Version,
+    device_features_select: u32,
+    driver_features_select: u32,
+    queue_select: u32,
+    page_shift: u32,
+    shared_memory_select: u32,
+    interrupt: InterruptState,
+    negotiation: NegotiationState,
 }
 
 impl MmioTransport {
@@ -175,6 +191,53 @@ impl MmioTransport {
         let mut registers = lock(&self.registers);
         registers.state.resume();
         registers.publish();
+    }
+
+    /// The state of the slot and of its device, while no vCPU runs. Pauses the device, if it is not paused, until
+    /// [`resume`](Self::resume): so what it has taken from its queues is done and in guest memory, which belongs to this
+    /// state.
+    #[must_use]
+    pub fn save(&self) -> MmioState {
+        let mut registers = lock(&self.registers);
+        // First, as it pauses the device, which may raise an interrupt until then.
+        let negotiation = registers.state.save();
+        MmioState {
+            version: self.version,
+            device_features_select: registers.device_features_select,
+            driver_features_select: registers.driver_features_select,
+            queue_select: registers.queue_select,
+            page_shift: registers.page_shift,
+            shared_memory_select: registers.shared_memory_select,
+            interrupt: self.interrupt.save(),
+            negotiation,
+        }
+    }
+
+    /// Puts a saved state in place of this one, while no vCPU runs; guest memory is what it was then. The device is
+    /// paused, until [`resume`](Self::resume), and the line is where it was.
+    ///
+    /// # Errors
+    /// The state does not fit the device, or is none. All is as it was then, but that the device is paused.
+    pub fn restore(&self, state: MmioState) -> Result<(), RestoreError> {
+        if state.version != self.version {
+            return Err(RestoreError::mismatch(format!(
+                "its slots have version {} of the registers, and these {}",
+                state.version.number(),
+                self.version.number()
+            )));
+        }
+        state.interrupt.check()?;
+        RestoreError::unless(state.page_shift < u32::BITS, "GuestPageSize of a device")?;
+        let mut registers = lock(&self.registers);
+        registers.state.restore(state.negotiation)?;
+        registers.device_features_select = state.device_features_select;
+        registers.driver_features_select = state.driver_features_select;
+        registers.queue_select = state.queue_select;
+        registers.page_shift = state.page_shift;
+        registers.shared_memory_select = state.shared_memory_select;
+        self.interrupt.restore(state.interrupt);
+        registers.publish();
+        Ok(())
     }
 
     /// Power-on state, as if the driver had reset the device: for a reboot of the machine.

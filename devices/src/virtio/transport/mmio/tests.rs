@@ -168,6 +168,11 @@ impl Bench {
         self.write(VIRTIO_MMIO_QUEUE_READY, 1);
     }
 
+    fn active_features(&self) -> Option<u64> {
+        let log = lock(&self.log);
+        log.active.as_ref().map(|active| active.features)
+    }
+
     /// All steps of section 3.1.1, with queue 0 set up.
     fn start(&self) {
         self.negotiate(self.offered());
@@ -449,6 +454,84 @@ fn a_driver_that_gave_up_is_not_served() {
     bench.set_status(DRIVER_OK);
     assert_eq!(bench.status(), ACKNOWLEDGE | DRIVER | FEATURES_OK | FAILED);
     assert_eq!(lock(&bench.log).activations, 0);
+}
+
+/// The registers read the same afterwards, the interrupt is there, and the queue goes on where it was.
+#[test]
+fn a_slot_is_restored_with_its_queues_and_its_interrupt() {
+    let bench = Bench::new();
+    bench.start();
+    bench.notifier().config(0, &[9]);
+    bench.notifier().used(0);
+    bench.write(VIRTIO_MMIO_QUEUE_SEL, 1);
+    bench.write(VIRTIO_MMIO_SHM_SEL, 1);
+    bench.write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
+    let features = bench.active_features();
+    let state = bench.transport.save();
+    assert_eq!(bench.active_features(), None, "it is paused");
+
+    let other = Bench::new();
+    other.transport.restore(state.clone()).unwrap();
+    assert!(other.line.level());
+    assert!(lock(&other.log).active.is_none());
+    for register in (0..0x100).step_by(4) {
+        assert_eq!(other.read(register), bench.read(register), "{register:#x}");
+    }
+    other.transport.resume();
+    bench.transport.resume();
+    for bench in [&bench, &other] {
+        let log = lock(&bench.log);
+        let active = log.active.as_ref().unwrap();
+        assert_eq!(active.queues[0].queue.next_avail(), SERVED);
+        assert_eq!(Some(active.features), features);
+    }
+    // Put into a device that is not new, it lowers the line as well.
+    let idle = Bench::new().transport.save();
+    other.transport.restore(idle).unwrap();
+    assert!(!other.line.level());
+    assert_eq!(other.status(), 0);
+}
+
+#[test]
+fn a_state_that_no_slot_has_is_refused() {
+    let bench = Bench::new();
+    bench.start();
+    let state = serde_json::to_value(bench.transport.save()).unwrap();
+    let other = Bench::new();
+    let before = other.transport.save();
+    for (place, value, mismatch) in [
+        ("/version", serde_json::json!("Legacy"), true),
+        ("/page_shift", 32.into(), false),
+        ("/interrupt/interrupt_status", 4.into(), false),
+        ("/negotiation/device_id", 1.into(), true),
+        ("/negotiation/queues", serde_json::json!([]), true),
+        ("/negotiation/status", 0x100.into(), false),
+        // Ready without FEATURES_OK, and started without being ready.
+        ("/negotiation/status", 7.into(), false),
+        ("/negotiation/status", 11.into(), false),
+        ("/negotiation/driver_features", (1_u64 << 1).into(), true),
+        ("/negotiation/queues/0/size", 65.into(), false),
+        ("/negotiation/queues/0/size", 0.into(), false),
+        ("/negotiation/queues/0/size", u32::MAX.into(), false),
+        ("/negotiation/queues/0/used_ring", u64::MAX.into(), false),
+        ("/negotiation/device", true.into(), true),
+    ] {
+        let mut damaged = state.clone();
+        *damaged.pointer_mut(place).unwrap() = value;
+        let damaged = serde_json::from_value(damaged).unwrap();
+        let error = other.transport.restore(damaged).unwrap_err();
+        assert_eq!(
+            matches!(error, RestoreError::Mismatch(_)),
+            mismatch,
+            "{place}"
+        );
+        assert!(!error.to_string().contains('\n'), "{error}");
+        assert_eq!(other.transport.save(), before, "{place}");
+    }
+    let restored = other
+        .transport
+        .restore(serde_json::from_value(state).unwrap());
+    assert_eq!(restored, Ok(()));
 }
 
 #[test]
