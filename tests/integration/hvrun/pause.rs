@@ -39,7 +39,10 @@ fn nothing_is_lost(chip: HostChip, number: u32) {
         .reject("Kernel panic")
         .reject("Oops")
         .reject("rcu: INFO");
-    console.wait_for(GUEST_PROMPT, BOOT).unwrap();
+    if let Err(error) = console.wait_for(GUEST_PROMPT, BOOT) {
+        let log = on_host(host, &format!("tail -c 4000 {serial}"));
+        panic!("{error}\n--- serial port:\n{log}");
+    }
     on_host(
         host,
         &format!("ip addr add 10.{number}.0.1/24 dev {tap}; ip link set {tap} up"),

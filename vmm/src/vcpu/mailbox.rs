@@ -64,15 +64,15 @@ impl Mailbox {
         self.runs.load(Ordering::Acquire)
     }
 
-    /// For the thread, outside of the guest: waits while it is to pause, after `outside` has told that it does. Returns
+    /// For the thread, outside of the guest: waits while it is to pause, and calls `outside` for each pause. Returns
     /// whether it is to run again; else it is to return.
-    pub fn wait(&self, outside: impl FnOnce()) -> bool {
+    pub fn wait(&self, outside: impl Fn()) -> bool {
         let mut state = self.lock();
-        if state.command == Command::Pause {
-            state.outside = true;
-            outside();
-        }
         while state.command == Command::Pause {
+            // Also for a pause that follows another one so closely that this thread has not seen it run in between.
+            if !std::mem::replace(&mut state.outside, true) {
+                outside();
+            }
             state = self
                 .changed
                 .wait(state)
@@ -138,7 +138,9 @@ mod tests {
     }
 
     fn until(mut done: impl FnMut() -> bool) {
+        let start = std::time::Instant::now();
         while !done() {
+            assert!(start.elapsed().as_secs() < 60, "it never comes to that");
             std::thread::yield_now();
         }
     }
@@ -161,6 +163,20 @@ mod tests {
         vcpu.mailbox.tell(Command::Finish);
         vcpu.thread.join().unwrap();
         assert!(vcpu.mailbox.is_outside());
+    }
+
+    /// A thread may take longer to wake than it is to run.
+    #[test]
+    fn a_pause_right_behind_another_is_seen_as_well() {
+        let vcpu = vcpu(Command::Pause);
+        for _ in 0..1000 {
+            until(|| vcpu.mailbox.is_outside());
+            vcpu.mailbox.tell(Command::Run);
+            vcpu.mailbox.tell(Command::Pause);
+        }
+        until(|| vcpu.mailbox.is_outside());
+        vcpu.mailbox.tell(Command::Finish);
+        vcpu.thread.join().unwrap();
     }
 
     #[test]
