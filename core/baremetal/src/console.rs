@@ -315,8 +315,9 @@ impl Filter {
         };
         match end {
             b'm' if numbers => {
-                self.colored = true;
                 self.pass_sequence(parameters, end, terminal);
+                // Only now: a return before it has had the colors of before reset.
+                self.colored = true;
             }
             // To the right; insert and delete there.
             b'C' | b'@' | b'P' if number().is_some() => {

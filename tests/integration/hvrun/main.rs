@@ -17,7 +17,6 @@ mod legacy_console;
 mod memory;
 mod network;
 mod output;
-mod pause;
 mod payloads;
 mod program;
 mod refused;

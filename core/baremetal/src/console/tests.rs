@@ -202,6 +202,16 @@ fn the_keyboard_brings_out_what_is_kept() {
     assert_eq!(screen.raw, b"[bc] login: \r\n");
 }
 
+#[test]
+fn a_color_behind_a_return_is_reset_at_the_line_s_end() {
+    let mut output = Output::new(&NAMES);
+    let mut screen = Terminal::new(0);
+    print(&mut output, 0, b" \r\x1b[1m", &mut screen);
+    output.finish_line(&mut screen);
+    screen.show();
+    assert!(!screen.colored);
+}
+
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         select(vec![
