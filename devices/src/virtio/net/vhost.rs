@@ -137,6 +137,11 @@ pub(super) struct Server {
     notifier: Arc<dyn Notifier>,
 }
 
+/// Whether the event, which does not block, was signalled since this was asked last.
+fn is_signalled(event: &EventFd) -> bool {
+    event.read().is_ok()
+}
+
 impl Server {
     /// Has the kernel serve the queues, which are the receive queue and the transmit queue.
     ///
@@ -183,6 +188,8 @@ impl Server {
             self.notifier.needs_reset(&error);
             Vec::new()
         });
+        // What the kernel has used until then.
+        self.forward_used();
         Served {
             positions: served,
             pending: None,
@@ -203,6 +210,15 @@ impl Server {
             .collect()
     }
 
+    /// Tells the driver of the used buffers that the kernel has signalled.
+    fn forward_used(&self) {
+        for (queue, used) in [RECEIVE, TRANSMIT].into_iter().zip(&self.used) {
+            if is_signalled(used) {
+                self.notifier.used(queue);
+            }
+        }
+    }
+
     fn hand_on(&mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) {
             if self.link.take_changed() {
@@ -214,6 +230,8 @@ impl Server {
             }
             let [received, transmitted] = &self.used;
             let events = [self.link.event(), &self.failed, received, transmitted];
+            // What is ready is asked of each event below, when it is taken from it: one that is signalled between the wait and
+            // that must not be lost.
             let mut fds = events.map(|event| PollFd::new(borrowed(event), PollFlags::POLLIN));
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
@@ -222,17 +240,9 @@ impl Server {
                     return;
                 }
             }
-            let [_, failed, received, transmitted] = fds.map(|fd| fd.any() == Some(true));
-            // Readable or not, none of them blocks.
-            for event in events {
-                let _ = event.read();
-            }
-            for (queue, used) in [(RECEIVE, received), (TRANSMIT, transmitted)] {
-                if used {
-                    self.notifier.used(queue);
-                }
-            }
-            if failed {
+            let _ = self.link.event().read();
+            self.forward_used();
+            if is_signalled(&self.failed) {
                 self.notifier
                     .needs_reset(&"the host's kernel finds its queues broken");
                 return;
