@@ -262,18 +262,21 @@ impl Negotiation {
 
     /// A legacy driver has set up a queue, with nothing left to say about it.
     pub fn queue_is_set_up(&mut self) {
-        if self.started || self.status.has(VIRTIO_CONFIG_S_DRIVER_OK) {
+        if !self.has_failed() && (self.started || self.status.has(VIRTIO_CONFIG_S_DRIVER_OK)) {
             self.start();
         }
     }
 
     /// A legacy driver has notified a queue, which it may do before it is ready.
     pub fn notified(&mut self) {
-        let failed =
-            self.status.get() & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0;
-        if !self.started && !failed && self.queues.iter().any(|queue| queue.ready) {
+        if !self.started && !self.has_failed() && self.queues.iter().any(|queue| queue.ready) {
             self.start();
         }
+    }
+
+    /// The device rests until the driver resets it.
+    fn has_failed(&self) -> bool {
+        self.status.get() & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0
     }
 
     /// The driver is done with a queue. What the device was doing has ended when this returns.

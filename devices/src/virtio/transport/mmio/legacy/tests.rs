@@ -175,6 +175,20 @@ fn page_zero_resets_the_device() {
     assert!(bench.is_active());
 }
 
+/// A device that needs a reset rests, whatever its driver sets up.
+#[test]
+fn a_queue_set_up_for_a_broken_device_starts_nothing() {
+    let bench = Bench::legacy();
+    bench.start_legacy();
+    bench.notifier().needs_reset(&"test");
+    let activations = lock(&bench.log).activations;
+    bench.set_legacy_queue(1, 8, 0x1000, RAM / PAGE + 2);
+    assert_eq!(lock(&bench.log).activations, activations);
+    bench.write(VIRTIO_MMIO_STATUS, 0);
+    bench.start_legacy();
+    assert!(bench.is_active());
+}
+
 #[test]
 fn a_queue_set_up_after_driver_ok_is_served() {
     let bench = Bench::legacy();
