@@ -20,6 +20,9 @@ const REMEMBERED: usize = 4096;
 /// The longest line that is waited for, bytes; Linux's are at most 1024 (`LOG_LINE_MAX`) and their prefix.
 const LONGEST: usize = 2048;
 
+/// The most spaces before the seconds of a time stamp, of which there is at least one digit.
+const MAX_PADDING: usize = 4;
+
 /// The most consoles that can be merged.
 const MAX_STREAMS: usize = 8;
 
@@ -197,13 +200,18 @@ enum Stamp {
     Yes,
 }
 
-/// `[` seconds, padded with spaces, `.` six digits `]` (Linux, kernel/printk/printk.c, `print_time`).
+/// `[` seconds, padded with spaces to five characters, `.` six digits `]` (Linux, kernel/printk/printk.c, `print_time`). It
+/// is told from at most as many bytes: a guest that pads without an end has no line held back for that.
 fn stamp(line: &[u8]) -> Stamp {
     let digits = |bytes: &[u8]| bytes.iter().take_while(|b| b.is_ascii_digit()).count();
     let Some(rest) = line.strip_prefix(b"[") else {
         return Stamp::No;
     };
-    let rest = rest.trim_ascii_start();
+    let padding = rest.iter().take_while(|byte| **byte == b' ').count();
+    if padding > MAX_PADDING {
+        return Stamp::No;
+    }
+    let rest = rest.get(padding..).unwrap_or_default();
     let (seconds, rest) = rest.split_at(digits(rest));
     let rest = match rest {
         [] if seconds.len() <= 10 => return Stamp::Maybe,
@@ -278,9 +286,40 @@ mod tests {
             ("[.", Stamp::No),
             ("[1.1.1", Stamp::No),
             ("[12345678901", Stamp::No),
+            ("[    ", Stamp::Maybe),
+            ("[     ", Stamp::No),
+            ("[     0.000000]", Stamp::No),
+            ("[\t0.000000]", Stamp::No),
+            ("[\r", Stamp::No),
             ("login: ", Stamp::No),
         ] {
             assert_eq!(stamp(line.as_bytes()), expected, "{line:?}");
+        }
+    }
+
+    /// What could still become a time stamp is held back, and no guest can have that grow.
+    #[test]
+    fn little_is_held_back_whatever_the_guest_prints() {
+        let lines: [&[u8]; 6] = [
+            b"[                                          ",
+            b"[\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t",
+            b"[99999999999999999999999999999999999999999",
+            b"[    0.99999999999999999999999999999999999",
+            b"[    0.000000] and on and on and on and on",
+            b"\r\r\r\r\r\r\r\r[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+        ];
+        for line in lines {
+            let terminal = Terminal::new(usize::MAX);
+            let mut merged = Merged::new(terminal.clone());
+            let stream = merged.stream().unwrap();
+            stream.write(line);
+            let last = [*line.last().unwrap(); 100];
+            for _ in 0..100 {
+                stream.write(&last);
+            }
+            let printed = line.len() + 100 * last.len();
+            let held = printed - terminal.text().len();
+            assert!(held <= LONGEST, "{held} bytes: {}", line.escape_ascii());
         }
     }
 
