@@ -1,0 +1,540 @@
+//! Everything comes out, once and in order, whoever reads it and whatever fails.
+
+use std::io::{PipeReader, PipeWriter, Read, pipe};
+use std::os::fd::OwnedFd;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use super::*;
+use crate::borrowed;
+
+/// Far longer than anything here takes; reaching it is a failure.
+const LONG: Duration = Duration::from_secs(60);
+
+fn spawn(writer: PipeWriter) -> OutputThread {
+    OutputThread::spawn(File::from(OwnedFd::from(writer)), "test").unwrap()
+}
+
+fn piped() -> (PipeReader, OutputThread) {
+    let (reader, writer) = pipe().unwrap();
+    (reader, spawn(writer))
+}
+
+#[test]
+fn everything_comes_out_in_order() {
+    let (mut reader, output) = piped();
+    let expected: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    let read = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).unwrap();
+        all
+    });
+    for (n, chunk) in expected.chunks(997).enumerate() {
+        if n % 2 == 0 {
+            output.write(chunk);
+        } else {
+            chunk.iter().for_each(|byte| output.write(&[*byte]));
+        }
+    }
+    assert!(output.flush(LONG));
+    assert!(output.close(LONG));
+    output.write(b"dropped after close");
+    assert_eq!(read.join().unwrap(), expected);
+}
+
+#[test]
+fn a_non_blocking_descriptor_loses_nothing() {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let (mut reader, writer) = pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let output = spawn(writer);
+    let read = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).unwrap();
+        all
+    });
+    let expected = vec![b'x'; 1 << 20];
+    output.write(&expected);
+    assert!(output.close(LONG));
+    assert_eq!(read.join().unwrap(), expected);
+}
+
+#[test]
+fn a_reader_that_went_away_costs_output_not_the_guest() {
+    let (reader, output) = piped();
+    drop(reader);
+    output.write(&vec![b'x'; 4 * CAPACITY]);
+    assert!(output.close(LONG));
+    assert_eq!(output.lost(), None);
+}
+
+#[test]
+fn a_terminal_that_hung_up_is_no_error() {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    drop(terminal.master);
+    let output = OutputThread::spawn(File::from(terminal.slave), "test").unwrap();
+    output.write(b"nobody reads this");
+    assert!(output.close(LONG));
+    assert_eq!(output.lost(), None);
+}
+
+#[test]
+fn who_does_not_wait_is_told_when_there_is_room() {
+    let (reader, output) = piped();
+    let mut reader = Some(reader);
+    let room = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+    output.set_room_event(Arc::clone(&room));
+    // Far more than the pipe, the batch and the buffer hold; the reader begins when that has shown.
+    let expected: Vec<u8> = (0..4 << 20_u32).map(|n| (n % 251) as u8).collect();
+    let mut reading = None;
+    let mut rest = expected.as_slice();
+    loop {
+        rest = &rest[output.try_write(rest)..];
+        if rest.is_empty() {
+            break;
+        }
+        if let Some(mut reader) = reader.take() {
+            reading = Some(std::thread::spawn(move || {
+                let mut all = Vec::new();
+                reader.read_to_end(&mut all).unwrap();
+                all
+            }));
+        }
+        let mut fds = [PollFd::new(borrowed(&room), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::from(60_000_u16)), Ok(1));
+        room.read().unwrap();
+    }
+    assert!(output.close(LONG));
+    assert_eq!(output.try_write(b"dropped"), 7);
+    drop(output);
+    assert!(reading.expect("it was never full").join().unwrap() == expected);
+}
+
+#[test]
+fn a_stuck_reader_blocks_the_writer_until_close() {
+    let (reader, output) = piped();
+    let output = Arc::new(output);
+    // More than a pipe holds (64 KiB), less than the pipe, the batch and the buffer together.
+    output.write(&vec![b'x'; 100 << 10]);
+    assert!(!output.flush(Duration::from_millis(10)));
+    let writer = std::thread::spawn({
+        let output = Arc::clone(&output);
+        // More than all three hold, so this cannot return while nobody reads.
+        move || output.write(&vec![b'x'; 4 << 20])
+    });
+    assert!(!output.close(Duration::from_millis(10)));
+    writer.join().unwrap();
+    drop(reader);
+}
+
+#[test]
+fn a_lossy_output_waits_for_nobody() {
+    let (mut reader, output) = piped();
+    let output = Arc::new(output);
+    let writer = std::thread::spawn({
+        let output = Arc::clone(&output);
+        move || output.write(&vec![b'x'; 4 << 20])
+    });
+    while output.flush(Duration::from_millis(10)) {}
+    output.set_lossy(true);
+    writer.join().unwrap();
+    output.write(&vec![b'x'; 4 << 20]);
+    assert_eq!(output.try_write(&vec![b'x'; 4 << 20]), 4 << 20);
+    let read = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).unwrap();
+        all.len()
+    });
+    assert!(output.flush(LONG));
+    output.set_lossy(false);
+    output.write(&vec![b'x'; 1 << 20]);
+    assert!(output.close(LONG));
+    drop(output);
+    let read = read.join().unwrap();
+    assert!((1 << 20..2 << 20).contains(&read), "{read}");
+}
+
+/// Guest memory with these bytes.
+fn memory(bytes: &[u8]) -> GuestMemoryMmap {
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes.len())]).unwrap();
+    memory.write_slice(bytes, GuestAddress(0)).unwrap();
+    memory
+}
+
+/// Writes pieces of all sizes in every way there is, and answers what has to come out.
+fn write_all_sorts(output: &OutputThread) -> Vec<u8> {
+    let text: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+    let memory = memory(&text);
+    let mut position = 0;
+    for count in (1..).map(|n: usize| n * n * n) {
+        let Some(piece) = text.get(position..position + count) else {
+            break;
+        };
+        let address = GuestAddress(position as u64);
+        match count % 3 {
+            0 => output.write(piece),
+            1 => output.write_memory(&memory.get_slice(address, count).unwrap()),
+            _ => {
+                let mut rest = piece;
+                while !rest.is_empty() {
+                    rest = &rest[output.try_write(rest)..];
+                }
+            }
+        }
+        position += count;
+    }
+    text[..position].to_vec()
+}
+
+#[test]
+fn guest_memory_comes_out_between_what_is_before_and_behind_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("output");
+    let output = OutputThread::spawn(File::create(&path).unwrap(), "test").unwrap();
+    let expected = write_all_sorts(&output);
+    assert!(expected.len() > 2 * CAPACITY);
+    assert!(output.close(LONG));
+    assert!(std::fs::read(&path).unwrap() == expected);
+
+    let (mut reader, output) = piped();
+    let read = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).unwrap();
+        all
+    });
+    let expected = write_all_sorts(&output);
+    assert!(output.close(LONG));
+    drop(output);
+    assert!(read.join().unwrap() == expected);
+}
+
+#[test]
+fn several_writers_of_guest_memory_take_turns() {
+    const PIECES: usize = 20;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("output");
+    let output = OutputThread::spawn(File::create(&path).unwrap(), "test").unwrap();
+    std::thread::scope(|scope| {
+        for writer in 1..=4 {
+            let output = &output;
+            scope.spawn(move || {
+                let memory = memory(&[writer; CAPACITY]);
+                let all = memory.get_slice(GuestAddress(0), CAPACITY).unwrap();
+                for _ in 0..PIECES {
+                    output.write(&[0]);
+                    output.write_memory(&all);
+                }
+            });
+        }
+    });
+    assert!(output.close(LONG));
+    let text = std::fs::read(&path).unwrap();
+    let mut rest = text.as_slice();
+    let mut pieces = [0; 5];
+    while let [writer, ..] = *rest {
+        let length = if writer == 0 { 1 } else { CAPACITY };
+        assert!(rest[..length].iter().all(|byte| *byte == writer));
+        pieces[usize::from(writer)] += 1;
+        rest = &rest[length..];
+    }
+    assert_eq!(pieces, [4 * PIECES, PIECES, PIECES, PIECES, PIECES]);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_costs_output_not_the_guest() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let output = OutputThread::spawn(File::open(file.path()).unwrap(), "test port").unwrap();
+    let memory = memory(&[b'x'; CAPACITY]);
+    let all = memory.get_slice(GuestAddress(0), CAPACITY).unwrap();
+    for _ in 0..4 {
+        output.write_memory(&all);
+        output.write(&[b'x'; CAPACITY]);
+    }
+    assert!(output.close(LONG));
+    output.write_memory(&all);
+    let lost = output.lost().unwrap();
+    assert_eq!(lost.bytes, 8 * CAPACITY as u64);
+    let text = lost.to_string();
+    assert!(text.contains("test port's output"), "{text}");
+    assert!(text.contains(file.path().to_str().unwrap()), "{text}");
+}
+
+/// A file system with this much room.
+#[derive(Clone, Default)]
+struct Storage(Arc<Mutex<(Vec<u8>, usize)>>);
+
+impl Storage {
+    fn give_room(&self, bytes: usize) {
+        self.0.lock().unwrap().1 += bytes;
+    }
+
+    fn written(&self) -> Vec<u8> {
+        self.0.lock().unwrap().0.clone()
+    }
+}
+
+impl Outlet for Storage {
+    fn pass_on(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut storage = self.0.lock().unwrap();
+        let count = storage.1.min(bytes.len());
+        if count == 0 {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        storage.1 -= count;
+        storage.0.extend(&bytes[..count]);
+        Ok(count)
+    }
+}
+
+/// Output that is tried again when somebody asks how it stands, and not by itself.
+fn stored() -> (Storage, OutputThread) {
+    let storage = Storage::default();
+    let never = Duration::from_secs(1 << 30);
+    let output = OutputThread::with_retry(storage.clone(), "test", never).unwrap();
+    (storage, output)
+}
+
+#[test]
+fn what_a_full_disk_left_goes_out_once_there_is_room() {
+    let (storage, output) = stored();
+    let text: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+    storage.give_room(10);
+    output.write(&text[..100]);
+    assert!(output.flush(LONG), "not waited for");
+    assert_eq!(storage.written(), text[..10]);
+    for written in 11..=50 {
+        storage.give_room(1);
+        assert!(output.flush(LONG));
+        assert_eq!(storage.written(), text[..written]);
+    }
+    output.write(&text[100..1000]);
+    storage.give_room(usize::MAX / 2);
+    assert!(output.flush(LONG));
+    while storage.written().len() < 1000 {
+        assert!(output.flush(LONG));
+    }
+    output.write(&text[1000..]);
+    assert!(output.close(LONG));
+    assert!(storage.written() == text);
+    assert_eq!(output.lost(), None);
+}
+
+#[test]
+fn a_full_disk_is_tried_again_by_itself() {
+    let storage = Storage::default();
+    let retry = Duration::from_millis(1);
+    let output = OutputThread::with_retry(storage.clone(), "test", retry).unwrap();
+    output.write(b"text");
+    assert!(output.flush(LONG));
+    storage.give_room(4);
+    let started = Instant::now();
+    while storage.written() != b"text" {
+        assert!(started.elapsed() < LONG);
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_full_disk_holds_up_nobody_and_what_is_lost_is_counted() {
+    let (storage, output) = stored();
+    let room = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+    output.set_room_event(Arc::clone(&room));
+    let text: Vec<u8> = (0..4 << 20_u32).map(|n| (n % 251) as u8).collect();
+    output.write(&text[..100]);
+    assert!(output.flush(LONG));
+    // Of the first kind is kept what the buffer takes, of the other kinds nothing more.
+    output.write(&text[100..2 << 20]);
+    assert_eq!(output.try_write(&text[..10]), 10);
+    let guest = memory(&text[..CAPACITY]);
+    output.write_memory(&guest.get_slice(GuestAddress(0), CAPACITY).unwrap());
+    let lost = (2 << 20) - 100 - CAPACITY + 10 + CAPACITY;
+    assert_eq!(output.lost().unwrap().bytes, lost as u64);
+    storage.give_room(usize::MAX / 2);
+    while storage.written().len() < 100 + CAPACITY {
+        assert!(output.flush(LONG));
+    }
+    output.write(b"and now");
+    assert!(output.close(LONG));
+    let written = storage.written();
+    let (before, after) = written.split_at(100 + CAPACITY);
+    assert!(before == &text[..100 + CAPACITY]);
+    assert_eq!(after, b"and now");
+    assert_eq!(output.lost().unwrap().bytes, lost as u64);
+}
+
+#[test]
+fn writers_that_wait_are_let_go_when_the_disk_is_full() {
+    let (gate, outlet) = gated(None);
+    let output = Arc::new(OutputThread::spawn(outlet, "test").unwrap());
+    output.write(b"x");
+    gate.entered.recv_timeout(LONG).unwrap();
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn({
+        let output = Arc::clone(&output);
+        move || {
+            output.write(&vec![b'x'; 2 * CAPACITY]);
+            done.send(()).unwrap();
+        }
+    });
+    while output.try_write(b"x") > 0 {}
+    let full = io::Error::from_raw_os_error(libc::ENOSPC);
+    gate.leave.send(Err(full)).unwrap();
+    ended.recv_timeout(LONG).unwrap();
+}
+
+#[test]
+fn what_a_full_disk_left_at_the_end_is_lost() {
+    let (storage, output) = stored();
+    output.write(&[b'x'; 100]);
+    assert!(output.flush(LONG));
+    output.write(&[b'x'; 100]);
+    assert_eq!(output.lost(), None, "not yet");
+    storage.give_room(30);
+    assert!(output.close(LONG));
+    assert_eq!(storage.written().len(), 30);
+    let lost = output.lost().unwrap();
+    assert_eq!(lost.bytes, 170);
+    assert!(lost.reason.contains("No space left"), "{lost}");
+}
+
+#[test]
+fn guest_memory_that_a_full_disk_left_is_kept_in_order() {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    const SIZE: usize = 5 * 4096;
+    let file = memfd_create("output", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    let file = File::from(file);
+    file.set_len(SIZE as u64).unwrap();
+    // From now on there is no room behind its end.
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
+    let output = OutputThread::spawn(file.try_clone().unwrap(), "test").unwrap();
+    let text: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+    let guest = memory(&text);
+    output.write(&text[..100]);
+    let all = guest.get_slice(GuestAddress(100), text.len() - 100);
+    output.write_memory(&all.unwrap());
+    assert!(output.close(LONG));
+    assert_eq!(output.lost().unwrap().bytes, (text.len() - SIZE) as u64);
+    let mut written = vec![0; SIZE];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut written, 0).unwrap();
+    assert!(written == text[..SIZE]);
+}
+
+#[test]
+fn a_full_device_is_named() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = OutputThread::spawn(full, "serial port").unwrap();
+    output.write(b"text");
+    assert!(output.flush(LONG) && output.close(LONG));
+    assert_eq!(
+        output.lost().unwrap().to_string(),
+        "4 bytes of the serial port's output were not written to /dev/full: No space left on device (os error 28)"
+    );
+}
+
+/// An outlet whose writes say that they have begun, and then wait to be told how they end.
+struct Gated {
+    file: Option<File>,
+    begin: std::sync::mpsc::Sender<Vec<u8>>,
+    end: std::sync::mpsc::Receiver<io::Result<()>>,
+}
+
+struct Gate {
+    entered: std::sync::mpsc::Receiver<Vec<u8>>,
+    leave: std::sync::mpsc::Sender<io::Result<()>>,
+}
+
+fn gated(file: Option<File>) -> (Gate, Gated) {
+    let (begin, entered) = std::sync::mpsc::channel();
+    let (leave, end) = std::sync::mpsc::channel();
+    (Gate { entered, leave }, Gated { file, begin, end })
+}
+
+impl Outlet for Gated {
+    fn pass_on(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.begin.send(bytes.to_vec());
+        self.end.recv().unwrap_or(Ok(()))?;
+        if let Some(file) = &mut self.file {
+            file.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn file(&self) -> Option<File> {
+        self.file.as_ref().map(|file| file.try_clone().unwrap())
+    }
+}
+
+#[test]
+fn guest_memory_waits_for_a_write_before_it() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (gate, outlet) = gated(Some(file.reopen().unwrap()));
+    let output = Arc::new(OutputThread::spawn(outlet, "test").unwrap());
+    output.write(b"before");
+    gate.entered.recv_timeout(LONG).unwrap();
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn({
+        let output = Arc::clone(&output);
+        move || {
+            let guest = memory(&[b'x'; CAPACITY]);
+            output.write_memory(&guest.get_slice(GuestAddress(0), CAPACITY).unwrap());
+            done.send(()).unwrap();
+        }
+    });
+    // It waits, and has left the lock to others.
+    assert!(!output.flush(Duration::from_millis(50)));
+    assert_eq!(std::fs::read(file.path()).unwrap(), b"");
+    gate.leave.send(Ok(())).unwrap();
+    ended.recv_timeout(LONG).unwrap();
+    drop(gate);
+    assert!(output.close(LONG));
+    let written = std::fs::read(file.path()).unwrap();
+    assert!(written.starts_with(b"beforexxx"));
+    assert_eq!(written.len(), 6 + CAPACITY);
+    // Nothing comes behind the end.
+    let guest = memory(&[b'x'; CAPACITY]);
+    output.write_memory(&guest.get_slice(GuestAddress(0), CAPACITY).unwrap());
+    assert_eq!(std::fs::read(file.path()).unwrap().len(), written.len());
+}
+
+#[test]
+fn guest_memory_is_dropped_when_the_reader_has_gone() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (gate, outlet) = gated(Some(file.reopen().unwrap()));
+    let output = OutputThread::spawn(outlet, "test").unwrap();
+    output.write(b"before");
+    let gone = io::ErrorKind::BrokenPipe.into();
+    gate.leave.send(Err(gone)).unwrap();
+    assert!(output.flush(LONG));
+    let guest = memory(&[b'x'; CAPACITY]);
+    output.write_memory(&guest.get_slice(GuestAddress(0), CAPACITY).unwrap());
+    assert_eq!(std::fs::read(file.path()).unwrap(), b"");
+    assert_eq!(output.lost(), None);
+}
+
+/// Who asks whether all is out hears of a large piece that is on its way, and asking changes nothing.
+#[test]
+fn guest_memory_on_its_way_is_waited_for() {
+    let (mut reader, writer) = pipe().unwrap();
+    let (_gate, outlet) = gated(Some(File::from(OwnedFd::from(writer))));
+    let output = Arc::new(OutputThread::spawn(outlet, "test").unwrap());
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn({
+        let output = Arc::clone(&output);
+        move || {
+            // More than a pipe holds.
+            let guest = memory(&[b'x'; 4 * CAPACITY]);
+            output.write_memory(&guest.get_slice(GuestAddress(0), 4 * CAPACITY).unwrap());
+            done.send(()).unwrap();
+        }
+    });
+    let mut first = [0];
+    reader.read_exact(&mut first).unwrap();
+    assert!(!output.flush(Duration::from_millis(10)));
+    assert_eq!(lock(&output.shared.state).flushing, 0);
+    let mut rest = vec![0; 4 * CAPACITY - 1];
+    reader.read_exact(&mut rest).unwrap();
+    ended.recv_timeout(LONG).unwrap();
+    assert!(output.flush(LONG));
+    assert_eq!(lock(&output.shared.state).flushing, 0);
+}
