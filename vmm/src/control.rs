@@ -2,12 +2,15 @@
 //! carries out one after the other, and hears of events.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::{Error, Outcome};
+
+/// How many events may wait for a listener. A guest that resets itself all the time causes as many as it likes.
+const MAX_EVENTS: usize = 256;
 
 /// What a machine is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +95,11 @@ impl Handle {
         let _ = self.0.request(Request::Stop);
     }
 
-    /// What becomes of the machine from now on. The channel ends with the machine.
+    /// What becomes of the machine from now on. The channel ends with the machine. A listener that falls behind by more than
+    /// 256 events misses those that come meanwhile; [`status`](Self::status) is always up to date.
     #[must_use]
     pub fn events(&self) -> Receiver<Event> {
-        let (sender, events) = channel();
+        let (sender, events) = sync_channel(MAX_EVENTS);
         let mut state = self.0.lock();
         if state.status != Status::Ended {
             state.listeners.push(sender);
@@ -171,7 +175,7 @@ pub(crate) struct Control {
 struct State {
     status: Status,
     requests: VecDeque<Asked>,
-    listeners: Vec<Sender<Event>>,
+    listeners: Vec<SyncSender<Event>>,
 }
 
 impl State {
@@ -211,7 +215,10 @@ impl Control {
         state.status = status;
         state
             .listeners
-            .retain(|listener| listener.send(event).is_ok());
+            .retain(|listener| match listener.try_send(event) {
+                Ok(()) | Err(TrySendError::Full(_)) => true,
+                Err(TrySendError::Disconnected(_)) => false,
+            });
         if status == Status::Ended {
             state.end();
         }
@@ -290,6 +297,22 @@ mod tests {
             [Event::Ended(Outcome::PowerOff)]
         );
         assert_eq!(handle.events().iter().count(), 0);
+    }
+
+    #[test]
+    fn a_listener_that_does_not_listen_costs_little() {
+        let control = Controlled::new().unwrap();
+        let events = control.handle().events();
+        for _ in 0..10 * MAX_EVENTS {
+            control.tell(Status::Running, Event::Reset);
+        }
+        assert_eq!(events.try_iter().count(), MAX_EVENTS);
+        control.tell(Status::Paused, Event::Paused);
+        assert_eq!(events.recv(), Ok(Event::Paused), "it listens again");
+        assert_eq!(control.lock().listeners.len(), 1);
+        drop(events);
+        control.tell(Status::Running, Event::Resumed);
+        assert!(control.lock().listeners.is_empty());
     }
 
     #[test]
