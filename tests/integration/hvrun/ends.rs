@@ -1,7 +1,7 @@
 //! The ways in which a run ends, or begins again, and what becomes of the terminal, pipes and files.
 
 use hv_lab::host::{Host, HostChip, Stdio, Stream};
-use hv_lab::provision::GUEST_PROMPT;
+use hv_lab::provision::{self, GUEST_PROMPT};
 
 use crate::fixture::{
     BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, reboot, run, text,
@@ -84,6 +84,50 @@ fn signals_end_the_machine_and_restore_the_terminal() {
         let code = ended_by(host, &disk, |_| signal_hvrun(host, &image, signal));
         assert_eq!(code, expected, "SIG{signal}");
     }
+}
+
+/// Somebody holds a lease on the kernel's file, so that to open it waits, as on a file system of the network that has
+/// stalled. What hvrun has made by then goes away with it.
+#[test]
+fn signals_end_hvrun_while_it_waits_for_a_file() {
+    let host = host(HostChip::Plic);
+    let kernel = "/dev/shm/leased-kernel";
+    host.exec(["sh", "-c", &format!("echo kernel > {kernel}")])
+        .check(STEP)
+        .unwrap();
+    let binary = provision::cross_build("hv-lab-agent", "hold-lease").unwrap();
+    let lease = host.local(&binary).unwrap().arg(kernel);
+    let lease = lease.stdin(Stdio::Pipe).spawn().unwrap();
+    assert_eq!(lease.read(Stream::Stdout, STEP).unwrap(), b"held\n");
+    // Longer than anything here takes on any machine.
+    host.write_file("/proc/sys/fs/lease-break-time", b"3600")
+        .unwrap();
+    for (signal, expected) in [
+        (libc::SIGTERM, 143),
+        (libc::SIGINT, 130),
+        (libc::SIGHUP, 129),
+        (libc::SIGQUIT, 131),
+    ] {
+        let socket = format!("/dev/shm/socket-until-signal-{signal}");
+        let hvrun = command(host, ["--kernel", kernel])
+            .args(["--console", &format!("serial,to=unix:{socket}")])
+            .spawn()
+            .unwrap();
+        let pid = hvrun.pid();
+        // The thread that opens files is in the wait for the lease (fs/locks.c).
+        let wait =
+            format!("until grep -q __break_lease /proc/{pid}/task/*/wchan; do sleep 0.1; done");
+        host.exec(["sh", "-c", &wait]).check(STEP).unwrap();
+        assert_eq!(hvrun.try_wait(), None);
+        hvrun.signal(signal).unwrap();
+        let finished = hvrun.finish(STEP).unwrap();
+        assert_eq!(finished.status.code(), Some(expected), "{finished}");
+        assert_eq!(finished.stderr_text(), "");
+        host.exec(["test", "!", "-e", &socket]).check(STEP).unwrap();
+    }
+    host.write_file("/proc/sys/fs/lease-break-time", b"45")
+        .unwrap();
+    assert_eq!(lease.try_wait(), None);
 }
 
 /// Nobody reads the FIFO, which would be waited for without an end. What hvrun has made by then goes away with it.
