@@ -1,6 +1,6 @@
 //! What this host's KVM can give a guest, for callers that want to know before they boot one.
 
-mod trial;
+mod probe;
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::kvm::aia::AiaError;
 use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::Register;
 use crate::kvm::{AiaFeatures, Kvm, Vcpu};
-use trial::{Answer, Trial};
+use probe::{Answer, Probe};
 
 /// What KVM on this host can give a guest. All of it is read from KVM; nothing is derived from the kernel's version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,10 +109,10 @@ impl Capabilities {
     /// If no guest can run here; the error says why.
     pub fn query() -> Result<Capabilities, Error> {
         let kvm = Kvm::open()?;
-        let mut trial = Trial::new(&kvm)?;
+        let mut probe = Probe::new(&kvm)?;
         let max_cpus = kvm.max_vcpus().min(layout::MAX_HARTS);
-        let guest_physical_bits = trial.vm().guest_physical_bits();
-        let vcpu = trial.vcpu();
+        let guest_physical_bits = probe.vm().guest_physical_bits();
+        let vcpu = probe.vcpu();
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let hidden = hidden_extensions(&kvm, vcpu)?;
         let hart = isa::hart(vcpu, isa::mmu_of_cpuinfo(&cpuinfo), hidden)
@@ -120,7 +120,7 @@ impl Capabilities {
         let timebase_frequency = vcpu.read(Register::TimerFrequency).unwrap_or(0);
         let mut sbi = Vec::new();
         for extension in SBI_EXTENSIONS {
-            if trial.has(&extension)? {
+            if probe.has(&extension)? {
                 sbi.push(extension);
             }
         }
@@ -168,7 +168,7 @@ fn aia(kvm: &Kvm, max_cpus: u32) -> Result<Result<AiaFeatures, AiaAbsence>, Erro
     }
 }
 
-impl Trial {
+impl Probe {
     /// Whether a guest finds the extension, which it probes for by BASE (SBI 3.0, section 4.4, "Probe SBI extension").
     fn has(&mut self, extension: &SbiExtension) -> Result<bool, Error> {
         const BASE: u64 = 0x10;
@@ -183,7 +183,7 @@ impl Trial {
 /// # Errors
 /// If KVM cannot run the probe VM.
 pub fn hidden_extensions(kvm: &Kvm, vcpu: &Vcpu) -> Result<&'static [&'static str], Error> {
-    if !isa::may_lack_senvcfg(vcpu) || Trial::new(kvm)?.reads_senvcfg()? {
+    if !isa::may_lack_senvcfg(vcpu) || Probe::new(kvm)?.reads_senvcfg()? {
         return Ok(&[]);
     }
     log::info!(
@@ -198,7 +198,7 @@ pub fn log_what_is_not_handed_on(kvm: &Kvm) {
     if !log::log_enabled!(log::Level::Info) {
         return;
     }
-    match Trial::new(kvm).and_then(|mut trial| trial.has(&LEGACY_CONSOLE)) {
+    match Probe::new(kvm).and_then(|mut probe| probe.has(&LEGACY_CONSOLE)) {
         Ok(true) => {}
         Ok(false) => log::info!(
             "this host's kernel, built without CONFIG_RISCV_SBI_V01, refuses legacy SBI console calls by itself: a guest that \

@@ -24,7 +24,7 @@ use crate::sbi::SbiPlatform;
 use crate::seed::Seed;
 use crate::thread_timer::ThreadTimer;
 use crate::wakeup::Wakeup;
-use crate::{Error, counters, residue};
+use crate::{Error, counters, stale_timer};
 
 /// The SRST reset reason "system failure" (SBI specification, chapter "System Reset Extension").
 const REASON_SYSTEM_FAILURE: u64 = 1;
@@ -94,7 +94,7 @@ impl VcpuThread {
             if let Leave::Last(others) = &leave {
                 // Nothing is ever sent: it ends when the others have.
                 let _ = others.recv();
-                residue::clear(&mut hart.vcpu);
+                stale_timer::clear(&mut hart.vcpu);
             }
             drop(leave);
             drop(running);

@@ -51,18 +51,18 @@ pub enum Answer {
 /// The guest, with every extension that has to be asked for. The order of the fields is that of their end: the memory goes
 /// last.
 #[derive(Debug)]
-pub struct Trial {
+pub struct Probe {
     vcpu: Vcpu,
     vm: Vm,
     _ram: GuestRam,
 }
 
-impl Trial {
+impl Probe {
     /// Makes it.
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn new(kvm: &Kvm) -> Result<Trial, Error> {
+    pub fn new(kvm: &Kvm) -> Result<Probe, Error> {
         let vm = kvm
             .create_vm()
             .map_err(Error::kvm("make a virtual machine"))?;
@@ -83,7 +83,7 @@ impl Trial {
             // A kernel that does not have it refuses, and so tells the guest when it asks.
             let _ = vcpu.write(Register::SbiExtension(extension), 1);
         }
-        Ok(Trial {
+        Ok(Probe {
             vcpu,
             vm,
             _ram: ram,
@@ -123,7 +123,7 @@ impl Trial {
                 Exit::MmioWrite { .. } => false,
                 Exit::Failed(why) => return Err(self.failed(why)),
                 other => {
-                    let why = format!("a trial of its SBI ended with {other:?}");
+                    let why = format!("a probe of its SBI ended with {other:?}");
                     return Err(self.failed(why));
                 }
             };
@@ -155,11 +155,11 @@ impl Trial {
                 Exit::MmioWrite { address, .. } => address != 0,
                 // It jumped elsewhere, because the firmware below KVM made a mess of the exception.
                 Exit::Failed(why) => {
-                    log::debug!("a trial of senvcfg ended: {why}");
+                    log::debug!("a probe of senvcfg ended: {why}");
                     return Ok(false);
                 }
                 other => {
-                    let why = format!("a trial of senvcfg ended with {other:?}");
+                    let why = format!("a probe of senvcfg ended with {other:?}");
                     return Err(self.failed(why));
                 }
             };
