@@ -116,9 +116,11 @@ const QEMU_PLIC: &[&str] = &[
 /// QEMU 10.0's APLIC (hw/intc/riscv_aplic.c).
 const QEMU_APLIC: &[&str] = &["aplic-source-modes", "aplic-level-gone-is-not-pending"];
 
-/// QEMU 10.0 by KVM (target/riscv/kvm/kvm-cpu.c): the debug console reads and writes without a look at where, the upper half
-/// of the address included.
+/// QEMU 10.0 by KVM (target/riscv/kvm/kvm-cpu.c).
 const QEMU_KVM: &[&str] = &[
+    // A reset writes scounteren with 0.
+    "counters-time-in-user-mode",
+    // The debug console reads and writes without a look at where, the upper half of the address included.
     "dbcn-write-of-no-memory",
     "dbcn-write-beyond-memory",
     "dbcn-high-address-word",
