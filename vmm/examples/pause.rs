@@ -17,7 +17,7 @@ use hv_vmm::{
 };
 
 /// How long the guest runs between two pauses.
-const RUNNING: Duration = Duration::from_millis(20);
+const RUNNING: Duration = Duration::from_millis(100);
 
 /// How long it is paused.
 const PAUSED: Duration = Duration::from_millis(5);

@@ -17,6 +17,7 @@ mod legacy_console;
 mod memory;
 mod network;
 mod output;
+mod pause;
 mod payloads;
 mod program;
 mod refused;
