@@ -8,8 +8,9 @@ use hv_devices::virtio::block::{ImageFormat, Serial};
 use hv_devices::virtio::net::{Mac, Vhost};
 use hv_devices::virtio::transport::mmio::Version;
 
+use crate::Error;
 use crate::consoles::ConsoleConfig;
-use crate::{Error, virtio};
+use crate::machine::virtio;
 
 /// The longest command line that Linux keeps on RISC-V, in bytes: `COMMAND_LINE_SIZE` without the NUL (arch/riscv/include/uapi/asm/setup.h).
 const LONGEST_COMMAND_LINE: usize = 1023;

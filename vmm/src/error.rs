@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use hv_devices::chardev::LostOutput;
 
 use crate::Outcome;
-use crate::kernel::Problem;
+use crate::boot::kernel::Problem;
 use crate::kvm::aia::AiaError;
 use crate::kvm::{Errno, OpenError};
 

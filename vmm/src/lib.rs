@@ -45,51 +45,31 @@
 //!
 //! [`Capabilities::query`] reports what this host's KVM can give a guest, [`Host::look`] other facts about the host.
 
-mod alarm;
-mod board;
 mod boot;
-mod boot_file;
-mod capabilities;
-mod compression;
 mod config;
 mod consoles;
 mod control;
-mod counters;
-mod devicetree;
-mod ending;
 mod error;
-mod files;
-mod host;
-mod initrd;
-mod irqchip;
-mod kernel;
+mod inspect;
 mod kvm;
-mod memory;
-mod restarts;
-mod sbi;
-mod seed;
-mod stale_timer;
-mod stop;
-mod thread_timer;
+mod machine;
 mod vcpu;
-mod virtio;
 mod vm;
-mod wakeup;
 
-pub use capabilities::{AiaAbsence, AnsweredBy, Capabilities, SbiExtension};
+pub use boot::files::{BootFile, BootFiles};
+pub use boot::kernel::Problem as KernelProblem;
 pub use config::{Config, DiskConfig, IrqchipChoice, NetConfig, Payload, Placement};
 pub use consoles::{Chardev, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
 pub use control::{Event, Handle, Refused, Status};
 pub use error::Error;
-pub use files::{BootFile, BootFiles};
-pub use host::{Host, HugePages};
 pub use hv_devices::chardev::LostOutput;
 pub use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
 pub use hv_devices::virtio::block::{ImageFormat, Serial};
 pub use hv_devices::virtio::net::{Mac, Vhost};
 pub use hv_devices::virtio::transport::mmio::Version as VirtioVersion;
 pub use hv_devices::write_problem;
-pub use kernel::Problem as KernelProblem;
+pub use inspect::capabilities::{AiaAbsence, AnsweredBy, Capabilities, SbiExtension};
+pub use inspect::host::{Host, HugePages};
 pub use kvm::aia::{AiaError, AiaStep, Attribute as AiaAttribute};
 pub use kvm::{AiaFeatures, Errno, OpenError};
 pub use vm::Vm;

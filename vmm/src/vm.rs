@@ -14,19 +14,19 @@ use hv_core::layout;
 use hv_devices::rtc::HostClock;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::alarm::Alarm;
-use crate::board::{Blueprint, Board, RunningBoard};
-use crate::capabilities;
 use crate::config::{Config, Inputs};
 use crate::consoles::{Consoles, PseudoTerminal};
+use crate::control::stop::Stop;
 use crate::control::{Asked, Control, Controlled, Event, Handle, Request, Status};
-use crate::ending::{End, Ending};
+use crate::inspect::capabilities;
 use crate::kvm::Kvm;
-use crate::memory::HUGE_PAGE;
-use crate::restarts::{self, Restarts};
-use crate::stop::Stop;
+use crate::machine::alarm::Alarm;
+use crate::machine::board::{Blueprint, Board, RunningBoard};
+use crate::machine::ending::{End, Ending};
+use crate::machine::memory::HUGE_PAGE;
+use crate::machine::restarts::{self, Restarts};
+use crate::machine::virtio::Slots;
 use crate::vcpu::{self, Command};
-use crate::virtio::Slots;
 use crate::{Error, Outcome};
 
 /// The time limit for writing the last output when the machine is ended from outside. If the guest ends by itself, there is

@@ -31,7 +31,7 @@ use hv_devices::virtio::console::{MAX_PORTS, PortConfig as DevicePort, Ports};
 
 use crate::Error;
 use crate::config::Inputs;
-use crate::stop::Stop;
+use crate::control::stop::Stop;
 use feed::Input;
 use resize::Resize;
 use socket::SocketSource;

@@ -1,6 +1,11 @@
 //! The thread of one vCPU: it runs the guest, answers what KVM cannot, and does what its mailbox says.
 
+pub mod counters;
 mod mailbox;
+pub mod sbi_platform;
+mod seed;
+pub mod stale_timer;
+mod thread_timer;
 
 use std::convert::Infallible;
 use std::io;
@@ -16,15 +21,15 @@ use hv_devices::thread::{self, Role};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::ending::{End, Ending};
+use crate::Error;
 use crate::kvm::isa::ReadRegister;
 use crate::kvm::register::{Core, Csr, Register};
 use crate::kvm::{Exit, Vcpu};
-use crate::sbi::SbiPlatform;
-use crate::seed::Seed;
-use crate::thread_timer::ThreadTimer;
-use crate::wakeup::Wakeup;
-use crate::{Error, counters, stale_timer};
+use crate::machine::ending::{End, Ending};
+use crate::machine::wakeup::Wakeup;
+use crate::vcpu::sbi_platform::SbiPlatform;
+use crate::vcpu::seed::Seed;
+use crate::vcpu::thread_timer::ThreadTimer;
 
 /// The SRST reset reason "system failure" (SBI specification, chapter "System Reset Extension").
 const REASON_SYSTEM_FAILURE: u64 = 1;

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use hv_core::layout;
 
+use crate::boot::devicetree::TreeFile;
+use crate::boot::initrd::Initrd;
+use crate::boot::kernel::Kernel;
 use crate::config::Config;
-use crate::devicetree::TreeFile;
-use crate::initrd::Initrd;
-use crate::kernel::Kernel;
 use crate::{Error, Payload};
 
 /// What a guest boots from, found to be in order.

@@ -14,7 +14,7 @@ use hv_devices::virtio::transport::mmio::Version;
 
 use crate::Error;
 use crate::config::{Config, Placement};
-use crate::stop::Stop;
+use crate::control::stop::Stop;
 
 /// What the host has opened for a device.
 enum Backend {

@@ -7,7 +7,7 @@ use crate::Error;
 use crate::kvm::isa::ReadRegister;
 use crate::kvm::register::{Core, Csr, Register, SbiExtension};
 use crate::kvm::{Access, Exit, Kvm, Vcpu, Vm};
-use crate::memory::GuestRam;
+use crate::machine::memory::GuestRam;
 
 /// One page.
 const RAM_SIZE: u64 = 4096;

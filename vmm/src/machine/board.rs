@@ -18,22 +18,24 @@ use hv_devices::virtio::transport::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::boot::devicetree::{Tree, TreeFile};
 use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
 use crate::consoles::Consoles;
-use crate::devicetree::{Tree, TreeFile};
-use crate::ending::Ending;
-use crate::irqchip::{self, Aia, Irqchip, PlicChip, Trigger};
+use crate::control::stop::Stop;
+use crate::inspect::capabilities;
 use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::{Core, Register, SbiExtension};
 use crate::kvm::{Access, Kvm, Vcpu, Vm};
-use crate::memory::GuestRam;
-use crate::sbi::SbiPlatform;
-use crate::stop::Stop;
+use crate::machine::ending::Ending;
+use crate::machine::irqchip::{self, Aia, Irqchip, PlicChip, Trigger};
+use crate::machine::memory::GuestRam;
+use crate::machine::virtio::Slots;
+use crate::machine::wakeup::Wakeup;
+use crate::vcpu::counters;
+use crate::vcpu::sbi_platform::SbiPlatform;
 use crate::vcpu::{Command, Leave, Shared, VcpuThread};
-use crate::virtio::Slots;
-use crate::wakeup::Wakeup;
-use crate::{Error, capabilities, counters, entropy};
+use crate::{Error, entropy};
 
 /// What stays the same from one boot of a guest to the next.
 pub struct Blueprint {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use hv_core::kernel::{Problem as FileProblem, foreign_pe};
 
 use super::Problem;
-use crate::compression::{Codec, UnpackError};
+use crate::boot::compression::{Codec, UnpackError};
 
 /// How a kernel file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use hv_core::devicetree::{self, given};
 use hv_core::machine::Machine;
 
+use crate::boot::file;
 use crate::error::file_problem;
-use crate::{Error, boot_file, entropy};
+use crate::{Error, entropy};
 
 /// The largest tree that is taken, bytes. Linux maps two large pages for it before it knows where memory is
 /// (arch/riscv/mm/init.c, `create_fdt_early_page_table`), so that one may begin anywhere in the first of them.
@@ -88,7 +89,7 @@ impl TreeFile {
 /// The bytes of the tree in the file, which may go on after it.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| file_problem(&error);
-    let file = boot_file::open(path, "device tree")?;
+    let file = file::open(path, "device tree")?;
     let mut blob = Vec::new();
     file.take(MAX_SIZE + 1)
         .read_to_end(&mut blob)

@@ -9,6 +9,13 @@
 //! matters most for a flat binary, which does not say how much memory it uses behind itself, and for systems that assume a
 //! certain memory size and do not read the device tree: give their guest more memory than that.
 
+pub mod compression;
+pub mod devicetree;
+pub mod file;
+pub mod files;
+pub mod initrd;
+pub mod kernel;
+
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -16,10 +23,10 @@ use hv_core::layout;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
+use crate::boot::devicetree::Tree;
+use crate::boot::initrd::Initrd;
+use crate::boot::kernel::Kernel;
 use crate::config::Payload;
-use crate::devicetree::Tree;
-use crate::initrd::Initrd;
-use crate::kernel::Kernel;
 
 /// Alignment of initrd and device tree, bytes: a page, which is more than the 8 that the device tree needs.
 const PAGE: u64 = 4096;
@@ -112,8 +119,8 @@ mod tests {
     use dtoolkit::{Node, Property};
 
     use super::*;
-    use crate::compression::tests::gzip;
-    use crate::devicetree::TreeFile;
+    use crate::boot::compression::tests::gzip;
+    use crate::boot::devicetree::TreeFile;
 
     /// A tree of one node, `/chosen`, without properties.
     fn tree() -> Vec<u8> {

@@ -13,10 +13,11 @@ use std::path::Path;
 use hv_core::kernel::{self, HEAD, Segment};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::Error;
+use crate::boot::file;
 use crate::config::Payload;
 use crate::error::file_problem;
-use crate::memory::fill;
-use crate::{Error, boot_file};
+use crate::machine::memory::fill;
 
 /// What is wrong with a kernel file.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ impl Kernel {
     }
 
     fn open_file(path: &Path, ram: &Range<u64>) -> Result<Kernel, Problem> {
-        let mut file = boot_file::open(path, "kernel file").map_err(Problem::Open)?;
+        let mut file = file::open(path, "kernel file").map_err(Problem::Open)?;
         let mut head = Vec::with_capacity(HEAD);
         (&mut file).take(HEAD as u64).read_to_end(&mut head)?;
         let (placement, contents) = match compressed::detect(&head)? {

@@ -11,10 +11,11 @@ use std::path::Path;
 use hv_core::format::{Archive, Format, HEAD};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::compression::{Codec, UnpackError, Unpacked};
+use crate::Error;
+use crate::boot::compression::{Codec, UnpackError, Unpacked};
+use crate::boot::file;
 use crate::error::file_problem;
-use crate::memory::fill;
-use crate::{Error, boot_file};
+use crate::machine::memory::fill;
 
 /// Of the memory that the kernel leaves, an initrd that is unpacked here takes no more than one part in so many. The guest
 /// has it in memory twice before it is done with it, as the archive and as its files.
@@ -48,7 +49,7 @@ impl<'a> Initrd<'a> {
     }
 
     fn open_file(path: &'a Path, free: u64) -> Result<Initrd<'a>, String> {
-        let mut file = boot_file::open(path, "archive")?;
+        let mut file = file::open(path, "archive")?;
         let mut head = Vec::new();
         (&file)
             .take(HEAD as u64)
@@ -180,7 +181,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::compression::tests::{gzip, zstd};
+    use crate::boot::compression::tests::{gzip, zstd};
 
     /// What the guest finds, if its kernel leaves it `free` bytes.
     fn loaded(file: &[u8], free: u64) -> Vec<u8> {

@@ -1,6 +1,8 @@
 //! Control of a machine from any thread: a [`Handle`] makes requests, which the event loop of [`Vm::run`](crate::Vm::run)
 //! carries out one after the other, and hears of events.
 
+pub mod stop;
+
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -7,7 +7,7 @@ use std::io::Write;
 use hv_core::kernel::Problem::{Empty, Malformed, NoProgram, TooLarge, Truncated};
 
 use super::*;
-use crate::compression::tests::{gzip, zstd};
+use crate::boot::compression::tests::{gzip, zstd};
 
 const RAM: Range<u64> = 0x8000_0000..0x8000_0000 + (64 << 20);
 
@@ -403,7 +403,7 @@ fn a_payload_ends_in_its_file() {
 fn no_more_is_unpacked_than_memory_holds() {
     let packed = file(&gzip(&vec![1; 4 << 20]));
     let ram = RAM.start..RAM.start + (1 << 20);
-    let whole = compressed::Compression::Whole(crate::compression::Codec::Gzip);
+    let whole = compressed::Compression::Whole(crate::boot::compression::Codec::Gzip);
     let problem = compressed::unpack(whole, packed.reopen().unwrap(), &ram).unwrap_err();
     assert!(
         matches!(

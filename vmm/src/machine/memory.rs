@@ -17,7 +17,7 @@ use vm_memory::{
 };
 
 use crate::Error;
-use crate::host::HugePages;
+use crate::inspect::host::HugePages;
 
 /// What a large page of the G-stage covers, bytes. KVM maps guest memory with such pages where the host address equals
 /// the guest-physical address modulo this size.

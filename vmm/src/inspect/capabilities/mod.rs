@@ -9,11 +9,11 @@ use hv_core::machine::MmuType;
 use hv_core::sbi::{dbcn, legacy};
 
 use crate::Error;
-use crate::irqchip::{Aia, Irqchip, Trigger};
 use crate::kvm::aia::AiaError;
 use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::Register;
 use crate::kvm::{AiaFeatures, Kvm, Vcpu};
+use crate::machine::irqchip::{Aia, Irqchip, Trigger};
 use probe::{Answer, Probe};
 
 /// What KVM on this host can give a guest. All of it is read from KVM; nothing is derived from the kernel's version.
