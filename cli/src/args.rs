@@ -8,10 +8,12 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use hv_vmm::{Config, ConsoleConfig, DiskConfig, IrqchipChoice, NetConfig, Payload, VirtioVersion};
+use hv_vmm::{
+    Config, DeviceConfig, DiskConfig, IrqchipChoice, NetConfig, Payload, RngConfig, VirtioVersion,
+};
 
-use crate::console::{Choice, parse_console};
-use crate::device::{parse_disk, parse_net};
+use crate::console::{Choice, Consoles, parse_console};
+use crate::device::{Located, parse_disk, parse_net};
 use crate::{doctor, manual};
 
 /// Boots a guest under KVM on a RISC-V Linux host.
@@ -77,7 +79,7 @@ pub struct Args {
         value_hint = ValueHint::FilePath,
         help_heading = "What to boot"
     )]
-    pub disks: Vec<DiskConfig>,
+    pub disks: Vec<Located<DiskConfig>>,
 
     /// A network interface, repeatable, connected to the host's tap interface NAME.
     ///
@@ -91,7 +93,7 @@ pub struct Args {
         value_parser = parse_net,
         help_heading = "The machine"
     )]
-    pub nets: Vec<NetConfig>,
+    pub nets: Vec<Located<NetConfig>>,
 
     /// The guest's console, repeatable: serial, virtio, both or none [default: serial].
     ///
@@ -275,27 +277,38 @@ impl Args {
         }
     }
 
-    /// The machine that boots `payload`, with these consoles. It ends when `stop` becomes readable.
-    #[must_use]
-    pub fn config(self, payload: Payload, console: ConsoleConfig, stop: Option<OwnedFd>) -> Config {
-        Config {
-            payload,
-            initrd: self.initrd,
-            dtb: self.dtb,
-            disks: self.disks,
-            nets: self.nets,
-            rng: self.rng,
-            virtio: self.virtio.0,
-            command_line: self.cmdline,
-            cpus: self.cpus,
-            memory: self.memory,
-            hugepages: self.hugepages,
-            irqchip: self.irqchip.0,
-            console,
-            getchar_empty: self.getchar_empty,
-            no_reboot: self.no_reboot,
-            stop,
-        }
+    /// The machine that boots `payload`, with these consoles. It ends when `stop` becomes readable, and the size of its terminal
+    /// may have changed when `resized` does.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn config(
+        self,
+        payload: Payload,
+        consoles: Consoles,
+        resized: Option<OwnedFd>,
+        stop: Option<OwnedFd>,
+    ) -> std::io::Result<Config> {
+        let (serial, console) = consoles.config(resized)?;
+        let disks = self.disks.into_iter().map(Located::config);
+        let nets = self.nets.into_iter().map(Located::config);
+        let rng = self.rng.then(|| DeviceConfig::from(RngConfig::default()));
+        let mut config = Config::new(payload)
+            .cpus(self.cpus)
+            .memory(self.memory)
+            .hugepages(self.hugepages)
+            .irqchip(self.irqchip.0)
+            .virtio(self.virtio.0)
+            .getchar_empty(self.getchar_empty)
+            .no_reboot(self.no_reboot);
+        config.initrd = self.initrd;
+        config.dtb = self.dtb;
+        config.command_line = self.cmdline;
+        config.serial = serial;
+        // They get their slots in this order.
+        config.devices = disks.chain(nets).chain(rng).chain(console).collect();
+        config.stop = stop;
+        Ok(config)
     }
 }
 

@@ -5,9 +5,9 @@ use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use hv_vmm::{Chardev, ConsoleConfig, Placement, PortConfig, Stdio};
+use hv_vmm::{Chardev, ConsoleConfig, DeviceConfig, Location, Stdio};
 
-use crate::device::{parse_placement, split_options};
+use crate::device::{parse_location, split_options};
 
 /// One `--console`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,9 +19,9 @@ pub enum Choice {
     /// The serial port.
     Serial(To),
     /// The virtio console.
-    Virtio(To, Placement),
+    Virtio(To, Location),
     /// A port of the virtio console device, by its name.
-    Port(String, To, Placement),
+    Port(String, To, Location),
 }
 
 /// What a console or a port is connected to.
@@ -47,12 +47,12 @@ pub fn parse_console(text: &str) -> Result<Choice, String> {
     let kind = options.next().unwrap_or_default();
     let mut to = None;
     let mut port = None;
-    let mut placement = Placement::default();
+    let mut location = Location::default();
     for option in options {
         match (kind.as_str(), option.split_once('=')) {
             ("serial" | "virtio", Some(("to", end))) => to = Some(parse_end(end)?),
             ("virtio", Some(("port", name))) => port = Some(parse_name(name)?),
-            ("virtio", _) if parse_placement(&option, &mut placement)? => {}
+            ("virtio", _) if parse_location(&option, &mut location)? => {}
             ("virtio", _) => {
                 return Err(format!(
                     "unknown option {option:?}: expected to=stdio, to=file:PATH, to=pty, to=unix:PATH, port=NAME, slot=0 to 7, \
@@ -77,11 +77,11 @@ pub fn parse_console(text: &str) -> Result<Choice, String> {
         ("none", _) => Ok(Choice::None),
         ("both", _) => Ok(Choice::Both),
         ("serial", _) => Ok(Choice::Serial(to.unwrap_or(To::Stdio))),
-        ("virtio", None) => Ok(Choice::Virtio(to.unwrap_or(To::Stdio), placement)),
+        ("virtio", None) => Ok(Choice::Virtio(to.unwrap_or(To::Stdio), location)),
         ("virtio", Some(name)) => {
             let to = to
                 .ok_or("a port needs a back end: to=unix:PATH, to=pty, to=file:PATH or to=stdio")?;
-            Ok(Choice::Port(name, to, placement))
+            Ok(Choice::Port(name, to, location))
         }
         _ => Err(
             "expected serial, virtio, both or none, and for the first two options such as to=pty"
@@ -122,7 +122,7 @@ pub struct Consoles {
     serial: Option<To>,
     virtio: Option<To>,
     ports: Vec<(String, To)>,
-    placement: Placement,
+    location: Location,
 }
 
 impl Consoles {
@@ -136,7 +136,7 @@ impl Consoles {
             serial: None,
             virtio: None,
             ports: Vec::new(),
-            placement: Placement::default(),
+            location: Location::default(),
         };
         for choice in choices {
             match choice.clone() {
@@ -146,16 +146,16 @@ impl Consoles {
                     set(&mut consoles.virtio, To::Stdio, "virtio console")?;
                 }
                 Choice::Serial(to) => set(&mut consoles.serial, to, "serial port")?,
-                Choice::Virtio(to, placement) => {
+                Choice::Virtio(to, location) => {
                     set(&mut consoles.virtio, to, "virtio console")?;
-                    consoles.place(placement)?;
+                    consoles.place(location)?;
                 }
-                Choice::Port(name, to, placement) => {
+                Choice::Port(name, to, location) => {
                     if consoles.ports.iter().any(|(other, _)| *other == name) {
                         return Err(format!("--console names the port {name} twice"));
                     }
                     consoles.ports.push((name, to));
-                    consoles.place(placement)?;
+                    consoles.place(location)?;
                 }
             }
         }
@@ -178,16 +178,16 @@ impl Consoles {
     }
 
     /// All are on one device, so that it is enough if one of them says where it is.
-    fn place(&mut self, placement: Placement) -> Result<(), String> {
-        let Placement { slot, version } = &mut self.placement;
-        if let (Some(one), Some(other)) = (*slot, placement.slot)
+    fn place(&mut self, location: Location) -> Result<(), String> {
+        let Location { slot, version } = &mut self.location;
+        if let (Some(one), Some(other)) = (*slot, location.slot)
             && one != other
         {
             return Err(format!(
                 "virtio console and ports are one device, which is in slot {one} or {other}, not both"
             ));
         }
-        if let (Some(one), Some(other)) = (*version, placement.version)
+        if let (Some(one), Some(other)) = (*version, location.version)
             && one != other
         {
             return Err(
@@ -195,8 +195,8 @@ impl Consoles {
                     .into(),
             );
         }
-        *slot = slot.or(placement.slot);
-        *version = version.or(placement.version);
+        *slot = slot.or(location.slot);
+        *version = version.or(location.version);
         Ok(())
     }
 
@@ -215,11 +215,15 @@ impl Consoles {
         self.virtio == Some(To::Stdio)
     }
 
-    /// The configuration of the machine. `resized` becomes readable when the size of the terminal changes.
+    /// The chardev of the machine's serial port, and its virtio console device. `resized` becomes readable when the size of the
+    /// terminal changes.
     ///
     /// # Errors
     /// The host has no file descriptor left.
-    pub fn config(self, resized: Option<OwnedFd>) -> std::io::Result<ConsoleConfig> {
+    pub fn config(
+        self,
+        resized: Option<OwnedFd>,
+    ) -> std::io::Result<(Option<Chardev>, Option<DeviceConfig>)> {
         let mut resized = resized;
         let mut chardev = |to| -> std::io::Result<Chardev> {
             Ok(match to {
@@ -234,17 +238,15 @@ impl Consoles {
                 To::Unix(path) => Chardev::Unix(path),
             })
         };
-        Ok(ConsoleConfig {
-            serial: self.serial.map(&mut chardev).transpose()?,
-            virtio: self.virtio.map(&mut chardev).transpose()?,
-            ports: (self.ports.into_iter())
-                .map(|(name, to)| {
-                    let chardev = chardev(to)?;
-                    Ok(PortConfig { name, chardev })
-                })
-                .collect::<std::io::Result<_>>()?,
-            placement: self.placement,
-        })
+        let serial = self.serial.map(&mut chardev).transpose()?;
+        let has_device = self.virtio.is_some() || !self.ports.is_empty();
+        let mut device = ConsoleConfig::default();
+        device.console = self.virtio.map(&mut chardev).transpose()?;
+        for (name, to) in self.ports {
+            device = device.port(name, chardev(to)?);
+        }
+        let device = has_device.then(|| DeviceConfig::from(device).location(self.location));
+        Ok((serial, device))
     }
 }
 
@@ -277,7 +279,7 @@ mod tests {
                 serial,
                 virtio,
                 ports: vec![],
-                placement: Placement::default(),
+                location: Location::default(),
             })
         };
         use To::{Pty, Stdio};
@@ -300,7 +302,7 @@ mod tests {
         let port = "virtio,port=org.example.0,to=unix:socket,slot=7";
         let with_serial = consoles(&[port]).unwrap();
         assert_eq!(with_serial.serial, Some(To::Stdio));
-        assert_eq!(with_serial.placement.slot, Some(7));
+        assert_eq!(with_serial.location.slot, Some(7));
         assert_eq!(
             with_serial.ports,
             [("org.example.0".into(), To::Unix("socket".into()))]
@@ -308,7 +310,7 @@ mod tests {
         assert_eq!(consoles(&[port, "none"]).unwrap().serial, None);
         let beside = consoles(&["virtio,virtio=legacy", port]).unwrap();
         assert_eq!(beside.serial, None);
-        assert_eq!(beside.placement.version, Some(VirtioVersion::Legacy));
+        assert_eq!(beside.location.version, Some(VirtioVersion::Legacy));
         assert!(consoles(&["none", "virtio,port=a,to=stdio"]).is_ok());
     }
 

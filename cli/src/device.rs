@@ -1,6 +1,24 @@
 //! The values of `--disk` and `--net`, and the placement options that they share.
 
-use hv_vmm::{DiskConfig, ImageFormat, NetConfig, Placement, Serial, Vhost, VirtioVersion};
+use hv_vmm::{
+    DeviceConfig, DeviceKind, DiskConfig, ImageFormat, Location, NetConfig, Vhost, VirtioVersion,
+};
+
+/// A device, and where it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located<K> {
+    /// What it is.
+    pub kind: K,
+    /// Where it is.
+    pub location: Location,
+}
+
+impl<K: Into<DeviceKind>> Located<K> {
+    /// The device of a machine.
+    pub fn config(self) -> DeviceConfig {
+        DeviceConfig::from(self.kind).location(self.location)
+    }
+}
 
 /// The parts between single commas; two commas stand for one that belongs to a part.
 pub fn split_options(text: &str) -> Vec<String> {
@@ -12,21 +30,21 @@ pub fn split_options(text: &str) -> Vec<String> {
 }
 
 /// Takes an option that every virtio device has. Answers whether it is one.
-pub fn parse_placement(option: &str, placement: &mut Placement) -> Result<bool, String> {
+pub fn parse_location(option: &str, location: &mut Location) -> Result<bool, String> {
     match option.split_once('=') {
         Some(("slot", number)) => {
             let slot = number.parse().ok().filter(|slot| *slot <= 7);
-            placement.slot = Some(slot.ok_or("slot= expects a number from 0 to 7")?);
+            location.slot = Some(slot.ok_or("slot= expects a number from 0 to 7")?);
         }
-        Some(("virtio", "modern")) => placement.version = Some(VirtioVersion::Modern),
-        Some(("virtio", "legacy")) => placement.version = Some(VirtioVersion::Legacy),
+        Some(("virtio", "modern")) => location.version = Some(VirtioVersion::Modern),
+        Some(("virtio", "legacy")) => location.version = Some(VirtioVersion::Legacy),
         _ => return Ok(false),
     }
     Ok(true)
 }
 
 /// `FILE[,readonly=on|off][,format=raw][,serial=TEXT][,slot=N][,virtio=VERSION]`, where `,,` in the path stands for one comma.
-pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
+pub fn parse_disk(text: &str) -> Result<Located<DiskConfig>, String> {
     let mut path = String::new();
     let mut rest = text;
     let options = loop {
@@ -50,15 +68,10 @@ pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
     if path.is_empty() {
         return Err("expected the path of a disk image".into());
     }
-    let mut disk = DiskConfig {
-        path: path.into(),
-        format: ImageFormat::Auto,
-        readonly: false,
-        serial: Serial::default(),
-        placement: Placement::default(),
-    };
+    let mut disk = DiskConfig::new(path);
+    let mut location = Location::default();
     for option in options.into_iter().flat_map(|options| options.split(',')) {
-        if parse_placement(option, &mut disk.placement)? {
+        if parse_location(option, &mut location)? {
             continue;
         }
         match option.split_once('=') {
@@ -81,18 +94,21 @@ pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
             }
         }
     }
-    Ok(disk)
+    Ok(Located {
+        kind: disk,
+        location,
+    })
 }
 
 /// `tap=NAME[,mac=ADDRESS][,mtu=BYTES][,vhost=auto|on|off][,slot=N][,virtio=VERSION]`.
-pub fn parse_net(text: &str) -> Result<NetConfig, String> {
+pub fn parse_net(text: &str) -> Result<Located<NetConfig>, String> {
     let mut tap = None;
     let mut mac = None;
     let mut mtu = None;
     let mut vhost = Vhost::Auto;
-    let mut placement = Placement::default();
+    let mut location = Location::default();
     for option in text.split(',') {
-        if parse_placement(option, &mut placement)? {
+        if parse_location(option, &mut location)? {
             continue;
         }
         match option.split_once('=') {
@@ -118,12 +134,14 @@ pub fn parse_net(text: &str) -> Result<NetConfig, String> {
             }
         }
     }
-    Ok(NetConfig {
-        tap: tap.ok_or("expected tap=NAME, the name of a tap interface of the host")?,
-        mac,
-        mtu,
-        vhost,
-        placement,
+    let tap = tap.ok_or("expected tap=NAME, the name of a tap interface of the host")?;
+    let mut net = NetConfig::tap(tap);
+    net.mac = mac;
+    net.mtu = mtu;
+    net.vhost = vhost;
+    Ok(Located {
+        kind: net,
+        location,
     })
 }
 
@@ -133,12 +151,14 @@ mod tests {
 
     #[test]
     fn disks() {
-        let disk = |path: &str, readonly, serial: &str| DiskConfig {
-            path: path.into(),
-            format: ImageFormat::Auto,
-            readonly,
-            serial: serial.parse().unwrap(),
-            placement: Placement::default(),
+        let disk = |path: &str, readonly, serial: &str| {
+            let mut disk = DiskConfig::new(path);
+            disk.readonly = readonly;
+            disk.serial = serial.parse().unwrap();
+            Located {
+                kind: disk,
+                location: Location::default(),
+            }
         };
         assert_eq!(parse_disk("a.img"), Ok(disk("a.img", false, "")));
         assert_eq!(parse_disk("a.img,readonly=on"), Ok(disk("a.img", true, "")));
@@ -147,10 +167,10 @@ mod tests {
             Ok(disk("a,b.img", false, "S 1"))
         );
         let placed = parse_disk("a.img,slot=7,virtio=legacy").unwrap();
-        assert_eq!(placed.placement.slot, Some(7));
-        assert_eq!(placed.placement.version, Some(VirtioVersion::Legacy));
+        assert_eq!(placed.location.slot, Some(7));
+        assert_eq!(placed.location.version, Some(VirtioVersion::Legacy));
         let raw = parse_disk("a.img,format=raw").unwrap();
-        assert_eq!(raw.format, ImageFormat::Raw);
+        assert_eq!(raw.kind.format, ImageFormat::Raw);
         for wrong in [
             "a.img,format=",
             "a.img,format=qcow2",
@@ -172,14 +192,23 @@ mod tests {
     #[test]
     fn nets() {
         let net = parse_net("tap=tap0,mac=52:54:00:12:34:56,slot=3").unwrap();
-        assert_eq!((net.tap.as_str(), net.placement.slot), ("tap0", Some(3)));
-        assert_eq!(net.mac.unwrap().to_string(), "52:54:00:12:34:56");
-        assert_eq!(parse_net("tap=tap0").unwrap().mac, None);
-        assert_eq!(parse_net("tap=tap0").unwrap().mtu, None);
-        assert_eq!(parse_net("tap=tap0,mtu=68").unwrap().mtu, Some(68));
-        assert_eq!(parse_net("tap=tap0,mtu=65535").unwrap().mtu, Some(65535));
-        assert_eq!(parse_net("tap=tap0").unwrap().vhost, Vhost::Auto);
-        assert_eq!(parse_net("vhost=off,tap=tap0").unwrap().vhost, Vhost::Off);
+        assert_eq!(
+            (net.kind.tap.as_str(), net.location.slot),
+            ("tap0", Some(3))
+        );
+        assert_eq!(net.kind.mac.unwrap().to_string(), "52:54:00:12:34:56");
+        assert_eq!(parse_net("tap=tap0").unwrap().kind.mac, None);
+        assert_eq!(parse_net("tap=tap0").unwrap().kind.mtu, None);
+        assert_eq!(parse_net("tap=tap0,mtu=68").unwrap().kind.mtu, Some(68));
+        assert_eq!(
+            parse_net("tap=tap0,mtu=65535").unwrap().kind.mtu,
+            Some(65535)
+        );
+        assert_eq!(parse_net("tap=tap0").unwrap().kind.vhost, Vhost::Auto);
+        assert_eq!(
+            parse_net("vhost=off,tap=tap0").unwrap().kind.vhost,
+            Vhost::Off
+        );
         for wrong in [
             "",
             "tap=",

@@ -3,6 +3,7 @@
 //! The program is [`main`]. Other programs can parse hvrun's arguments by [`Args`], and get the machine that they describe
 //! from [`Args::config`].
 
+mod advice;
 mod args;
 mod console;
 mod device;
@@ -25,7 +26,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub use args::{Args, Command, HelpFlag, Irqchip, Virtio};
 pub use console::{Choice, Consoles, To};
-pub use device::parse_disk;
+pub use device::{Located, parse_disk};
 pub use logger::start as start_log;
 
 /// The guest powered off.
@@ -144,16 +145,16 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
         .transpose()?;
     let dump_dtb = args.dump_dtb.take();
     let stop = ended_by.as_fd().try_clone_to_owned()?;
-    let config = args.config(payload, consoles.config(resized)?, Some(stop));
+    let config = args.config(payload, consoles, resized, Some(stop))?;
     let (outcome, complete) = match boot(config, dump_dtb.as_deref(), have_stdio) {
         Ok(None) => return Ok(ExitCode::SUCCESS),
         Ok(Some(outcome)) => (outcome, true),
         Err(Error::Stopped) => (Outcome::Stopped, true),
         Err(error @ Error::OutputLost { outcome, .. }) => {
-            logger::say(&error.to_string());
+            logger::say(&advice::message(&error));
             (outcome, false)
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(advice::message(&error).into()),
     };
     let code = match outcome {
         Outcome::PowerOff => EXIT_SUCCESS,

@@ -12,8 +12,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hv_vmm::{
-    Chardev, Config, ConsoleConfig, DiskConfig, ImageFormat, IrqchipChoice, NetConfig, Payload,
-    Placement, Serial, Stdio, VirtioVersion, Vm,
+    Chardev, Config, ConsoleConfig, DiskConfig, ImageFormat, NetConfig, Payload, RngConfig, Stdio,
+    Vm,
 };
 
 /// How long the guest runs between two pauses.
@@ -55,45 +55,22 @@ fn config() -> Result<Config, Box<dyn Error>> {
         found.and_then(|pair| pair.get(1)).cloned()
     };
     let needed = |name: &str| value(name).ok_or_else(|| format!("{name} is missing"));
-    let disk = DiskConfig {
-        path: needed("--disk")?.into(),
-        format: ImageFormat::Raw,
-        readonly: false,
-        serial: Serial::default(),
-        placement: Placement::default(),
-    };
-    let net = NetConfig {
-        tap: needed("--tap")?,
-        mac: None,
-        mtu: None,
-        vhost: Default::default(),
-        placement: Placement::default(),
-    };
-    Ok(Config {
-        payload: Payload::Kernel(needed("--kernel")?.into()),
-        initrd: value("--initrd").map(Into::into),
-        dtb: None,
-        disks: vec![disk],
-        nets: vec![net],
-        rng: true,
-        virtio: VirtioVersion::Modern,
-        command_line: Some("console=ttyS0 console=hvc0 root=/dev/vda rw".into()),
-        cpus: 4,
-        memory: 512 << 20,
-        hugepages: false,
-        irqchip: IrqchipChoice::Auto,
-        console: ConsoleConfig {
-            serial: Some(Chardev::File(needed("--serial")?.into())),
-            virtio: Some(Chardev::Stdio(Stdio {
-                input: Some(File::from(std::io::stdin().as_fd().try_clone_to_owned()?)),
-                output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
-                escape: false,
-                resized: None,
-            })),
-            ..ConsoleConfig::default()
-        },
-        getchar_empty: -1,
-        no_reboot: false,
-        stop: None,
-    })
+    let mut disk = DiskConfig::new(needed("--disk")?);
+    disk.format = ImageFormat::Raw;
+    let console = Chardev::Stdio(Stdio {
+        input: Some(File::from(std::io::stdin().as_fd().try_clone_to_owned()?)),
+        output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
+        escape: false,
+        resized: None,
+    });
+    let mut config = Config::new(Payload::Kernel(needed("--kernel")?.into()))
+        .command_line("console=ttyS0 console=hvc0 root=/dev/vda rw")
+        .cpus(4)
+        .serial(Chardev::File(needed("--serial")?.into()))
+        .device(disk)
+        .device(NetConfig::tap(needed("--tap")?))
+        .device(RngConfig::default())
+        .device(ConsoleConfig::new(console));
+    config.initrd = value("--initrd").map(Into::into);
+    Ok(config)
 }

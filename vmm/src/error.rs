@@ -1,4 +1,4 @@
-//! The errors of a machine, each in one line for the user: what is wrong, and what to do.
+//! The errors of a machine, each in one line: what is wrong. What to do about it is for the program to say, whose options it names.
 
 use std::io;
 use std::path::PathBuf;
@@ -51,9 +51,7 @@ pub enum Error {
         problem: String,
     },
     /// Kernel, initrd and device tree do not fit into the guest's memory together.
-    #[error(
-        "the {what} does not fit into the guest's {memory} MiB of memory beside the kernel; give it more with --memory"
-    )]
+    #[error("the {what} does not fit into the guest's {memory} MiB of memory beside the kernel")]
     DoesNotFit {
         /// Which of them was placed last.
         what: &'static str,
@@ -109,13 +107,20 @@ pub enum Error {
         "virtio slot {0} is given to two devices; give one of them another slot, or none to have it chosen"
     )]
     SlotTaken(u32),
+    /// Two devices with one id.
+    #[error("two devices have the id {0:?}; give one of them another")]
+    SameId(String),
+    /// More than one virtio console device.
+    #[error("a guest has one virtio console device at most; give that one more ports")]
+    TwoConsoles,
+    /// A virtio console device without a port.
+    #[error("a virtio console device has a console or ports, and this one has neither")]
+    ConsoleOfNothing,
     /// No harts, or too many.
-    #[error("a guest has at least one CPU; use --cpus 1 or more")]
+    #[error("a guest has at least one CPU")]
     NoCpus,
     /// More vCPUs than KVM allows here.
-    #[error(
-        "{asked} CPUs are more than the {max} that KVM allows a guest on this host; use --cpus {max} or fewer"
-    )]
+    #[error("{asked} CPUs are more than the {max} that KVM allows a guest on this host")]
     TooManyCpus {
         /// What the user wants.
         asked: u32,
@@ -124,19 +129,14 @@ pub enum Error {
     },
     /// Not a size of memory that a guest can have.
     #[error(
-        "{0} bytes is no size for a guest's memory: it must be a multiple of 4 KiB and more than 0, such as --memory 512M"
+        "{0} bytes is no size for a guest's memory: it must be a multiple of 4 KiB and more than 0"
     )]
     MemorySize(u64),
     /// Not a size of memory that huge pages make up.
-    #[error(
-        "{0} bytes of memory are not made up of huge pages: with --hugepages, --memory is a multiple of 2M"
-    )]
+    #[error("{0} bytes of memory are not made up of huge pages of 2 MiB")]
     MemorySizeOfHugePages(u64),
     /// The host has reserved fewer huge pages than the guest's memory is made of.
-    #[error(
-        "the guest's memory is {wanted} huge pages of 2 MiB, and the host has {free} to give; reserve more with \
-         'sudo sysctl vm.nr_hugepages={enough}', or do without --hugepages"
-    )]
+    #[error("the guest's memory is {wanted} huge pages of 2 MiB, and the host has {free} to give")]
     TooFewHugePages {
         /// Pages.
         wanted: u64,
@@ -146,14 +146,12 @@ pub enum Error {
         enough: u64,
     },
     /// The host's kernel cannot reserve huge pages.
-    #[error(
-        "this host's kernel has no huge pages of 2 MiB to reserve (CONFIG_HUGETLBFS); do without --hugepages"
-    )]
+    #[error("this host's kernel has no huge pages of 2 MiB to reserve (CONFIG_HUGETLBFS)")]
     NoHugePages,
     /// More RAM than the G-stage can address.
     #[error(
         "{} MiB of memory is more than this host's KVM can address for a guest ({bits} bits of guest-physical address, so at \
-         most {} MiB); use a smaller --memory", .size >> 20, .max >> 20
+         most {} MiB)", .size >> 20, .max >> 20
     )]
     MemoryBeyondGuestPhysical {
         /// Bytes wanted.
@@ -164,18 +162,16 @@ pub enum Error {
         bits: u32,
     },
     /// The host has no memory for the guest's.
-    #[error("the host has no {} MiB of address space for the guest's memory; use a smaller --memory", .size >> 20)]
+    #[error("the host has no {} MiB of address space for the guest's memory", .size >> 20)]
     NoHostMemory {
         /// Bytes.
         size: u64,
     },
     /// An AIA was asked for and the host has none to give.
-    #[error(
-        "this host's KVM has no in-kernel AIA; use --irqchip plic, or --irqchip auto to take what the host has"
-    )]
+    #[error("this host's KVM has no in-kernel AIA")]
     NoAia,
     /// An AIA was asked for, the host has one, and KVM does not give it to the guest.
-    #[error("the guest cannot have an AIA: {0}; use --irqchip plic")]
+    #[error("the guest cannot have an AIA: {0}")]
     Aia(#[from] AiaError),
     /// The device tree cannot be built.
     #[error("cannot build the guest's device tree: {0}")]

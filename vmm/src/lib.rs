@@ -1,32 +1,13 @@
 //! hvrun's virtual machine monitor as a library: a guest on Linux KVM, on a RISC-V host.
 //!
 //! ```no_run
-//! use hv_vmm::{
-//!     Config, Chardev, ConsoleConfig, IrqchipChoice, Outcome, Payload, VirtioVersion, Vm,
-//! };
+//! use hv_vmm::{Chardev, Config, DiskConfig, Outcome, Payload, Vm};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let config = Config {
-//!     payload: Payload::Kernel("Image".into()),
-//!     initrd: Some("initrd.img".into()),
-//!     dtb: None,
-//!     disks: vec![],
-//!     nets: vec![],
-//!     rng: true,
-//!     virtio: VirtioVersion::Modern,
-//!     command_line: None,
-//!     cpus: 2,
-//!     memory: 512 << 20,
-//!     hugepages: false,
-//!     irqchip: IrqchipChoice::Auto,
-//!     console: ConsoleConfig {
-//!         serial: Some(Chardev::File("console.log".into())),
-//!         ..ConsoleConfig::default()
-//!     },
-//!     getchar_empty: -1,
-//!     no_reboot: false,
-//!     stop: None,
-//! };
+//! let config = Config::new(Payload::Kernel("Image".into()))
+//!     .cpus(2)
+//!     .serial(Chardev::File("console.log".into()))
+//!     .device(DiskConfig::new("root.img"));
 //! match Vm::new(config)?.run()? {
 //!     Outcome::PowerOff => println!("the guest switched itself off"),
 //!     outcome => println!("{outcome:?}"),
@@ -49,6 +30,7 @@ mod boot;
 mod config;
 mod consoles;
 mod control;
+mod devices;
 mod error;
 mod inspect;
 mod kvm;
@@ -58,9 +40,12 @@ mod vm;
 
 pub use boot::files::{BootFile, BootFiles};
 pub use boot::kernel::Problem as KernelProblem;
-pub use config::{Config, DiskConfig, IrqchipChoice, NetConfig, Payload, Placement};
-pub use consoles::{Chardev, ConsoleConfig, PortConfig, PseudoTerminal, Stdio};
+pub use config::{Config, IrqchipChoice, Payload};
+pub use consoles::{Chardev, PseudoTerminal, Stdio};
 pub use control::{Event, Handle, Refused, Status};
+pub use devices::{
+    ConsoleConfig, DeviceConfig, DeviceKind, DiskConfig, Location, NetConfig, PortConfig, RngConfig,
+};
 pub use error::Error;
 pub use hv_devices::chardev::LostOutput;
 pub use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};

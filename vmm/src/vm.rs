@@ -18,6 +18,7 @@ use crate::config::{Config, Inputs};
 use crate::consoles::{Consoles, PseudoTerminal};
 use crate::control::stop::Stop;
 use crate::control::{Asked, Control, Controlled, Event, Handle, Request, Status};
+use crate::devices::Devices;
 use crate::inspect::capabilities;
 use crate::kvm::Kvm;
 use crate::machine::alarm::Alarm;
@@ -25,7 +26,6 @@ use crate::machine::board::{Blueprint, Board, RunningBoard};
 use crate::machine::ending::{End, Ending};
 use crate::machine::memory::HUGE_PAGE;
 use crate::machine::restarts::{self, Restarts};
-use crate::machine::virtio::Slots;
 use crate::vcpu::{self, Command};
 use crate::{Error, Outcome};
 
@@ -76,8 +76,8 @@ impl Vm {
         let mut config = config;
         let stop = Stop::new(config.stop.take())?;
         let inputs = config.inputs();
-        let consoles = Consoles::open(&config.console, &inputs, &stop)?;
-        let virtio = Slots::open(&config, consoles.ports(), &stop)?;
+        let consoles = Consoles::open(config.serial.as_ref(), config.console(), &inputs, &stop)?;
+        let virtio = Devices::open(&config, consoles.ports(), &stop)?;
         let mut blueprint = Blueprint {
             kvm,
             payload: config.payload,

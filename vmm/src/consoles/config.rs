@@ -1,34 +1,10 @@
-//! The configuration of a guest's consoles.
+//! Chardevs, as the owner of a machine asks for them.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use crate::config::Placement;
-
-/// The guest's consoles and ports. The default is none at all.
-#[derive(Debug, Default)]
-pub struct ConsoleConfig {
-    /// The chardev of the serial port, which every guest has (Linux's `ttyS0`). With `None`, it gets no input, and its output
-    /// goes to the virtio console's chardev, if there is one, for messages from before the guest has a driver for that.
-    /// Lines that a Linux kernel logs to both appear once.
-    pub serial: Option<Chardev>,
-    /// The chardev of a virtio console (`hvc0`), if there is one.
-    pub virtio: Option<Chardev>,
-    /// Further ports of the virtio console device, which are not consoles.
-    pub ports: Vec<PortConfig>,
-    /// Where the virtio console device is, if there is one.
-    pub placement: Placement,
-}
-
-/// A named channel between guest and host.
-#[derive(Debug)]
-pub struct PortConfig {
-    /// Its name in the guest (`/dev/virtio-ports/NAME`).
-    pub name: String,
-    /// What it is connected to.
-    pub chardev: Chardev,
-}
+use crate::devices::ConsoleConfig;
 
 /// A character device of the host's (QEMU's term): what a console or a port of the guest is connected to.
 #[derive(Debug)]
@@ -60,17 +36,14 @@ pub struct Stdio {
     pub resized: Option<OwnedFd>,
 }
 
-impl ConsoleConfig {
-    /// Whether the machine has a virtio console device.
-    pub(crate) fn has_device(&self) -> bool {
-        self.virtio.is_some() || !self.ports.is_empty()
-    }
-
-    /// The kernel arguments for the consoles. The last console that a kernel has a driver for is its /dev/console. It may have
-    /// no driver for a virtio console before its initrd has loaded one, and without any console it cannot report an error.
-    pub(crate) fn kernel_arguments(&self) -> impl Iterator<Item = &'static str> {
-        let serial = (self.serial.is_some() || self.virtio.is_some()).then_some("console=ttyS0");
-        let virtio = self.virtio.as_ref().map(|_| "console=hvc0");
-        serial.into_iter().chain(virtio)
-    }
+/// The kernel arguments for the consoles. The last console that a kernel has a driver for is its /dev/console. It may have
+/// no driver for a virtio console before its initrd has loaded one, and without any console it cannot report an error.
+pub fn kernel_arguments(
+    serial: Option<&Chardev>,
+    device: Option<&ConsoleConfig>,
+) -> impl Iterator<Item = &'static str> {
+    let virtio = device.and_then(|device| device.console.as_ref());
+    let serial = serial.or(virtio).map(|_| "console=ttyS0");
+    let virtio = virtio.map(|_| "console=hvc0");
+    serial.into_iter().chain(virtio)
 }

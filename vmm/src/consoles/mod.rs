@@ -32,12 +32,13 @@ use hv_devices::virtio::console::{MAX_PORTS, PortConfig as DevicePort, Ports};
 use crate::Error;
 use crate::config::Inputs;
 use crate::control::stop::Stop;
+use crate::devices::ConsoleConfig;
 use feed::Input;
 use resize::Resize;
 use socket::SocketSource;
 use stdio::StdioSource;
 
-pub use config::{Chardev, ConsoleConfig, PortConfig, Stdio};
+pub use config::{Chardev, Stdio, kernel_arguments};
 
 /// A pseudo-terminal that somebody may open to be at a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,16 +101,33 @@ struct Opened {
     on_terminal: bool,
 }
 
+/// What the machine's owner asks for, for the consoles.
+#[derive(Clone, Copy)]
+struct Chardevs<'a> {
+    serial: Option<&'a Chardev>,
+    virtio: Option<&'a Chardev>,
+}
+
 impl Consoles {
-    /// Opens everything that `config` names; files are not changed yet. The escape key of its terminal asks for `stop`.
+    /// Opens the chardevs of the serial port, and of the virtio console device if there is one; files are not changed yet. The escape key of its terminal asks for `stop`.
     ///
     /// # Errors
     /// Something cannot be opened, or is one of `inputs`, or there are more ports than a device has, or `stop` came first.
-    pub fn open(config: &ConsoleConfig, inputs: &Inputs, stop: &Stop) -> Result<Consoles, Error> {
-        let most = MAX_PORTS.saturating_sub(config.virtio.iter().count());
-        if config.ports.len() > most {
+    pub fn open(
+        serial: Option<&Chardev>,
+        device: Option<&ConsoleConfig>,
+        inputs: &Inputs,
+        stop: &Stop,
+    ) -> Result<Consoles, Error> {
+        let chardevs = Chardevs {
+            serial,
+            virtio: device.and_then(|device| device.console.as_ref()),
+        };
+        let ports = device.map_or(&[][..], |device| &device.ports);
+        let most = MAX_PORTS.saturating_sub(usize::from(chardevs.virtio.is_some()));
+        if ports.len() > most {
             return Err(Error::TooManyPorts {
-                asked: config.ports.len(),
+                asked: ports.len(),
                 max: most,
             });
         }
@@ -129,13 +147,13 @@ impl Consoles {
         };
         let mut open =
             |chardev, name, is_console| consoles.open_one(chardev, name, is_console, inputs, stop);
-        let serial = (config.serial.as_ref())
+        let serial = (chardevs.serial)
             .map(|chardev| open(chardev, "serial port".into(), true))
             .transpose()?;
-        let virtio = (config.virtio.as_ref())
+        let virtio = (chardevs.virtio)
             .map(|chardev| open(chardev, "virtio console".into(), true))
             .transpose()?;
-        let channels = (config.ports.iter())
+        let channels = (ports.iter())
             .map(|port| open(&port.chardev, format!("port {}", port.name), false))
             .collect::<Result<Vec<_>, _>>()?;
 
@@ -146,7 +164,7 @@ impl Consoles {
         let mut stream = || merged.as_mut().and_then(Merged::stream);
         let (mut console, early) = (stream(), stream().zip(stream()));
         consoles.merged = merged;
-        let names = config.ports.iter().map(|port| port.name.clone());
+        let names = ports.iter().map(|port| port.name.clone());
         let names = virtio.iter().map(|_| String::new()).chain(names);
         let devices = virtio.iter().chain(&channels);
         let ports: Vec<DevicePort> = names
@@ -163,7 +181,7 @@ impl Consoles {
             let ports = Ports::new(ports).map_err(Error::host("make a virtio console"))?;
             consoles.ports = Some(Arc::new(ports));
         }
-        consoles.connect(config, serial, virtio, channels)?;
+        consoles.connect(chardevs, serial, virtio, channels)?;
         if let Some((serial, firmware)) = early {
             consoles.serial = serial;
             consoles.firmware.output = firmware;
@@ -174,7 +192,7 @@ impl Consoles {
     /// Connects the devices with their chardevs.
     fn connect(
         &mut self,
-        config: &ConsoleConfig,
+        chardevs: Chardevs,
         serial: Option<Opened>,
         virtio: Option<Opened>,
         channels: Vec<Opened>,
@@ -185,9 +203,9 @@ impl Consoles {
             self.serial = first.output.clone();
             self.firmware.output = first.output.clone();
         }
-        let is_stdio = |chardev: &Option<Chardev>| matches!(chardev, Some(Chardev::Stdio(_)));
+        let is_stdio = |chardev: Option<&Chardev>| matches!(chardev, Some(Chardev::Stdio(_)));
         if let (Some(opened), Some(console)) = (&virtio, &console)
-            && (serial.is_none() || (is_stdio(&config.virtio) && !is_stdio(&config.serial)))
+            && (serial.is_none() || (is_stdio(chardevs.virtio) && !is_stdio(chardevs.serial)))
         {
             self.firmware = Firmware {
                 output: opened.output.clone(),

@@ -4,6 +4,26 @@ use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 
 use super::*;
+use crate::devices::PortConfig;
+
+/// The consoles of a machine.
+#[derive(Default)]
+struct Asked {
+    serial: Option<Chardev>,
+    virtio: Option<Chardev>,
+    ports: Vec<PortConfig>,
+}
+
+fn open(asked: Asked) -> Result<Consoles, Error> {
+    let has_device = asked.virtio.is_some() || !asked.ports.is_empty();
+    let mut device = asked
+        .virtio
+        .map_or_else(ConsoleConfig::default, ConsoleConfig::new);
+    device.ports = asked.ports;
+    let device = has_device.then_some(&device);
+    let stop = Stop::new(None).unwrap();
+    Consoles::open(asked.serial.as_ref(), device, &Inputs::default(), &stop)
+}
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -20,10 +40,8 @@ fn stdio() -> (Chardev, PipeReader) {
 }
 
 /// What appears on the open file when the guest prints by the UART and by SBI, and what SBI reads from.
-fn printed(config: ConsoleConfig, mut reader: PipeReader) -> (String, bool) {
-    let stop = Stop::new(None).unwrap();
-    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
-    drop(config);
+fn printed(config: Asked, mut reader: PipeReader) -> (String, bool) {
+    let consoles = open(config).unwrap();
     consoles.serial().write(b"uart");
     assert!(consoles.flush(LONG));
     consoles.firmware_output().write(b"sbi");
@@ -37,38 +55,38 @@ fn printed(config: ConsoleConfig, mut reader: PipeReader) -> (String, bool) {
 
 #[test]
 fn early_output_follows_the_open_files() {
-    type Make = fn(Chardev) -> ConsoleConfig;
+    type Make = fn(Chardev) -> Asked;
     let cases: [(Make, &str, bool); 4] = [
         (
-            |stdio| ConsoleConfig {
+            |stdio| Asked {
                 serial: Some(stdio),
-                ..ConsoleConfig::default()
+                ..Asked::default()
             },
             "uartsbi",
             false,
         ),
         (
-            |stdio| ConsoleConfig {
+            |stdio| Asked {
                 virtio: Some(stdio),
-                ..ConsoleConfig::default()
+                ..Asked::default()
             },
             "uartsbi",
             true,
         ),
         (
-            |stdio| ConsoleConfig {
+            |stdio| Asked {
                 serial: Some(Chardev::Pty),
                 virtio: Some(stdio),
-                ..ConsoleConfig::default()
+                ..Asked::default()
             },
             "sbi",
             true,
         ),
         (
-            |stdio| ConsoleConfig {
+            |stdio| Asked {
                 serial: Some(stdio),
                 virtio: Some(Chardev::Pty),
-                ..ConsoleConfig::default()
+                ..Asked::default()
             },
             "uartsbi",
             false,
@@ -90,31 +108,28 @@ fn port(number: usize) -> PortConfig {
 
 #[test]
 fn ports_are_counted_and_named() {
-    let stop = Stop::new(None).unwrap();
-    let mut config = ConsoleConfig {
-        virtio: Some(Chardev::Pty),
-        ports: (1..MAX_PORTS).map(port).collect(),
-        ..ConsoleConfig::default()
+    let asked = |virtio: Option<Chardev>, ports: usize| Asked {
+        virtio,
+        ports: (0..ports).map(port).collect(),
+        ..Asked::default()
     };
-    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+    let consoles = open(asked(Some(Chardev::Pty), MAX_PORTS - 1)).unwrap();
     let names: Vec<_> = consoles
         .terminals()
         .iter()
         .map(|one| &one.console)
         .collect();
     assert_eq!(names.len(), MAX_PORTS);
-    assert_eq!(names[..2], ["virtio console", "port port1"]);
+    assert_eq!(names[..2], ["virtio console", "port port0"]);
     assert!(consoles.ports().unwrap().get(MAX_PORTS - 1).is_some());
     assert_eq!(consoles.subscribers().count(), MAX_PORTS);
-    config.ports.push(port(0));
     assert!(matches!(
-        Consoles::open(&config, &Inputs::default(), &stop),
+        open(asked(Some(Chardev::Pty), MAX_PORTS)),
         Err(Error::TooManyPorts { asked: MAX_PORTS, max }) if max == MAX_PORTS - 1
     ));
-    config.virtio = None;
-    assert!(Consoles::open(&config, &Inputs::default(), &stop).is_ok());
+    assert!(open(asked(None, MAX_PORTS)).is_ok());
 
-    let none = Consoles::open(&ConsoleConfig::default(), &Inputs::default(), &stop).unwrap();
+    let none = open(Asked::default()).unwrap();
     assert!(none.ports().is_none());
     assert_eq!(none.subscribers().count(), 0);
     none.serial().write(b"dropped");
@@ -126,15 +141,14 @@ fn ports_are_counted_and_named() {
 fn a_stuck_client_holds_back_its_channel_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
-    let config = ConsoleConfig {
+    let config = Asked {
         ports: vec![PortConfig {
             name: "stuck".into(),
             chardev: Chardev::Unix(path.clone()),
         }],
-        ..ConsoleConfig::default()
+        ..Asked::default()
     };
-    let stop = Stop::new(None).unwrap();
-    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+    let consoles = open(config).unwrap();
     let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
     let mut events = event_manager::EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
     for subscriber in consoles.subscribers() {
@@ -158,16 +172,15 @@ fn a_stuck_client_holds_back_its_channel_alone() {
 /// SBI speaks by the virtio console only if that one has the standard streams to itself.
 #[test]
 fn the_console_of_sbi_is_the_serial_port_unless_only_the_other_has_the_open_files() {
-    let stop = Stop::new(None).unwrap();
     let (first, _reader) = stdio();
     let (second, _reader) = stdio();
     for (serial, virtio) in [(Chardev::Pty, Chardev::Pty), (first, second)] {
-        let config = ConsoleConfig {
+        let config = Asked {
             serial: Some(serial),
             virtio: Some(virtio),
-            ..ConsoleConfig::default()
+            ..Asked::default()
         };
-        let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+        let consoles = open(config).unwrap();
         assert!(consoles.firmware_input().is_none());
     }
 }
@@ -201,14 +214,13 @@ impl hv_devices::interrupt::IrqLine for NoLine {
 
 #[test]
 fn input_reaches_the_device_of_its_console() {
-    let stop = Stop::new(None).unwrap();
     let mut bytes = [0; 16];
 
-    let config = ConsoleConfig {
+    let config = Asked {
         serial: Some(typed("to the uart")),
-        ..ConsoleConfig::default()
+        ..Asked::default()
     };
-    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+    let consoles = open(config).unwrap();
     let uart = Arc::new(Uart::new(Arc::new(NoLine), consoles.serial().clone()));
     consoles.attach_serial(&uart).unwrap();
     let mut loops = events(&consoles);
@@ -223,11 +235,11 @@ fn input_reaches_the_device_of_its_console() {
     }
     assert_eq!(received, b"to the uart");
 
-    let config = ConsoleConfig {
+    let config = Asked {
         virtio: Some(typed("to the port")),
-        ..ConsoleConfig::default()
+        ..Asked::default()
     };
-    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+    let consoles = open(config).unwrap();
     let mut loops = events(&consoles);
     assert!(loops.run_with_timeout(60_000).unwrap() > 0);
     let count = consoles.firmware_input().unwrap().take_received(&mut bytes);
@@ -242,15 +254,14 @@ fn a_file_is_emptied_when_the_guest_begins() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     std::fs::write(&path, "from before").unwrap();
-    let config = ConsoleConfig {
+    let config = || Asked {
         serial: Some(Chardev::File(path.clone())),
-        ..ConsoleConfig::default()
+        ..Asked::default()
     };
-    let stop = Stop::new(None).unwrap();
-    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+    let consoles = open(config()).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"from before");
     assert!(matches!(
-        Consoles::open(&config, &Inputs::default(), &stop),
+        open(config()),
         Err(Error::Chardev(chardev::OpenError::FileInUse { .. }))
     ));
     consoles.empty_files().unwrap();
@@ -262,12 +273,11 @@ fn a_file_is_emptied_when_the_guest_begins() {
 
 #[test]
 fn output_that_cannot_be_written_is_told_of() {
-    let config = ConsoleConfig {
+    let config = Asked {
         serial: Some(Chardev::File("/dev/full".into())),
-        ..ConsoleConfig::default()
+        ..Asked::default()
     };
-    let stop = Stop::new(None).unwrap();
-    let consoles = Consoles::open(&config, &Inputs::default(), &stop).unwrap();
+    let consoles = open(config).unwrap();
     consoles.empty_files().unwrap();
     consoles.serial().write(b"text");
     assert!(consoles.flush(LONG));

@@ -23,6 +23,7 @@ use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
 use crate::consoles::Consoles;
 use crate::control::stop::Stop;
+use crate::devices::Devices;
 use crate::inspect::capabilities;
 use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::{Core, Register, SbiExtension};
@@ -30,7 +31,6 @@ use crate::kvm::{Access, Kvm, Vcpu, Vm};
 use crate::machine::ending::Ending;
 use crate::machine::irqchip::{self, Aia, Irqchip, PlicChip, Trigger};
 use crate::machine::memory::GuestRam;
-use crate::machine::virtio::Slots;
 use crate::machine::wakeup::Wakeup;
 use crate::vcpu::counters;
 use crate::vcpu::sbi_platform::SbiPlatform;
@@ -48,7 +48,7 @@ pub struct Blueprint {
     /// The user's device tree file, if there is one.
     pub dtb: Option<PathBuf>,
     /// The virtio devices, and the files and interfaces of the host that are open for them.
-    pub virtio: Slots,
+    pub virtio: Devices,
     /// The kernel's command line, unless firmware or the user's device tree determine it.
     pub command_line: Option<String>,
     /// Number of harts.

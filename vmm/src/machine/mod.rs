@@ -6,5 +6,4 @@ pub mod ending;
 pub mod irqchip;
 pub mod memory;
 pub mod restarts;
-pub mod virtio;
 pub mod wakeup;

@@ -18,7 +18,7 @@ use hv_lab::bare::bundle::{self, Device, Guest, Needs};
 use hv_lab::bare::{Disk, Machine, pipe};
 use hv_lab::host::HostChip;
 use hv_lab::provision::{self, Qemu};
-use hv_vmm::{BootFile, BootFiles, Config, ConsoleConfig, IrqchipChoice, VirtioVersion};
+use hv_vmm::{BootFile, BootFiles, Config, IrqchipChoice, VirtioVersion};
 use hvrun_cli::{Choice, Consoles, To};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tempfile::TempDir;
@@ -172,7 +172,7 @@ fn refusal(args: &hvrun_cli::Args) -> Option<String> {
     if args
         .disks
         .iter()
-        .any(|disk| other_version(disk.placement.version))
+        .any(|disk| other_version(disk.location.version))
     {
         return cannot("a disk with other registers than the rest")
             .map(|text| text + "; give all of them --virtio");
@@ -188,13 +188,12 @@ fn config(args: hvrun_cli::Args) -> Result<Config, Failure> {
     let payload = args.payload().map_err(usage)?;
     // The serial port is stdin and stdout, which QEMU opens.
     let consoles = Consoles::new(&[]).map_err(usage)?;
-    let console: ConsoleConfig = consoles.config(None)?;
-    Ok(args.config(payload, console, None))
+    Ok(args.config(payload, consoles, None, None)?)
 }
 
 /// The machine's disks, each in the slot in which the guest has it.
 fn disks(config: &Config) -> Result<Vec<Disk>, Failure> {
-    let slots = config.disk_slots().map_err(hvrun_failure)?;
+    let disks = config.disks().map_err(hvrun_failure)?;
     let disk = |(disk, slot): (&hv_vmm::DiskConfig, u32)| {
         // QEMU locks it for as long as it runs. Here is what hvrun would say.
         drop(block::Raw::open(&disk.path, disk.readonly, disk.format).map_err(hvrun_failure)?);
@@ -205,7 +204,7 @@ fn disks(config: &Config) -> Result<Vec<Disk>, Failure> {
             serial: disk.serial.to_string(),
         })
     };
-    config.disks.iter().zip(slots).map(disk).collect()
+    disks.into_iter().map(disk).collect()
 }
 
 /// The guest of a bundle in `directory`, where its files are.

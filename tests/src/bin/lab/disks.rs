@@ -42,7 +42,7 @@ fn images(arguments: &[String]) -> Vec<(PathBuf, bool)> {
             None => None,
         };
         let disk = value.and_then(|value| hvrun_cli::parse_disk(value).ok());
-        images.extend(disk.map(|disk| (disk.path, disk.readonly)));
+        images.extend(disk.map(|disk| (disk.kind.path, disk.kind.readonly)));
     }
     images
 }

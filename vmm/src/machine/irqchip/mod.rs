@@ -129,7 +129,6 @@ mod tests {
         assert!(made.is_empty());
         let error = chosen.unwrap_err();
         assert!(matches!(error, Error::NoAia), "{error}");
-        assert!(error.to_string().contains("--irqchip plic"));
     }
 
     #[test]
@@ -150,10 +149,7 @@ mod tests {
             assert_eq!(made, [AIA], "{step}");
             let error = chosen.unwrap_err().to_string();
             let step = step.to_string();
-            assert!(
-                error.contains(&step) && error.contains("--irqchip plic"),
-                "{error}"
-            );
+            assert!(error.contains(&step), "{error}");
             assert_eq!(error.lines().count(), 1);
         }
     }

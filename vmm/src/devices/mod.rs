@@ -1,0 +1,267 @@
+//! The virtio devices of a machine: what its owner asks for, and what the host has opened for them, which stays open across
+//! reboots of the guest. A kind of device is a file here, a variant of [`DeviceKind`] and the line for it in [`DeviceKind::kind`].
+
+mod console;
+mod disk;
+mod net;
+mod rng;
+mod slots;
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use hv_devices::virtio::VirtioDevice;
+use hv_devices::virtio::console::Ports;
+use hv_devices::virtio::transport::mmio::Version;
+
+use crate::Error;
+use crate::config::Config;
+use crate::control::stop::Stop;
+
+pub use console::{ConsoleConfig, PortConfig};
+pub use disk::DiskConfig;
+pub use net::NetConfig;
+pub use rng::RngConfig;
+pub use slots::slots;
+
+/// A virtio device of the guest's. One that does not care for id and location is made [from](From) its kind's configuration.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct DeviceConfig {
+    /// Its name for the machine's owner, such as in [`Handle`](crate::Handle)'s requests; `None` for its kind and its number among
+    /// the devices of its kind, from 0, such as `net0`.
+    pub id: Option<String>,
+    /// Where it is.
+    pub location: Location,
+    /// What it is.
+    pub kind: DeviceKind,
+}
+
+impl<K: Into<DeviceKind>> From<K> for DeviceConfig {
+    fn from(kind: K) -> DeviceConfig {
+        DeviceConfig {
+            id: None,
+            location: Location::default(),
+            kind: kind.into(),
+        }
+    }
+}
+
+impl DeviceConfig {
+    /// Sets [`DeviceConfig::id`].
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> DeviceConfig {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// Sets [`DeviceConfig::location`].
+    #[must_use]
+    pub fn location(mut self, location: Location) -> DeviceConfig {
+        self.location = location;
+        self
+    }
+}
+
+/// The place of a virtio device: a virtio-mmio slot, and the version of its registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Location {
+    /// The slot, 0 to 7; `None` for the lowest free one.
+    pub slot: Option<u32>,
+    /// The version of its registers; `None` for the machine's ([`Config::virtio`]).
+    pub version: Option<Version>,
+}
+
+/// What a virtio device is.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// A disk.
+    Disk(DiskConfig),
+    /// A network interface.
+    Net(NetConfig),
+    /// An entropy device, which gives the guest the host's random numbers.
+    Rng(RngConfig),
+    /// A virtio console with its ports. A machine has one at most.
+    Console(ConsoleConfig),
+}
+
+impl DeviceKind {
+    fn kind(&self) -> &dyn Kind {
+        match self {
+            DeviceKind::Disk(disk) => disk,
+            DeviceKind::Net(net) => net,
+            DeviceKind::Rng(rng) => rng,
+            DeviceKind::Console(console) => console,
+        }
+    }
+
+    /// The file that the guest has in it, with its name in messages.
+    pub(crate) fn input(&self) -> Option<(&'static str, &Path)> {
+        self.kind().input()
+    }
+}
+
+/// The configuration of a kind of device.
+trait Kind {
+    /// The kind's name in ids.
+    fn name(&self) -> &'static str;
+
+    /// The file that the guest has in it, with its name in messages.
+    fn input(&self) -> Option<(&'static str, &Path)> {
+        None
+    }
+
+    /// Opens what it needs of the host.
+    ///
+    /// # Errors
+    /// It cannot be opened, or `opening.stop` came first.
+    fn open(&self, opening: &Opening) -> Result<Box<dyn Opened>, Error>;
+}
+
+/// What a device that is opened gets to know of its machine.
+struct Opening<'a> {
+    /// Its number among the devices of its kind.
+    index: usize,
+    /// The ports of the machine's virtio console, which are open already.
+    ports: Option<&'a Arc<Ports>>,
+    stop: &'a Stop,
+}
+
+/// A device that has been opened.
+trait Opened: Send + Sync {
+    /// The device as it is when the machine is switched on.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left, or no random numbers.
+    fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>>;
+}
+
+/// A device that has been opened, and its slot.
+pub struct Device {
+    slot: u32,
+    /// The layout of its registers.
+    pub version: Version,
+    opened: Box<dyn Opened>,
+}
+
+impl Device {
+    /// The device as it is when the machine is switched on.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left, or no random numbers.
+    pub fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
+        self.opened.power_on()
+    }
+}
+
+/// All virtio devices of a machine.
+pub struct Devices {
+    devices: Vec<Device>,
+    /// The version that an empty slot shows.
+    pub version: Version,
+}
+
+impl Devices {
+    /// Opens everything that `config` names. The ports of its console device, if it has one, are open already.
+    ///
+    /// # Errors
+    /// There is no slot for a device, it has the id of another, or it cannot be opened, or `stop` came first.
+    pub fn open(
+        config: &Config,
+        ports: Option<&Arc<Ports>>,
+        stop: &Stop,
+    ) -> Result<Devices, Error> {
+        let slots = slots(&config.devices)?;
+        let named = named(&config.devices)?;
+        let mut devices = Vec::new();
+        for ((device, slot), (_, index)) in config.devices.iter().zip(slots).zip(named) {
+            let opening = Opening { index, ports, stop };
+            devices.push(Device {
+                slot,
+                version: device.location.version.unwrap_or(config.virtio),
+                opened: device.kind.kind().open(&opening)?,
+            });
+        }
+        Ok(Devices {
+            devices,
+            version: config.virtio,
+        })
+    }
+
+    /// The device in this slot.
+    pub fn get(&self, slot: u32) -> Option<&Device> {
+        self.devices.iter().find(|device| device.slot == slot)
+    }
+}
+
+/// The id of each device, and its number among the devices of its kind.
+fn named(devices: &[DeviceConfig]) -> Result<Vec<(String, usize)>, Error> {
+    let mut ids = HashSet::new();
+    let mut named: Vec<(String, usize)> = Vec::new();
+    for (position, device) in devices.iter().enumerate() {
+        let name = device.kind.kind().name();
+        let before = devices.iter().take(position);
+        let index = before
+            .filter(|other| other.kind.kind().name() == name)
+            .count();
+        if index > 0 && matches!(device.kind, DeviceKind::Console(_)) {
+            return Err(Error::TwoConsoles);
+        }
+        let id = device
+            .id
+            .clone()
+            .unwrap_or_else(|| format!("{name}{index}"));
+        if !ids.insert(id.clone()) {
+            return Err(Error::SameId(id));
+        }
+        named.push((id, index));
+    }
+    Ok(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_without_an_id_has_its_kind_s_name_and_number() {
+        let devices = [
+            DeviceConfig::from(DiskConfig::new("a")),
+            NetConfig::tap("tap0").into(),
+            DeviceConfig::from(DiskConfig::new("b")).id("root"),
+            DiskConfig::new("c").into(),
+            RngConfig::default().into(),
+            ConsoleConfig::default().into(),
+        ];
+        let ids: Vec<(String, usize)> = named(&devices).unwrap();
+        let ids: Vec<(&str, usize)> = ids.iter().map(|(id, index)| (&**id, *index)).collect();
+        assert_eq!(
+            ids,
+            [
+                ("disk0", 0),
+                ("net0", 0),
+                ("root", 1),
+                ("disk2", 2),
+                ("rng0", 0),
+                ("console0", 0)
+            ]
+        );
+    }
+
+    #[test]
+    fn ids_and_consoles_are_for_one_device_each() {
+        let twice = [
+            DeviceConfig::from(DiskConfig::new("a")).id("disk1"),
+            DiskConfig::new("b").into(),
+        ];
+        assert!(matches!(named(&twice), Err(Error::SameId(id)) if id == "disk1"));
+        let consoles = [
+            ConsoleConfig::default().into(),
+            ConsoleConfig::default().into(),
+        ];
+        assert!(matches!(named(&consoles), Err(Error::TwoConsoles)));
+    }
+}

@@ -1,0 +1,89 @@
+//! Network interfaces.
+
+use std::io;
+use std::sync::Arc;
+
+use hv_devices::virtio::VirtioDevice;
+use hv_devices::virtio::net::{Mac, Net, Tap, Vhost};
+
+use super::{DeviceKind, Kind, Opened, Opening};
+use crate::Error;
+
+/// A network interface of the guest's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NetConfig {
+    /// The host's tap interface. It is created if it does not exist and the user has the permission.
+    pub tap: String,
+    /// The guest's Ethernet address; `None` for a random one.
+    pub mac: Option<Mac>,
+    /// The longest IP packet that the guest may send or receive, in bytes, 68 at least; `None` for the tap interface's MTU.
+    pub mtu: Option<u16>,
+    /// Whether the host's kernel (vhost-net) or hvrun serves its queues.
+    pub vhost: Vhost,
+}
+
+impl NetConfig {
+    /// An interface with a random address at this tap interface, whose MTU it has, served by vhost-net if the host has that.
+    pub fn tap(name: impl Into<String>) -> NetConfig {
+        NetConfig {
+            tap: name.into(),
+            mac: None,
+            mtu: None,
+            vhost: Vhost::Auto,
+        }
+    }
+}
+
+impl From<NetConfig> for DeviceKind {
+    fn from(net: NetConfig) -> DeviceKind {
+        DeviceKind::Net(net)
+    }
+}
+
+impl Kind for NetConfig {
+    fn name(&self) -> &'static str {
+        "net"
+    }
+
+    fn open(&self, opening: &Opening) -> Result<Box<dyn Opened>, Error> {
+        let served = self.vhost.is_available()?;
+        let tap = Tap::open(&self.tap)?;
+        if let (Some(guest), Some(host)) = (self.mtu, tap.mtu())
+            && guest > host
+        {
+            log::warn!(
+                "tap interface '{0}': the host drops what is longer than its own MTU, {host}: make that larger \
+                 (ip link set {0} mtu {guest})",
+                tap.name()
+            );
+        }
+        Ok(Box::new(Interface {
+            mtu: self.mtu.or(tap.mtu()),
+            tap: Arc::new(tap),
+            mac: match self.mac {
+                Some(mac) => mac,
+                None => Mac::random().map_err(Error::host("choose an Ethernet address"))?,
+            },
+            vhost: if served { self.vhost } else { Vhost::Off },
+            index: opening.index,
+        }))
+    }
+}
+
+/// A network interface whose tap interface is open.
+struct Interface {
+    tap: Arc<Tap>,
+    mac: Mac,
+    mtu: Option<u16>,
+    vhost: Vhost,
+    index: usize,
+}
+
+impl Opened for Interface {
+    fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
+        let tap = self.tap.clone();
+        let net = Net::new(tap, self.mac, self.mtu, self.vhost, self.index)?;
+        Ok(Box::new(net))
+    }
+}
