@@ -8,7 +8,7 @@ use hv_core::layout::VIRTIO_SLOTS;
 use hv_devices::virtio::VirtioDevice;
 use hv_devices::virtio::block::{Block, Raw, Serial};
 use hv_devices::virtio::console::{Console, Ports};
-use hv_devices::virtio::net::{Mac, Net, Tap, Vhost};
+use hv_devices::virtio::net::{Backend as _, Mac, Net, Tap, Vhost};
 use hv_devices::virtio::rng::Rng;
 use hv_devices::virtio::transport::mmio::Version;
 
@@ -57,7 +57,7 @@ impl Device {
                 mac,
                 mtu,
                 vhost,
-            } => Box::new(Net::new(tap.clone(), *mac, *mtu, *vhost, self.index)?),
+            } => Box::new(Net::on_tap(tap.clone(), *mac, *mtu, *vhost, self.index)?),
             Backend::Rng => Box::new(Rng::new()?),
             Backend::Console(ports) => Box::new(Console::new(ports.clone())?),
         })
@@ -101,7 +101,7 @@ impl Slots {
         for (index, net) in config.nets.iter().enumerate() {
             let served = net.vhost.is_available()?;
             let tap = Tap::open(&net.tap)?;
-            if let (Some(guest), Some(host)) = (net.mtu, tap.mtu())
+            if let (Some(guest), Some(host)) = (net.mtu, tap.info().mtu)
                 && guest > host
             {
                 log::warn!(
@@ -111,7 +111,7 @@ impl Slots {
                 );
             }
             let backend = Backend::Net {
-                mtu: net.mtu.or(tap.mtu()),
+                mtu: net.mtu,
                 tap: Arc::new(tap),
                 mac: match net.mac {
                     Some(mac) => mac,
