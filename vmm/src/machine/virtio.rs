@@ -46,7 +46,7 @@ impl Device {
     /// The device as it is when the machine is switched on.
     ///
     /// # Errors
-    /// The host has no file descriptor left, or no random numbers.
+    /// The host has no file descriptor or thread left.
     pub fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
         Ok(match &self.backend {
             Backend::Disk { disk, serial } => {
