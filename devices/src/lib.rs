@@ -15,6 +15,7 @@
 pub mod bus;
 pub mod chardev;
 pub mod device_file;
+pub mod entropy;
 pub mod interrupt;
 pub mod rtc;
 pub mod state;

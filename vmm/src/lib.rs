@@ -73,9 +73,3 @@ pub enum Outcome {
     /// It was stopped from outside: by the escape key, by [`Config::stop`] or by [`Handle::stop`].
     Stopped,
 }
-
-/// Fills `bytes` from the host's entropy.
-fn entropy(bytes: &mut [u8]) -> std::io::Result<()> {
-    use std::io::Read;
-    std::fs::File::open("/dev/urandom")?.read_exact(bytes)
-}

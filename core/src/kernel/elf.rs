@@ -29,11 +29,18 @@ pub(super) fn place<'data>(
 ) -> Result<Placement, Problem> {
     let present = file.len().unwrap_or(0);
     let truncated = |promised| Problem::Truncated { promised, present };
+    // What is not there, or what is there and no header.
+    let unreadable = |promised: u64| match promised <= present {
+        true => Problem::Malformed(
+            "the ELF file's headers make no sense; copy or build it again".into(),
+        ),
+        false => truncated(promised),
+    };
     check_machine(file.read_bytes_at(0, 20).map_err(|()| truncated(64))?)?;
-    let header = FileHeader64::<LittleEndian>::parse(file).map_err(|_| truncated(64))?;
+    let header = FileHeader64::<LittleEndian>::parse(file).map_err(|_| unreadable(64))?;
     let endian = LittleEndian;
     let programs = header.program_headers(endian, file).map_err(|_| {
-        truncated(
+        unreadable(
             header
                 .e_phoff(endian)
                 .saturating_add(u64::from(header.e_phnum(endian)).saturating_mul(56)),

@@ -55,6 +55,13 @@ fn elf(physical: u64, entry: u64) -> Vec<u8> {
     bytes
 }
 
+/// The same with another byte at `offset` of its header: 6 is the version, 54 the size of a program header, 56 their number.
+fn elf_with(offset: usize, byte: u8) -> Vec<u8> {
+    let mut bytes = elf(RAM.start, RAM.start);
+    put(&mut bytes, offset, &[byte]);
+    bytes
+}
+
 /// `addi a1, a1, 1; addi a1, a1, 1` and so on.
 fn flat(length: usize) -> Vec<u8> {
     let mut bytes = 0x0015_8593_u32.to_le_bytes().repeat(length.div_ceil(4));
@@ -187,6 +194,19 @@ fn what_is_not_loaded_does_not_count() {
     assert_eq!(placement.segments.len(), 1);
 }
 
+/// .bss can be a segment of its own.
+#[test]
+fn a_segment_of_which_nothing_is_in_the_file_is_occupied() {
+    let base = 0x8020_0000;
+    let offset = 64 + 2 * 56;
+    let programs = [
+        (LOAD, CODE, offset, base, base, 16, 16),
+        (LOAD, DATA, offset, base + 0x1000, base + 0x1000, 0, 4 * MIB),
+    ];
+    let placement = open(&elf_of(base, &programs), &RAM).unwrap();
+    assert_eq!(placement.occupied, base..base + 0x1000 + 4 * MIB);
+}
+
 #[test]
 fn an_entry_point_is_in_the_segment_that_begins_there() {
     // The first segment ends where the second one begins, but for their physical addresses.
@@ -242,6 +262,18 @@ fn what_is_wrong_is_told() {
         (
             b"\x7fELF".to_vec(),
             "the file is truncated: its header promises 64 bytes and 4 are there; copy or build it again",
+        ),
+        (
+            elf_with(6, 0),
+            "the ELF file's headers make no sense; copy or build it again",
+        ),
+        (
+            elf_with(54, 32),
+            "the ELF file's headers make no sense; copy or build it again",
+        ),
+        (
+            elf_with(56, 9),
+            "the file is truncated: its header promises 568 bytes and 128 are there; copy or build it again",
         ),
         (
             image(0x20_0000, 63 * MIB),

@@ -1,15 +1,16 @@
 //! The entropy device (VIRTIO 1.3, section 5.4): random bytes of the host for the guest.
 
-use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
-use vm_memory::ReadVolatile;
+use vm_memory::VolatileSlice;
 
 use super::chain::{Chain, Malformed};
 use super::worker::{Handler, Worker};
 use super::{Activation, QueuePosition, VirtioDevice};
+use crate::entropy;
 use crate::thread::Role;
 
 /// Descriptors in the request queue. Linux has one request under way.
@@ -19,9 +20,12 @@ const QUEUE_SIZE: u16 = 8;
 /// may give less than is asked for (section 5.4.6.1).
 const MAX_BYTES: usize = 16 * 1024;
 
+/// Fills a part of a request's buffers.
+type Fill = Arc<dyn Fn(&VolatileSlice<'_>) -> io::Result<()> + Send + Sync>;
+
 /// A virtio entropy device with one queue, served by a thread named `virtio-rng`.
 pub struct Rng {
-    source: File,
+    fill: Fill,
     worker: Worker,
 }
 
@@ -29,18 +33,14 @@ impl Rng {
     /// A device that gives the host kernel's random bytes.
     ///
     /// # Errors
-    /// If the host has no /dev/urandom, or no file descriptor left.
+    /// If the host has no thread left.
     pub fn new() -> io::Result<Self> {
-        Self::from_source(File::open("/dev/urandom")?)
+        Self::with_source(Arc::new(entropy::fill_guest))
     }
 
-    /// A device that gives the bytes of `source`.
-    ///
-    /// # Errors
-    /// If the host has no thread left.
-    pub fn from_source(source: File) -> io::Result<Self> {
+    fn with_source(fill: Fill) -> io::Result<Self> {
         Ok(Self {
-            source,
+            fill,
             worker: Worker::new(Role::Rng)?,
         })
     }
@@ -74,7 +74,7 @@ impl VirtioDevice for Rng {
         } = activation;
         if let Some(queue) = queues.into_iter().next() {
             let source = Source {
-                file: self.source.try_clone()?,
+                fill: Arc::clone(&self.fill),
                 reported: false,
             };
             self.worker.start(memory, queue, notifier, source);
@@ -88,7 +88,7 @@ impl VirtioDevice for Rng {
 }
 
 struct Source {
-    file: File,
+    fill: Fill,
     /// An error of the host has been reported. A guest can cause one after the other and must not fill the log.
     reported: bool,
 }
@@ -102,26 +102,16 @@ impl Handler for Source {
         let mut given = 0_usize;
         for buffer in chain.writable.as_slice() {
             let room = MAX_BYTES.saturating_sub(given).min(buffer.len());
-            let Ok(mut rest) = buffer.subslice(0, room) else {
+            let Ok(part) = buffer.subslice(0, room) else {
                 break;
             };
-            while !rest.is_empty() {
-                match self.file.read_volatile(&mut rest) {
-                    Ok(count @ 1..) => {
-                        given = given.saturating_add(count);
-                        match rest.offset(count) {
-                            Ok(later) => rest = later,
-                            Err(_) => break,
-                        }
-                    }
-                    end => {
-                        if !std::mem::replace(&mut self.reported, true) {
-                            log::warn!("the host's entropy ends, the guest gets none: {end:?}");
-                        }
-                        return Ok(Some(bytes(given)));
-                    }
+            if let Err(error) = (self.fill)(&part) {
+                if !std::mem::replace(&mut self.reported, true) {
+                    log::warn!("the host has no entropy, the guest gets none: {error}");
                 }
+                break;
             }
+            given = given.saturating_add(room);
         }
         Ok(Some(bytes(given)))
     }
@@ -134,7 +124,7 @@ fn bytes(count: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::sync::Mutex;
 
     use super::*;
     use crate::virtio::testing::{DATA, Driver, readable, writable};
@@ -147,24 +137,30 @@ mod tests {
         assert_eq!(rng.queue_sizes().len(), 1);
     }
 
+    /// A buffer that could not be filled counts as empty, and those behind it as well.
     #[test]
-    fn buffers_are_filled_with_what_the_source_has() {
-        let mut source = tempfile::tempfile().unwrap();
-        let random: Vec<u8> = (1..=100).collect();
-        source.write_all(&random).unwrap();
-        std::io::Seek::rewind(&mut source).unwrap();
-        let mut driver = Driver::new(Box::new(Rng::from_source(source).unwrap()));
+    fn buffers_are_filled_one_after_the_other_until_the_source_fails() {
+        let left = Mutex::new(vec![1_u8, 2, 3]);
+        let source = move |part: &VolatileSlice<'_>| {
+            let next = left.lock().unwrap().pop();
+            let value = next.ok_or(io::ErrorKind::Unsupported)?;
+            part.copy_from(&vec![value; part.len()]);
+            Ok(())
+        };
+        let rng = Rng::with_source(Arc::new(source)).unwrap();
+        let mut driver = Driver::new(Box::new(rng));
         driver.start(0);
         let buffers = [writable(DATA, 10), writable(DATA + 0x100, 60)];
         driver.give(0, 0, &buffers);
         assert_eq!(driver.wait_used(0), (0, 70));
-        let got = [driver.get(DATA, 10), driver.get(DATA + 0x100, 60)].concat();
-        assert_eq!(got, random[..70]);
-        // What is left, and then nothing.
-        driver.give(0, 2, &[writable(DATA, 1000)]);
-        assert_eq!(driver.wait_used(0), (2, 30));
-        driver.give(0, 2, &[writable(DATA, 1000)]);
-        assert_eq!(driver.wait_used(0), (2, 0));
+        assert_eq!(driver.get(DATA, 11), [[3; 10].as_slice(), &[0]].concat());
+        let second = driver.get(DATA + 0x100, 61);
+        assert_eq!(second, [[2; 60].as_slice(), &[0]].concat());
+        // One buffer more, and then nothing.
+        driver.give(0, 2, &buffers);
+        assert_eq!(driver.wait_used(0), (2, 10));
+        driver.give(0, 4, &buffers);
+        assert_eq!(driver.wait_used(0), (4, 0));
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use hv_core::devicetree::{self, given};
 use hv_core::machine::Machine;
+use hv_devices::entropy;
 
+use crate::Error;
 use crate::boot::file;
 use crate::error::file_problem;
-use crate::{Error, entropy};
 
 /// The largest tree that is taken, bytes. Linux maps two large pages for it before it knows where memory is
 /// (arch/riscv/mm/init.c, `create_fdt_early_page_table`), so that one may begin anywhere in the first of them.
@@ -77,12 +78,12 @@ impl TreeFile {
 
     fn build(&self, initrd: Option<Range<u64>>) -> Result<Vec<u8>, Error> {
         let line = self.command_line.as_deref();
-        given::complete(&self.blob, line, initrd, |seed| entropy(seed).is_ok()).map_err(|problem| {
-            Error::DeviceTreeFile {
+        given::complete(&self.blob, line, initrd, |seed| entropy::fill(seed).is_ok()).map_err(
+            |problem| Error::DeviceTreeFile {
                 path: self.path.clone(),
                 problem: problem.to_string(),
-            }
-        })
+            },
+        )
     }
 }
 

@@ -135,7 +135,7 @@ trait Opened: Send + Sync {
     /// The device as it is when the machine is switched on.
     ///
     /// # Errors
-    /// The host has no file descriptor left, or no random numbers.
+    /// The host has no file descriptor or thread left.
     fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>>;
 }
 
@@ -151,7 +151,7 @@ impl Device {
     /// The device as it is when the machine is switched on.
     ///
     /// # Errors
-    /// The host has no file descriptor left, or no random numbers.
+    /// The host has no file descriptor or thread left.
     pub fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
         self.opened.power_on()
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use hv_devices::virtio::VirtioDevice;
-use hv_devices::virtio::net::{Mac, Net, Tap, Vhost};
+use hv_devices::virtio::net::{Backend as _, Mac, Net, Tap, Vhost};
 
 use super::{DeviceKind, Kind, Opened, Opening};
 use crate::Error;
@@ -49,7 +49,7 @@ impl Kind for NetConfig {
     fn open(&self, opening: &Opening) -> Result<Box<dyn Opened>, Error> {
         let served = self.vhost.is_available()?;
         let tap = Tap::open(&self.tap)?;
-        if let (Some(guest), Some(host)) = (self.mtu, tap.mtu())
+        if let (Some(guest), Some(host)) = (self.mtu, tap.info().mtu)
             && guest > host
         {
             log::warn!(
@@ -59,7 +59,7 @@ impl Kind for NetConfig {
             );
         }
         Ok(Box::new(Interface {
-            mtu: self.mtu.or(tap.mtu()),
+            mtu: self.mtu,
             tap: Arc::new(tap),
             mac: match self.mac {
                 Some(mac) => mac,
@@ -83,7 +83,7 @@ struct Interface {
 impl Opened for Interface {
     fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
         let tap = self.tap.clone();
-        let net = Net::new(tap, self.mac, self.mtu, self.vhost, self.index)?;
+        let net = Net::on_tap(tap, self.mac, self.mtu, self.vhost, self.index)?;
         Ok(Box::new(net))
     }
 }

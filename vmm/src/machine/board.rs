@@ -10,6 +10,7 @@ use hv_core::layout;
 use hv_core::machine::Machine;
 use hv_devices::bus::{Bus, Region};
 use hv_devices::chardev::{InputSink, OutputSink};
+use hv_devices::entropy;
 use hv_devices::interrupt::IrqLine;
 use hv_devices::rtc::{HostClock, Rtc};
 use hv_devices::test_device::TestDevice;
@@ -18,6 +19,7 @@ use hv_devices::virtio::transport::mmio::{EmptySlot, MmioTransport, QUEUE_NOTIFY
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::Error;
 use crate::boot::devicetree::{Tree, TreeFile};
 use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
@@ -35,7 +37,6 @@ use crate::machine::wakeup::Wakeup;
 use crate::vcpu::counters;
 use crate::vcpu::sbi_platform::SbiPlatform;
 use crate::vcpu::{Command, Leave, Shared, VcpuThread};
-use crate::{Error, entropy};
 
 /// What stays the same from one boot of a guest to the next.
 pub struct Blueprint {
@@ -482,7 +483,7 @@ fn describe(
         hypervisor: "linux,kvm",
         command_line: blueprint.command_line.clone().unwrap_or_default(),
         initrd: None,
-        rng_seed: entropy(&mut seed).ok().map(|()| seed),
+        rng_seed: entropy::fill(&mut seed).ok().map(|()| seed),
     })
 }
 

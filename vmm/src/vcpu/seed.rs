@@ -2,6 +2,8 @@
 //!
 //! Source: RISC-V Cryptography Extensions, volume I, section "The seed CSR".
 
+use hv_devices::entropy;
+
 /// Random bytes that are taken from the host at once. A guest that wants a seed reads the CSR 16 times and more, 2 bytes each.
 const POOL: usize = 64;
 
@@ -22,7 +24,7 @@ impl Seed {
     pub fn read(&mut self) -> u64 {
         if self.pool.is_empty() {
             let mut bytes = [0; POOL];
-            if crate::entropy(&mut bytes).is_err() {
+            if entropy::fill(&mut bytes).is_err() {
                 return WAIT;
             }
             self.pool.extend_from_slice(&bytes);

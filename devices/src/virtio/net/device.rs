@@ -1,6 +1,5 @@
 //! The network device's features and configuration space, and its start and stop.
 
-use std::ffi::c_uint;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +9,13 @@ use serde_json::Value;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
     VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
     VIRTIO_NET_S_LINK_UP,
 };
 use vmm_sys_util::eventfd::EventFd;
 
 use super::MAX_PACKET;
+use super::backend::Backend;
 use super::mac::Mac;
 use super::tap::Tap;
 use super::vhost::{self, Vhost};
@@ -36,20 +34,6 @@ const LEGACY_HEADER: usize = 10;
 
 /// The longest IP packet where nobody has said otherwise, in bytes.
 const DEFAULT_MTU: u16 = 1500;
-
-/// What may be left undone in packets from the guest: the host's kernel does it for any tap interface.
-const FROM_GUEST: u64 = 1 << VIRTIO_NET_F_CSUM
-    | 1 << VIRTIO_NET_F_HOST_TSO4
-    | 1 << VIRTIO_NET_F_HOST_TSO6
-    | 1 << VIRTIO_NET_F_HOST_ECN;
-
-/// What may be left undone in packets to the guest, by what the interface has to be told.
-const TO_GUEST: [(u32, c_uint); 4] = [
-    (VIRTIO_NET_F_GUEST_CSUM, libc::TUN_F_CSUM),
-    (VIRTIO_NET_F_GUEST_TSO4, libc::TUN_F_TSO4),
-    (VIRTIO_NET_F_GUEST_TSO6, libc::TUN_F_TSO6),
-    (VIRTIO_NET_F_GUEST_ECN, libc::TUN_F_TSO_ECN),
-];
 
 /// Whether the cable is plugged in, as the guest sees it. It is at first.
 #[derive(Debug)]
@@ -118,7 +102,7 @@ struct Serving {
 pub(super) struct Served {
     /// Of the queues that are not broken.
     pub positions: Vec<QueuePosition>,
-    /// A packet that was taken from the interface, and for which the driver has no room yet.
+    /// A packet that was taken from the back end, and for which the driver has no room yet.
     pub pending: Option<Vec<u8>>,
 }
 
@@ -138,14 +122,13 @@ struct NetState {
 
 /// A virtio network device with one pair of queues, served by the host's kernel or by a thread named `virtio-net-N`.
 pub struct Net {
-    tap: Arc<Tap>,
+    backend: Arc<dyn Backend>,
     mac: Mac,
     /// What the driver is told of the longest IP packet, in bytes.
     mtu: Option<u16>,
     link: Arc<Link>,
-    vhost: Vhost,
-    /// That the host's kernel does not serve the queues, as it should, has been told.
-    told: bool,
+    /// The host's kernel is to serve the queues.
+    vhost: Option<vhost::Wanted>,
     thread: WorkerThread,
     serving: Option<Serving>,
     /// As in [`Served`], while nobody serves the queues.
@@ -153,16 +136,15 @@ pub struct Net {
 }
 
 impl Net {
-    /// A device connected to `tap`, with the address `mac`, whose queues are served as `vhost` says. The driver is
-    /// told that IP packets are at most `mtu` bytes long, 68 at least. `index` only names its thread.
+    /// A device on `backend` with the address `mac`, whose queues a thread of this process serves. The driver is told that IP
+    /// packets are at most `mtu` bytes long, 68 at least; `None` stands for the back end's MTU. `index` only names the thread.
     ///
     /// # Errors
     /// If the host has no file descriptor or thread left.
     pub fn new(
-        tap: Arc<Tap>,
+        backend: Arc<dyn Backend>,
         mac: Mac,
         mtu: Option<u16>,
-        vhost: Vhost,
         index: usize,
     ) -> io::Result<Self> {
         let link = Link {
@@ -171,16 +153,33 @@ impl Net {
             wake: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
         };
         Ok(Self {
-            tap,
             mac,
-            mtu,
+            mtu: mtu.or(backend.info().mtu),
+            backend,
             link: Arc::new(link),
-            vhost,
-            told: false,
+            vhost: None,
             thread: WorkerThread::spawn(Role::Net(index))?,
             serving: None,
             pending: None,
         })
+    }
+
+    /// The same on a tap interface, whose queues are served as `vhost` says: the kernel needs no other part of a back end than
+    /// the interface's descriptor.
+    ///
+    /// # Errors
+    /// As those of [`new`](Self::new).
+    pub fn on_tap(
+        tap: Arc<Tap>,
+        mac: Mac,
+        mtu: Option<u16>,
+        vhost: Vhost,
+        index: usize,
+    ) -> io::Result<Self> {
+        let vhost = vhost::Wanted::new(vhost, &tap);
+        let mut net = Self::new(tap, mac, mtu, index)?;
+        net.vhost = vhost;
+        Ok(net)
     }
 
     /// The cable.
@@ -190,39 +189,18 @@ impl Net {
     }
 }
 
-/// What the interface has to be told of the driver's features. A driver that wants segments put together has to take
-/// packets without a checksum (section 5.1.3.1); the interface refuses anything else.
-pub(super) fn offloads(features: u64) -> c_uint {
-    let wanted = TO_GUEST
-        .iter()
-        .filter(|(bit, _)| features & 1 << bit != 0)
-        .fold(0, |offloads, (_, flag)| offloads | flag);
-    if wanted & libc::TUN_F_CSUM == 0 {
-        0
-    } else if wanted & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) == 0 {
-        libc::TUN_F_CSUM
-    } else {
-        wanted
-    }
-}
-
 impl VirtioDevice for Net {
     fn device_id(&self) -> u32 {
         VIRTIO_ID_NET
     }
 
     fn name(&self) -> String {
-        format!("network interface on tap '{}'", self.tap.name())
+        format!("network interface on {}", self.backend.info().name)
     }
 
     fn features(&self) -> u64 {
-        let to_guest = TO_GUEST
-            .iter()
-            .filter(|(_, flag)| self.tap.offloads() & flag != 0)
-            .fold(0, |features, (bit, _)| features | 1 << bit);
         let mtu = self.mtu.map_or(0, |_| 1 << VIRTIO_NET_F_MTU);
-        FROM_GUEST
-            | to_guest
+        self.backend.info().features
             | mtu
             | 1 << VIRTIO_NET_F_MAC
             | 1 << VIRTIO_NET_F_STATUS
@@ -258,43 +236,23 @@ impl VirtioDevice for Net {
         };
         let long = features & (1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
         let header = if long { HEADER } else { LEGACY_HEADER };
-        self.tap.configure(header, offloads(features))?;
+        self.backend.configure(header, features)?;
         let stop = Arc::new(AtomicBool::new(false));
-        if self.vhost != Vhost::Off {
-            let (tap, link) = (Arc::clone(&self.tap), Arc::clone(&self.link));
-            let queues = [&receive, &transmit];
-            match vhost::Server::start(tap, link, &activation, queues) {
-                Ok(mut server) => {
-                    let stopped = Arc::clone(&stop);
-                    let job = self.thread.run(move || server.run(&stopped));
-                    self.serving = Some(Serving { stop, job });
-                    return Ok(());
-                }
-                Err(error) if self.vhost == Vhost::On => {
-                    let why = format!(
-                        "the host's kernel does not serve its queues, leave vhost=on away: {error}"
-                    );
-                    return Err(io::Error::new(error.kind(), why));
-                }
-                // A driver can have it tried any number of times.
-                Err(error) if !self.told => {
-                    self.told = true;
-                    log::warn!(
-                        "tap interface '{}': the host's kernel does not serve the guest's queues, so hvrun does: {error}",
-                        self.tap.name()
-                    );
-                }
-                Err(_) => {}
-            }
+        let stopped = Arc::clone(&stop);
+        if let Some(vhost) = &mut self.vhost
+            && let Some(mut server) = vhost.start(&self.link, &activation, [&receive, &transmit])?
+        {
+            let job = self.thread.run(move || server.run(&stopped));
+            self.serving = Some(Serving { stop, job });
+            return Ok(());
         }
         let setup = Setup {
-            tap: Arc::clone(&self.tap),
+            backend: Arc::clone(&self.backend),
             link: Arc::clone(&self.link),
             header,
             pending: self.pending.take(),
             mtu: self.mtu.unwrap_or(DEFAULT_MTU),
         };
-        let stopped = Arc::clone(&stop);
         let job = self
             .thread
             .run(move || worker::serve(setup, &activation, receive, transmit, &stopped));
@@ -328,7 +286,7 @@ impl VirtioDevice for Net {
         })
     }
 
-    /// A packet that was taken from the interface comes first, unless the host's kernel serves the queues, which knows
+    /// A packet that was taken from the back end comes first, unless the host's kernel serves the queues, which knows
     /// nothing of it: then it is lost, as packets are.
     fn restore(&mut self, state: Value) -> Result<(), RestoreError> {
         let state: NetState = state::from_value(state)?;

@@ -1,9 +1,10 @@
 //! Ethernet addresses.
 
 use std::fmt::{self, Display, Formatter};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::str::FromStr;
+
+use crate::entropy;
 
 /// The Ethernet address of one interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl Mac {
     /// If the host has no random numbers.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; 6];
-        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        entropy::fill(&mut bytes)?;
         // "Locally administered", and not a group (IEEE 802, section 8).
         if let Some(first) = bytes.first_mut() {
             *first = *first & !1 | 2;

@@ -1,4 +1,4 @@
-//! The receive queue: packets from the interface to the guest (VIRTIO 1.3, sections 5.1.6.3 and 5.1.6.4).
+//! The receive queue: packets from the back end to the guest (VIRTIO 1.3, sections 5.1.6.3 and 5.1.6.4).
 //!
 //! The length of a packet is known only after it has been read. So buffers are taken from the queue until any packet fits,
 //! the packet is read directly into them, and unused buffers stay for the next one. A packet that does not fit
@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::tap::{Tap, Vector};
+use super::backend::Backend;
+use super::io_vector::IoVector;
 use super::{MAX_PACKET, TURN};
 use crate::virtio::chain::{Chain, Malformed};
 use crate::virtio::queue::{Broken, DeviceQueue};
@@ -16,18 +17,18 @@ use crate::virtio::queue::{Broken, DeviceQueue};
 const NUM_BUFFERS: usize = 10;
 
 /// The parts of one buffer, at most, and of all buffers that are taken before they are enough.
-const MAX_PARTS: usize = Vector::MAX / 2;
+const MAX_PARTS: usize = IoVector::MAX / 2;
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// There may be more.
     More,
-    /// The interface has nothing.
+    /// The back end has nothing.
     Empty,
     /// The driver has to bring buffers first, and has been asked to say when.
     NoBuffers,
-    /// The interface is gone.
+    /// The back end is gone.
     Gone,
 }
 
@@ -36,15 +37,15 @@ pub(super) struct Receiver<'m> {
     pub queue: DeviceQueue<'m>,
     /// A packet may take several buffers (VIRTIO_NET_F_MRG_RXBUF).
     merge: bool,
-    /// The header tells how many.
-    counted: bool,
+    /// Bytes of a packet's header, which tells how many if it is long enough.
+    header: usize,
     /// How much room is wanted before a packet is read, in bytes.
     target: u64,
     chain: Chain<'m>,
     /// Buffers that are taken and not used.
     buffers: VecDeque<Buffer>,
     /// Their parts.
-    vector: Vector<'m>,
+    vector: IoVector<'m>,
     /// Their room, in bytes.
     room: u64,
     overflow: Vec<u8>,
@@ -60,7 +61,7 @@ struct Buffer {
 }
 
 impl<'m> Receiver<'m> {
-    /// `header` is the length of a packet's header in bytes, and `longest` that of packets the interface will not
+    /// `header` is the length of a packet's header in bytes, and `longest` that of packets the back end will not
     /// often exceed. `pending` is a packet that comes first.
     pub fn new(
         queue: DeviceQueue<'m>,
@@ -79,11 +80,11 @@ impl<'m> Receiver<'m> {
         Self {
             queue,
             merge,
-            counted: header > NUM_BUFFERS,
+            header,
             target: longest as u64,
             chain: Chain::default(),
             buffers: VecDeque::new(),
-            vector: Vector::default(),
+            vector: IoVector::default(),
             room: 0,
             overflow,
             waiting,
@@ -105,7 +106,7 @@ impl<'m> Receiver<'m> {
     }
 
     /// Brings packets to the guest, up to a turn's worth.
-    pub fn run(&mut self, tap: &Tap) -> Result<Received, Broken> {
+    pub fn run(&mut self, backend: &dyn Backend) -> Result<Received, Broken> {
         self.queue.disable_notification()?;
         for _ in 0..TURN {
             self.fill()?;
@@ -131,16 +132,15 @@ impl<'m> Receiver<'m> {
                 }
                 return Ok(Received::NoBuffers);
             }
-            match tap.receive(&mut self.vector, &mut self.overflow) {
+            match backend.receive(&mut self.vector, &mut self.overflow) {
+                // The driver gets no packet without a whole header, and the buffers stay for the next one.
+                Ok(length) if length < self.header => {}
                 Ok(length) if length as u64 <= self.room => self.complete(length as u64)?,
                 Ok(length) => self.waiting = Some((length as u64, self.room)),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(Received::Empty),
                     io::ErrorKind::Interrupted => {}
-                    _ => {
-                        tap.report_gone(&error);
-                        return Ok(Received::Gone);
-                    }
+                    _ => return Ok(Received::Gone),
                 },
             }
         }
@@ -213,7 +213,7 @@ impl<'m> Receiver<'m> {
             self.used
                 .push((buffer.head, u32::try_from(taken).unwrap_or(u32::MAX)));
         }
-        if self.counted {
+        if self.header > NUM_BUFFERS {
             let count = u16::try_from(self.used.len()).unwrap_or(u16::MAX);
             self.vector.copy_at(NUM_BUFFERS, &count.to_le_bytes());
         }

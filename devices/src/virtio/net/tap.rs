@@ -10,9 +10,28 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vm_memory::VolatileSlice;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+};
 
+use super::backend::{Backend, Info};
+use super::io_vector::IoVector;
 use crate::device_file::{DeviceFile, HostDevice};
+
+/// What may be left undone in packets from the guest: the host's kernel does it for any tap interface.
+const FROM_GUEST: u64 = 1 << VIRTIO_NET_F_CSUM
+    | 1 << VIRTIO_NET_F_HOST_TSO4
+    | 1 << VIRTIO_NET_F_HOST_TSO6
+    | 1 << VIRTIO_NET_F_HOST_ECN;
+
+/// What may be left undone in packets to the guest, by what the interface has to be told.
+const TO_GUEST: [(u32, c_uint); 4] = [
+    (VIRTIO_NET_F_GUEST_CSUM, libc::TUN_F_CSUM),
+    (VIRTIO_NET_F_GUEST_TSO4, libc::TUN_F_TSO4),
+    (VIRTIO_NET_F_GUEST_TSO6, libc::TUN_F_TSO6),
+    (VIRTIO_NET_F_GUEST_ECN, libc::TUN_F_TSO_ECN),
+];
 
 /// Why a tap interface cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +71,7 @@ pub struct Tap {
     file: File,
     /// The interface's, as it was when it was opened.
     name: String,
-    /// The longest IP packet that it carries, in bytes; `None` if that is unknown.
-    mtu: Option<u16>,
-    /// The `TUN_F_` bits that the host's kernel knows: what may be left undone in packets to the guest.
-    offloads: c_uint,
-    /// It is really one, and takes its control requests.
-    is_real: bool,
+    info: Info,
     /// Its end has been reported. A guest can meet it again with every reset and must not fill the log.
     reported: AtomicBool,
 }
@@ -115,26 +129,21 @@ impl Tap {
         let offloads = known
             .into_iter()
             .find(|offloads| set_offloads(&file, *offloads).is_ok());
-        Ok(Self {
-            file,
-            mtu: mtu(&name).ok(),
-            name: name.to_string_lossy().into_owned(),
-            offloads: offloads.unwrap_or(0),
-            is_real: true,
-            reported: AtomicBool::new(false),
-        })
+        let mtu = mtu(&name).ok();
+        let name = name.to_string_lossy().into_owned();
+        Ok(Self::new(file, name, mtu, offloads.unwrap_or(0)))
     }
 
-    /// A socket in place of an interface, whose messages are packets.
-    #[cfg(test)]
-    pub(super) fn from_socket(file: File, offloads: c_uint) -> Self {
-        set_nonblocking(&file).unwrap();
+    /// An interface whose kernel knows `offloads`: `TUN_F_` bits, what may be left undone in packets to the guest.
+    fn new(file: File, name: String, mtu: Option<u16>, offloads: c_uint) -> Self {
         Self {
             file,
-            name: "tap0".into(),
-            mtu: None,
-            offloads,
-            is_real: false,
+            info: Info {
+                name: format!("tap '{name}'"),
+                mtu,
+                features: features(offloads),
+            },
+            name,
             reported: AtomicBool::new(false),
         }
     }
@@ -145,36 +154,14 @@ impl Tap {
         &self.name
     }
 
-    /// The longest IP packet that the interface carried when it was opened, in bytes. `None` if the host does not tell.
-    #[must_use]
-    pub fn mtu(&self) -> Option<u16> {
-        self.mtu
-    }
-
     /// The interface's descriptor, for the kernel to use.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
-    /// The `TUN_F_` bits that may be asked for.
-    pub(super) fn offloads(&self) -> c_uint {
-        self.offloads
-    }
-
-    /// Says what a packet begins with, in bytes, and what may be left undone in those to the guest.
-    pub(super) fn configure(&self, header: usize, offloads: c_uint) -> io::Result<()> {
-        if !self.is_real {
-            return Ok(());
-        }
-        let header = libc::c_int::try_from(header).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: the request reads one integer, which lives across the call.
-        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &header) };
-        check(result)?;
-        set_offloads(&self.file, offloads)
-    }
-
     /// The interface gives nothing more, for this reason.
-    pub(super) fn report_gone(&self, error: &io::Error) {
+    #[cold]
+    fn report_gone(&self, error: &io::Error) {
         if !self.reported.swap(true, Ordering::Relaxed) {
             log::warn!(
                 "tap interface '{}' is gone, the guest receives nothing: {error}",
@@ -182,103 +169,78 @@ impl Tap {
             );
         }
     }
+}
 
-    /// Takes one packet into `vector`, and what does not fit there into `overflow`. Returns its length in bytes.
-    pub(super) fn receive(
-        &self,
-        vector: &mut Vector<'_>,
-        overflow: &mut [u8],
-    ) -> io::Result<usize> {
-        vector.entries.push(libc::iovec {
-            iov_base: overflow.as_mut_ptr().cast(),
-            iov_len: overflow.len(),
-        });
-        let count = libc::c_int::try_from(vector.entries.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: `count` valid vectors: the last one is `overflow`, borrowed across the call, and the others lie within
-        // guest memory slices that `vector` borrows from the mapping. Only the kernel writes to guest memory here, as
-        // the guest may at the same time: it is accessed through raw pointers and volatile slices alone.
-        let length = unsafe { libc::readv(self.file.as_raw_fd(), vector.entries.as_ptr(), count) };
-        vector.entries.pop();
-        usize::try_from(length).map_err(|_| io::Error::last_os_error())
+impl Backend for Tap {
+    /// The MTU is the interface's as it was when it was opened; `None` if the host does not tell.
+    fn info(&self) -> &Info {
+        &self.info
     }
 
-    /// Sends one packet.
-    pub(super) fn send(&self, vector: &Vector<'_>) -> io::Result<()> {
-        let count = libc::c_int::try_from(vector.entries.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: as in `receive`; here the kernel only reads.
-        let length = unsafe { libc::writev(self.file.as_raw_fd(), vector.entries.as_ptr(), count) };
+    fn configure(&self, header: usize, features: u64) -> io::Result<()> {
+        let header = libc::c_int::try_from(header).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the request reads one integer, which lives across the call.
+        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &header) };
+        check(result)?;
+        set_offloads(&self.file, offloads(features))
+    }
+
+    fn receive(&self, buffers: &mut IoVector<'_>, overflow: &mut [u8]) -> io::Result<usize> {
+        let length = buffers.with_overflow(overflow, |entries| {
+            let count = libc::c_int::try_from(entries.len()).unwrap_or(libc::c_int::MAX);
+            // SAFETY: `count` valid vectors: the last one is `overflow`, borrowed across the call, and the others lie within
+            // guest memory slices that `buffers` borrows from the mapping. Only the kernel writes to guest memory here, as
+            // the guest may at the same time: it is accessed through raw pointers and volatile slices alone.
+            unsafe { libc::readv(self.file.as_raw_fd(), entries.as_ptr(), count) }
+        });
+        usize::try_from(length).map_err(|_| {
+            let error = io::Error::last_os_error();
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) {
+                self.report_gone(&error);
+            }
+            error
+        })
+    }
+
+    fn send(&self, buffers: &IoVector<'_>) -> io::Result<()> {
+        let entries = buffers.entries();
+        let count = libc::c_int::try_from(entries.len()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: `count` valid vectors of guest memory, as in `receive`; here the kernel only reads.
+        let length = unsafe { libc::writev(self.file.as_raw_fd(), entries.as_ptr(), count) };
         usize::try_from(length)
             .map(drop)
             .map_err(|_| io::Error::last_os_error())
     }
-}
 
-impl AsFd for Tap {
-    fn as_fd(&self) -> BorrowedFd<'_> {
+    fn readiness(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
 
-/// Buffers in guest memory, one after the other, as the kernel takes them.
-#[derive(Default)]
-pub(super) struct Vector<'m> {
-    slices: Vec<VolatileSlice<'m>>,
-    /// The same, kept beside it so that it need not be made for each packet.
-    entries: Vec<libc::iovec>,
+/// The offloads of an interface whose kernel knows `offloads`, `TUN_F_` bits, as features of a device.
+fn features(offloads: c_uint) -> u64 {
+    TO_GUEST
+        .iter()
+        .filter(|(_, flag)| offloads & flag != 0)
+        .fold(FROM_GUEST, |features, (bit, _)| features | 1 << bit)
 }
 
-impl<'m> Vector<'m> {
-    /// The most buffers there may be: what the kernel takes (`UIO_MAXIOV`), less one for an overflow.
-    pub const MAX: usize = 1023;
-
-    pub fn push(&mut self, slice: VolatileSlice<'m>) {
-        let memory = slice.ptr_guard_mut();
-        self.entries.push(libc::iovec {
-            iov_base: memory.as_ptr().cast(),
-            iov_len: memory.len(),
-        });
-        self.slices.push(slice);
-    }
-
-    pub fn len(&self) -> usize {
-        self.slices.len()
-    }
-
-    pub fn clear(&mut self) {
-        self.slices.clear();
-        self.entries.clear();
-    }
-
-    /// Removes the first `count` buffers.
-    pub fn remove_front(&mut self, count: usize) {
-        self.slices.drain(..count.min(self.slices.len()));
-        self.entries.drain(..count.min(self.entries.len()));
-    }
-
-    /// Reads what is at the front into `bytes`, as far as there are buffers.
-    pub fn copy_to(&self, mut bytes: &mut [u8]) {
-        for slice in &self.slices {
-            let count = slice.copy_to(&mut *bytes);
-            bytes = bytes.get_mut(count..).unwrap_or_default();
-        }
-    }
-
-    /// Stores `bytes` from `offset` on, as far as there are buffers.
-    pub fn copy_at(&self, mut offset: usize, mut bytes: &[u8]) {
-        for slice in &self.slices {
-            match slice.offset(offset) {
-                Ok(place) => {
-                    let count = place.len().min(bytes.len());
-                    place.copy_from(bytes);
-                    bytes = bytes.get(count..).unwrap_or_default();
-                    offset = 0;
-                }
-                Err(_) => offset = offset.saturating_sub(slice.len()),
-            }
-            if bytes.is_empty() {
-                return;
-            }
-        }
+/// What the interface has to be told of the driver's features. A driver that wants segments put together has to take
+/// packets without a checksum (VIRTIO 1.3, section 5.1.3.1); the interface refuses anything else.
+fn offloads(features: u64) -> c_uint {
+    let wanted = TO_GUEST
+        .iter()
+        .filter(|(bit, _)| features & 1 << bit != 0)
+        .fold(0, |offloads, (_, flag)| offloads | flag);
+    if wanted & libc::TUN_F_CSUM == 0 {
+        0
+    } else if wanted & (libc::TUN_F_TSO4 | libc::TUN_F_TSO6) == 0 {
+        libc::TUN_F_CSUM
+    } else {
+        wanted
     }
 }
 
@@ -363,9 +325,12 @@ fn set_nonblocking(file: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
+    use vm_memory::{GuestAddress, GuestMemoryBackend};
+
     use super::*;
     use crate::virtio::testing::{DATA, memory};
-    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
     #[test]
     fn impossible_names_are_refused() {
@@ -397,23 +362,72 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_stored_across_buffers() {
-        let memory = memory();
-        let mut vector = Vector::default();
-        for (offset, length) in [(0, 3), (0x10, 0), (0x100, 2), (0x200, 4)] {
-            let address = GuestAddress(DATA + offset);
-            vector.push(memory.get_slice(address, length).unwrap());
+    fn features_are_what_the_kernel_can_do() {
+        let always = 1 << 0 | 1 << 11 | 1 << 12 | 1 << 13;
+        assert_eq!(features(0), always);
+        assert_eq!(features(libc::TUN_F_CSUM), always | 1 << 1);
+        let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        assert_eq!(features(all), always | 1 << 1 | 1 << 7 | 1 << 8 | 1 << 9);
+    }
+
+    #[test]
+    fn the_interface_is_told_what_makes_sense() {
+        use libc::{TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6};
+        for (features, told) in [
+            (0, 0),
+            (1 << 1, TUN_F_CSUM),
+            (1 << 7 | 1 << 8, 0),
+            (1 << 1 | 1 << 9, TUN_F_CSUM),
+            (1 << 1 | 1 << 7, TUN_F_CSUM | TUN_F_TSO4),
+            (
+                1 << 1 | 1 << 7 | 1 << 8 | 1 << 9,
+                TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN,
+            ),
+        ] {
+            assert_eq!(offloads(features), told, "{features:#x}");
         }
-        assert_eq!(vector.len(), 4);
-        vector.copy_at(2, b"abcd");
-        vector.copy_at(8, b"xyz");
-        let byte = |offset| memory.read_obj::<u8>(GuestAddress(DATA + offset)).unwrap();
-        assert_eq!([byte(2), byte(3)], [b'a', 0]);
-        assert_eq!([byte(0x100), byte(0x101), byte(0x102)], [b'b', b'c', 0]);
-        assert_eq!([byte(0x200), byte(0x201), byte(0x203)], [b'd', 0, b'x']);
-        vector.remove_front(3);
-        vector.copy_at(1, b"!");
-        assert_eq!(byte(0x201), b'!');
-        assert_eq!(vector.len(), 1);
+    }
+
+    /// By a socket, which is read and written as an interface is.
+    #[test]
+    fn packets_are_read_and_written_in_guest_memory() {
+        let memory = memory();
+        let slice = |offset, length| {
+            let address = GuestAddress(DATA + offset);
+            memory.get_slice(address, length).unwrap()
+        };
+        let (ours, peer) = UnixDatagram::pair().unwrap();
+        let tap = Tap::new(File::from(OwnedFd::from(ours)), "tap0".into(), None, 0);
+        set_nonblocking(&tap.file).unwrap();
+        let mut vector = IoVector::default();
+        vector.push(slice(0, 3));
+        vector.push(slice(0x100, 2));
+        let mut overflow = [0xee; 4];
+        let nothing = tap.receive(&mut vector, &mut overflow).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        for (packet, expected, rest) in [
+            (&b"abcd"[..], *b"abcd\0", [0xee; 4]),
+            (b"ABCDEF", *b"ABCDE", [b'F', 0xee, 0xee, 0xee]),
+        ] {
+            peer.send(packet).unwrap();
+            let length = tap.receive(&mut vector, &mut overflow).unwrap();
+            assert_eq!(length, packet.len());
+            let mut stored = [0; 5];
+            assert_eq!(vector.copy_to(&mut stored), 5);
+            assert_eq!((stored, overflow), (expected, rest));
+        }
+        tap.send(&vector).unwrap();
+        let mut sent = [0; 10];
+        assert_eq!(peer.recv(&mut sent).unwrap(), 5);
+        assert_eq!(&sent[..5], b"ABCDE");
+        // The socket takes some, and then none before somebody reads.
+        let full = std::iter::repeat_with(|| tap.send(&vector)).find_map(Result::err);
+        assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
+        // A directory can be neither read nor written.
+        let gone = Tap::new(File::open("/").unwrap(), "tap0".into(), None, 0);
+        assert!(gone.receive(&mut vector, &mut overflow).is_err());
+        assert!(gone.send(&vector).is_err());
+        assert!(gone.reported.load(Ordering::Relaxed));
+        assert!(!tap.reported.load(Ordering::Relaxed));
     }
 }

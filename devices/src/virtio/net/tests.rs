@@ -1,19 +1,15 @@
-//! The whole device behind its registers, on a socket in place of a tap interface, checked against VIRTIO 1.3, section
+//! The whole device behind its registers, on a back end in memory, checked against VIRTIO 1.3, section
 //! 5.1.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use proptest::prelude::*;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
-use super::device::offloads;
+use super::testing::{Calls, TestBackend, info};
 use super::*;
 use crate::state::RestoreError;
 use crate::virtio::VirtioDevice;
@@ -31,38 +27,35 @@ static NEXT: AtomicUsize = AtomicUsize::new(100);
 
 struct Bench {
     driver: Driver,
-    /// This machine's end of it.
-    tap: Arc<Tap>,
+    backend: Arc<TestBackend>,
     /// The name of the worker's thread.
     thread: String,
     link: Arc<Link>,
-    /// The host's side of the tap.
-    peer: UnixDatagram,
 }
 
 impl Bench {
     fn new() -> Self {
-        let (ours, peer) = UnixDatagram::pair().unwrap();
-        peer.set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        let tap = Arc::new(Tap::from_socket(File::from(OwnedFd::from(ours)), 0));
+        Self::with_info(info())
+    }
+
+    fn with_info(info: Info) -> Self {
+        let backend = Arc::new(TestBackend::new(info));
         let index = NEXT.fetch_add(1, Ordering::Relaxed);
-        let net = Net::new(tap.clone(), bench_mac(), None, Vhost::Off, index).unwrap();
+        let net = Net::new(backend.clone(), bench_mac(), None, index).unwrap();
         let link = net.link();
         let driver = Driver::new(Box::new(net));
         driver.put(DATA, &[UNTOUCHED; 0x2_0000]);
         Self {
             driver,
-            tap,
+            backend,
             thread: format!("virtio-net-{index}"),
             link,
-            peer,
         }
     }
 
     /// Another device of the same configuration.
     fn device(&mut self) -> Box<Net> {
-        let net = Net::new(self.tap.clone(), bench_mac(), None, Vhost::Off, 0).unwrap();
+        let net = Net::new(self.backend.clone(), bench_mac(), None, 0).unwrap();
         self.link = net.link();
         Box::new(net)
     }
@@ -76,13 +69,11 @@ impl Bench {
         bench.driver.start(features);
         bench
     }
+}
 
-    fn arrives(&self) -> Vec<u8> {
-        let mut packet = vec![0; 70_000];
-        let length = self.peer.recv(&mut packet).unwrap();
-        packet.truncate(length);
-        packet
-    }
+/// A device on a back end with these properties.
+fn net_with(info: Info, mtu: Option<u16>) -> Net {
+    Net::new(Arc::new(TestBackend::new(info)), Mac([2; 6]), mtu, 0).unwrap()
 }
 
 /// A header of 10 bytes and room for a count, and `length` bytes that tell packets and places apart.
@@ -100,38 +91,35 @@ fn counted(mut packet: Vec<u8>, buffers: u16) -> Vec<u8> {
 }
 
 #[test]
-fn features_are_what_the_interface_can_do() {
-    let net = |offloads| {
-        let (ours, _) = UnixDatagram::pair().unwrap();
-        let tap = Tap::from_socket(File::from(OwnedFd::from(ours)), offloads);
-        Net::new(Arc::new(tap), Mac([2; 6]), None, Vhost::Off, 0).unwrap()
+fn features_are_those_of_the_device_and_the_back_end() {
+    let net = |features| {
+        let info = Info { features, ..info() };
+        net_with(info, None)
     };
-    let always = 1 << 0 | 1 << 5 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16;
+    let always = 1 << 5 | 1 << 15 | 1 << 16;
     assert_eq!(net(0).device_id(), 1);
     assert_eq!(net(0).queue_sizes().len(), 2);
     assert_eq!(net(0).features(), always);
-    assert_eq!(net(libc::TUN_F_CSUM).features(), always | 1 << 1);
-    let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
-    let to_guest = 1 << 1 | 1 << 7 | 1 << 8 | 1 << 9;
-    assert_eq!(net(all).features(), always | to_guest);
+    assert_eq!(net(0).name(), "network interface on a test");
+    let offloads = 1 << 0 | 1 << 1 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12 | 1 << 13;
+    assert_eq!(net(offloads).features(), always | offloads);
 }
 
+/// Legacy drivers have a shorter header unless buffers are mergeable.
 #[test]
-fn the_interface_is_told_what_makes_sense() {
-    use libc::{TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6};
-    for (features, told) in [
-        (0, 0),
-        (1 << 1, TUN_F_CSUM),
-        (1 << 7 | 1 << 8, 0),
-        (1 << 1 | 1 << 9, TUN_F_CSUM),
-        (1 << 1 | 1 << 7, TUN_F_CSUM | TUN_F_TSO4),
-        (
-            1 << 1 | 1 << 7 | 1 << 8 | 1 << 9,
-            TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN,
-        ),
-    ] {
-        assert_eq!(offloads(features), told, "{features:#x}");
+fn each_activation_tells_the_back_end_what_was_negotiated() {
+    let csum = 1 << 1;
+    let mut bench = Bench::with_info(Info {
+        features: csum,
+        ..info()
+    });
+    for (features, header) in [(0, 10), (MODERN, 12), (MERGE | csum, 12), (csum, 10)] {
+        bench.driver.start(features);
+        assert_eq!(bench.backend.take_configured(), [(header, features)]);
     }
+    bench.driver.transport.pause();
+    bench.driver.transport.resume();
+    assert_eq!(bench.backend.take_configured(), [(10, csum)]);
 }
 
 #[test]
@@ -168,11 +156,11 @@ fn packets_leave_as_the_driver_made_them() {
         ],
     );
     assert_eq!(bench.driver.wait_used(1), (0, 0));
-    assert!(bench.arrives() == long);
+    assert!(bench.backend.sent() == long);
     bench.driver.put(DATA, &packet(2, 60));
     bench.driver.give(1, 0, &[readable(DATA, 72)]);
     assert_eq!(bench.driver.wait_used(1), (0, 0));
-    assert_eq!(bench.arrives(), packet(2, 60));
+    assert_eq!(bench.backend.sent(), packet(2, 60));
 }
 
 #[test]
@@ -188,14 +176,15 @@ fn what_is_no_packet_is_lost() {
     }
     bench.driver.put(DATA, &packet(3, 60));
     bench.driver.give(1, 0, &[readable(DATA, 72)]);
-    assert_eq!(bench.arrives(), packet(3, 60));
+    assert_eq!(bench.backend.sent(), packet(3, 60));
 }
 
 #[test]
-fn a_full_interface_is_waited_for() {
-    let mut bench = Bench::started(MODERN);
+fn a_full_back_end_is_waited_for() {
+    let mut bench = Bench::new();
+    bench.backend.set_room(10);
+    bench.driver.start(MODERN);
     let total = 200_u32;
-    // The socket takes fewer than these before somebody reads.
     let (mut given, mut done) = (0, 0);
     let mut arrived = 0;
     while done < total {
@@ -207,7 +196,7 @@ fn a_full_interface_is_waited_for() {
             given += 1;
         }
         if given - arrived >= 16 || given == total {
-            assert_eq!(bench.arrives(), packet(arrived as u8, 20));
+            assert_eq!(bench.backend.sent(), packet(arrived as u8, 20));
             arrived += 1;
         }
         while bench.driver.used(1).is_some() {
@@ -215,7 +204,7 @@ fn a_full_interface_is_waited_for() {
         }
     }
     for n in arrived..total {
-        assert_eq!(bench.arrives(), packet(n as u8, 20), "none is lost");
+        assert_eq!(bench.backend.sent(), packet(n as u8, 20), "none is lost");
     }
 }
 
@@ -226,7 +215,7 @@ fn a_packet_comes_into_one_buffer() {
         bench
             .driver
             .give(0, 3, &[writable(DATA, 12), writable(DATA + 0x1000, 1600)]);
-        bench.peer.send(&packet(7, 1500)).unwrap();
+        bench.backend.arrive(packet(7, 1500));
         assert_eq!(bench.driver.wait_used(0), (3, 1512));
         let seen = [
             bench.driver.get(DATA, 12),
@@ -243,7 +232,7 @@ fn a_packet_comes_into_one_buffer() {
 fn the_short_header_of_the_legacy_interface_has_no_count() {
     let mut bench = Bench::started(0);
     bench.driver.give(0, 0, &[writable(DATA, 1600)]);
-    bench.peer.send(&[0x55; 70]).unwrap();
+    bench.backend.arrive(vec![0x55; 70]);
     assert_eq!(bench.driver.wait_used(0), (0, 70));
     assert_eq!(bench.driver.get(DATA, 70), [0x55; 70]);
 }
@@ -255,9 +244,9 @@ fn a_long_packet_takes_several_buffers_and_the_next_one_those_behind() {
         let buffer = [writable(DATA + u64::from(head) * 0x1000, 1000)];
         bench.driver.give(0, head, &buffer);
     }
-    bench.peer.send(&packet(1, 2488)).unwrap();
-    bench.peer.send(&packet(2, 100)).unwrap();
-    bench.peer.send(&packet(3, 1988)).unwrap();
+    bench.backend.arrive(packet(1, 2488));
+    bench.backend.arrive(packet(2, 100));
+    bench.backend.arrive(packet(3, 1988));
     let mut packets = Vec::new();
     for lengths in [&[1000, 1000, 500][..], &[112], &[1000, 1000]] {
         let mut bytes = Vec::new();
@@ -277,8 +266,8 @@ fn a_long_packet_takes_several_buffers_and_the_next_one_those_behind() {
 #[test]
 fn a_packet_waits_for_buffers() {
     let mut bench = Bench::started(MODERN | MERGE);
-    bench.peer.send(&packet(1, 3000)).unwrap();
-    bench.peer.send(&packet(2, 10)).unwrap();
+    bench.backend.arrive(packet(1, 3000));
+    bench.backend.arrive(packet(2, 10));
     // None, too few, and enough.
     bench.driver.give(0, 0, &[writable(DATA, 1000)]);
     bench.driver.give(0, 1, &[writable(DATA + 1000, 1000)]);
@@ -304,8 +293,8 @@ fn a_packet_that_cannot_fit_is_lost_and_the_next_one_is_not() {
                 .driver
                 .give(0, head, &[writable(DATA + u64::from(head) * 0x100, 100)]);
         }
-        bench.peer.send(&packet(1, 1000)).unwrap();
-        bench.peer.send(&packet(2, 50)).unwrap();
+        bench.backend.arrive(packet(1, 1000));
+        bench.backend.arrive(packet(2, 50));
         assert_eq!(bench.driver.wait_used(0), (0, 62));
         assert_eq!(bench.driver.get(DATA, 62), counted(packet(2, 50), 1));
     }
@@ -317,7 +306,7 @@ fn buffers_without_room_come_back_empty() {
     bench.driver.give(0, 0, &[readable(DATA, 100)]);
     assert_eq!(bench.driver.wait_used(0), (0, 0));
     bench.driver.give(0, 1, &[writable(DATA, 100)]);
-    bench.peer.send(&packet(1, 10)).unwrap();
+    bench.backend.arrive(packet(1, 10));
     assert_eq!(bench.driver.wait_used(0), (1, 22));
 }
 
@@ -331,22 +320,118 @@ fn without_a_link_packets_are_lost() {
     bench.link.set(true);
     bench.driver.put(DATA, &packet(2, 50));
     bench.driver.give(1, 0, &[readable(DATA, 62)]);
-    assert_eq!(bench.arrives(), packet(2, 50));
+    assert_eq!(bench.backend.sent(), packet(2, 50));
+}
+
+/// It is asked for nothing more until the next activation.
+#[test]
+fn a_back_end_that_is_gone_leaves_the_guest_running() {
+    let mut bench = Bench::new();
+    bench.backend.fail_receive([libc::EBADFD]);
+    bench.backend.arrive(packet(1, 50));
+    bench.driver.start(MODERN);
+    bench.driver.give(0, 0, &[writable(DATA, 100)]);
+    until(|| bench.backend.calls().receives > 0);
+    bench.wait_asleep();
+    for _ in 0..3 {
+        bench.driver.give(1, 0, &[readable(DATA, 62)]);
+        assert_eq!(bench.driver.wait_used(1), (0, 0));
+        bench.wait_asleep();
+    }
+    let calls = bench.backend.calls();
+    assert_eq!((calls.receives, calls.sends), (1, 0));
+    assert_eq!(bench.driver.used(0), None);
+    bench.driver.start(MODERN);
+    bench.driver.give(0, 0, &[writable(DATA, 100)]);
+    assert_eq!(bench.driver.wait_used(0), (0, 62));
 }
 
 #[test]
-fn an_interface_that_is_gone_leaves_the_guest_running() {
-    // A directory can be neither read nor written.
-    let directory = File::open("/").unwrap();
-    let tap = Arc::new(Tap::from_socket(directory, 0));
-    let net = Net::new(tap, Mac([2; 6]), None, Vhost::Off, 0).unwrap();
-    let mut driver = Driver::new(Box::new(net));
-    driver.start(MODERN);
-    driver.give(0, 0, &[writable(DATA, 100)]);
-    for _ in 0..3 {
-        driver.give(1, 0, &[readable(DATA, 62)]);
-        assert_eq!(driver.wait_used(1), (0, 0));
+fn a_packet_that_the_back_end_refuses_is_lost_and_the_next_one_is_not() {
+    let mut bench = Bench::started(MODERN);
+    bench.backend.fail_send([libc::EINVAL, libc::EIO]);
+    for n in 0..3 {
+        bench.driver.put(DATA, &packet(n, 50));
+        bench.driver.give(1, 0, &[readable(DATA, 62)]);
+        assert_eq!(bench.driver.wait_used(1), (0, 0));
     }
+    assert_eq!(bench.backend.sent(), packet(2, 50));
+    assert_eq!(bench.backend.calls().sends, 3);
+}
+
+/// A signal, or a back end that was readable and has nothing.
+#[test]
+fn a_back_end_that_has_nothing_after_all_is_asked_again() {
+    let mut bench = Bench::new();
+    bench.backend.fail_receive([
+        libc::EAGAIN,
+        libc::EINTR,
+        libc::EAGAIN,
+        libc::EINTR,
+        libc::EINTR,
+    ]);
+    bench.backend.arrive(packet(1, 50));
+    bench.driver.start(MODERN);
+    bench.driver.give(0, 0, &[writable(DATA, 100)]);
+    assert_eq!(bench.driver.wait_used(0), (0, 62));
+    assert_eq!(bench.driver.get(DATA, 62), counted(packet(1, 50), 1));
+}
+
+/// A packet that was refused for now is offered again, whole and once.
+#[test]
+fn a_packet_that_would_block_is_kept() {
+    let mut bench = Bench::new();
+    bench.backend.fail_send([libc::EAGAIN; 3]);
+    bench.driver.start(MODERN);
+    bench.driver.put(DATA, &packet(1, 50));
+    bench.driver.give(1, 0, &[readable(DATA, 62)]);
+    assert_eq!(bench.driver.wait_used(1), (0, 0));
+    assert_eq!(bench.backend.sent(), packet(1, 50));
+    bench.wait_asleep();
+    assert_eq!(bench.backend.calls().sends, 4);
+    assert_eq!(bench.backend.try_sent(), None);
+}
+
+/// A packet without a whole header is no packet, and leaves its buffers to the next one.
+#[test]
+fn packets_shorter_than_a_header_are_dropped() {
+    for (features, header) in [(MODERN, 12), (MODERN | MERGE, 12), (0, 10)] {
+        let mut bench = Bench::started(features);
+        for length in [0, 1, header - 1] {
+            bench.backend.arrive(vec![0x55; length]);
+        }
+        bench.backend.arrive(vec![0; header]);
+        bench.driver.give(0, 0, &[writable(DATA, 1600)]);
+        assert_eq!(bench.driver.wait_used(0), (0, header as u32));
+        bench.wait_asleep();
+        assert_eq!(bench.driver.used(0), None);
+    }
+}
+
+/// A thread that polls or asks twice would show.
+#[test]
+fn a_back_end_is_asked_no_more_than_needed() {
+    let mut bench = Bench::started(MODERN);
+    bench.wait_asleep();
+    assert_eq!(bench.backend.calls(), Calls::default(), "no buffers");
+    for round in 1..=5 {
+        bench.driver.give(0, 0, &[writable(DATA, 1600)]);
+        bench.wait_asleep();
+        bench.backend.arrive(packet(1, 10));
+        assert_eq!(bench.driver.wait_used(0), (0, 22));
+        bench.wait_asleep();
+        // There is nothing, and then there is a packet.
+        assert_eq!(bench.backend.calls().receives, 2 * round);
+    }
+    for n in 1..=5 {
+        bench.driver.give(1, 0, &[readable(DATA, 22)]);
+        assert_eq!(bench.driver.wait_used(1), (0, 0));
+        assert_eq!(bench.backend.calls().sends, n);
+    }
+    bench.link.set(false);
+    bench.driver.give(1, 0, &[readable(DATA, 22)]);
+    assert_eq!(bench.driver.wait_used(1), (0, 0));
+    assert_eq!(bench.backend.calls().sends, 5, "the cable is out");
 }
 
 #[test]
@@ -354,7 +439,7 @@ fn a_reset_lets_go_of_buffers_and_keeps_packets() {
     let mut bench = Bench::started(MODERN | MERGE);
     bench.driver.give(0, 0, &[writable(DATA, 1000)]);
     bench.driver.start(MODERN | MERGE);
-    bench.peer.send(&packet(1, 10)).unwrap();
+    bench.backend.arrive(packet(1, 10));
     bench.driver.give(0, 0, &[writable(DATA + 0x1000, 1000)]);
     assert_eq!(bench.driver.wait_used(0), (0, 22));
     assert_eq!(bench.driver.get(DATA, 22), [UNTOUCHED; 22]);
@@ -364,8 +449,8 @@ fn a_reset_lets_go_of_buffers_and_keeps_packets() {
 #[test]
 fn a_packet_that_waits_for_buffers_outlives_a_pause() {
     let mut bench = Bench::started(MODERN | MERGE);
-    bench.peer.send(&packet(1, 3000)).unwrap();
-    bench.peer.send(&packet(2, 10)).unwrap();
+    bench.backend.arrive(packet(1, 3000));
+    bench.backend.arrive(packet(2, 10));
     bench.driver.give(0, 0, &[writable(DATA, 1000)]);
     bench.driver.give(0, 1, &[writable(DATA + 1000, 1000)]);
     for _ in 0..3 {
@@ -401,7 +486,7 @@ fn packets_from_the_guest_are_sent_once_across_pauses() {
         bench.driver.transport.pause();
         bench.driver.transport.resume();
         for n in given - 3..given {
-            assert_eq!(bench.arrives(), packet(n, 20));
+            assert_eq!(bench.backend.sent(), packet(n, 20));
             assert_eq!(bench.driver.wait_used(1).0, u32::from(n % 8));
         }
     }
@@ -416,8 +501,8 @@ fn buffers_that_wait_for_a_packet_outlive_a_pause() {
     bench.driver.give(0, 2, &[writable(DATA + 0x100, 100)]);
     bench.driver.transport.pause();
     bench.driver.transport.resume();
-    bench.peer.send(&packet(1, 10)).unwrap();
-    bench.peer.send(&packet(2, 10)).unwrap();
+    bench.backend.arrive(packet(1, 10));
+    bench.backend.arrive(packet(2, 10));
     let mut heads = Vec::new();
     while heads.last() != Some(&2) {
         heads.push(bench.driver.wait_used(0).0);
@@ -430,14 +515,14 @@ fn buffers_that_wait_for_a_packet_outlive_a_pause() {
 fn a_worker_that_sleeps_is_woken() {
     let mut bench = Bench::started(MODERN | MERGE);
     bench.wait_asleep();
-    // The tap has nothing, and then a packet.
+    // The back end has nothing, and then a packet.
     bench.driver.give(0, 0, &[writable(DATA, 1600)]);
     bench.wait_asleep();
-    bench.peer.send(&packet(1, 100)).unwrap();
+    bench.backend.arrive(packet(1, 100));
     assert_eq!(bench.driver.wait_used(0), (0, 112));
     bench.wait_asleep();
     // A packet that is too long for the buffers that there are.
-    bench.peer.send(&packet(2, 988)).unwrap();
+    bench.backend.arrive(packet(2, 988));
     bench.driver.give(0, 0, &[writable(DATA, 500)]);
     bench.wait_asleep();
     assert_eq!(bench.driver.used(0), None);
@@ -447,7 +532,7 @@ fn a_worker_that_sleeps_is_woken() {
     bench.wait_asleep();
     bench.driver.put(DATA, &packet(3, 60));
     bench.driver.give(1, 0, &[readable(DATA, 72)]);
-    assert_eq!(bench.arrives(), packet(3, 60));
+    assert_eq!(bench.backend.sent(), packet(3, 60));
     assert_eq!(bench.driver.wait_used(1), (0, 0));
     bench.wait_asleep();
     let config =
@@ -486,67 +571,47 @@ fn more_than_a_turn_leaves_with_one_notification() {
 
 #[test]
 fn more_than_a_turn_arrives_with_one_notification() {
-    use std::io::{Error, Write};
-    use std::os::fd::FromRawFd;
-    let mut ends = [0; 2];
-    // A socket whose buffer counts bytes and not packets.
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK;
-    // SAFETY: the call stores two descriptors in `ends`, which lives across it.
-    let made = unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) };
-    assert_eq!(made, 0, "{}", Error::last_os_error());
-    // SAFETY: the two were just opened, and nobody else has them.
-    let [ours, mut peer] = ends.map(|end| unsafe { File::from_raw_fd(end) });
-    let tap = Arc::new(Tap::from_socket(ours, 0));
-    let index = NEXT.fetch_add(1, Ordering::Relaxed);
-    let net = Net::new(tap, Mac([2; 6]), None, Vhost::Off, index).unwrap();
-    let mut driver = Driver::new(Box::new(net));
-    driver.start_with(MODERN | MERGE, MAX_QUEUE_SIZE);
-    let mut sent = 0;
-    while sent < 2 * TURN && peer.write(&packet(sent as u8, 20)).is_ok() {
-        sent += 1;
+    let mut bench = Bench::new();
+    bench.driver.start_with(MODERN | MERGE, MAX_QUEUE_SIZE);
+    let sent = 2 * TURN;
+    for n in 0..sent {
+        bench.backend.arrive(packet(n as u8, 20));
     }
-    assert!(sent > TURN, "the socket takes {sent} packets only");
-    wait_asleep(&format!("virtio-net-{index}"));
+    bench.wait_asleep();
     for head in 0..MAX_QUEUE_SIZE {
         let place = DATA + 0x800 * u64::from(head);
-        driver.offer(0, head, &[writable(place, 0x800)]);
+        bench.driver.offer(0, head, &[writable(place, 0x800)]);
     }
-    driver.notify(0);
+    bench.driver.notify(0);
     for n in 0..sent {
-        assert_eq!(driver.wait_used(0), (n, 32));
+        assert_eq!(bench.driver.wait_used(0), (n, 32));
         let place = DATA + 0x800 * u64::from(n);
-        assert_eq!(driver.get(place, 32), counted(packet(n as u8, 20), 1));
+        assert_eq!(bench.driver.get(place, 32), counted(packet(n as u8, 20), 1));
     }
-    wait_asleep(&format!("virtio-net-{index}"));
+    bench.wait_asleep();
 }
 
-/// Nobody notifies any more, and the interface takes packets again.
+/// Nobody notifies any more, and the back end takes packets again.
 #[test]
-fn a_worker_that_sleeps_on_a_full_interface_is_woken() {
+fn a_worker_that_sleeps_on_a_full_back_end_is_woken() {
     let mut bench = Bench::new();
+    bench.backend.set_room(3);
     bench.driver.start_with(MODERN, MAX_QUEUE_SIZE);
-    let mut total = 0;
-    // Until nothing more goes.
-    until(|| {
-        for _ in 0..MAX_QUEUE_SIZE / 2 {
-            let place = DATA + u64::from(total % MAX_QUEUE_SIZE) * 0x100;
-            bench.driver.put(place, &packet(total as u8, 20));
-            bench
-                .driver
-                .offer(1, total % MAX_QUEUE_SIZE, &[readable(place, 32)]);
-            total += 1;
-        }
-        bench.driver.notify(1);
-        wait_asleep(&bench.thread);
-        let mut done = 0;
-        while bench.driver.used(1).is_some() {
-            done += 1;
-        }
-        done < MAX_QUEUE_SIZE / 2
-    });
-    for n in 0..total {
-        assert_eq!(bench.arrives(), packet(n as u8, 20), "none is lost");
+    let total = MAX_QUEUE_SIZE;
+    for head in 0..total {
+        let place = DATA + u64::from(head) * 0x100;
+        bench.driver.put(place, &packet(head as u8, 20));
+        bench.driver.offer(1, head, &[readable(place, 32)]);
     }
+    bench.driver.notify(1);
+    bench.wait_asleep();
+    for n in 0..total {
+        assert_eq!(bench.backend.sent(), packet(n as u8, 20), "none is lost");
+    }
+    for head in 0..total {
+        assert_eq!(bench.driver.wait_used(1), (head.into(), 0));
+    }
+    bench.wait_asleep();
 }
 
 /// What a packet leaves in the last of its buffers may be a single byte, and the next packet begins in the one behind.
@@ -558,8 +623,8 @@ fn packets_end_at_any_byte_of_a_buffer() {
             let buffer = [writable(DATA + u64::from(head) * 0x1000, 1000)];
             bench.driver.give(0, head, &buffer);
         }
-        bench.peer.send(&packet(1, length)).unwrap();
-        bench.peer.send(&packet(2, 10)).unwrap();
+        bench.backend.arrive(packet(1, length));
+        bench.backend.arrive(packet(2, 10));
         let total = length as u32 + 12;
         let mut head = 0;
         while head * 1000 < total {
@@ -575,16 +640,25 @@ fn packets_end_at_any_byte_of_a_buffer() {
 
 #[test]
 fn the_mtu_is_in_the_configuration_space() {
-    let net = |mtu| {
-        let (ours, _) = UnixDatagram::pair().unwrap();
-        let tap = Tap::from_socket(File::from(OwnedFd::from(ours)), 0);
-        Net::new(Arc::new(tap), Mac([2; 6]), mtu, Vhost::Off, 0).unwrap()
+    let net = |host, told| {
+        net_with(
+            Info {
+                mtu: host,
+                ..info()
+            },
+            told,
+        )
     };
-    let told = Driver::new(Box::new(net(Some(9001))));
-    assert_eq!(told.config(8), [0, 0, 0x29, 0x23, 0, 0, 0, 0]);
-    assert_eq!(net(Some(68)).features() & 1 << 3, 1 << 3);
-    assert_eq!(net(None).features() & 1 << 3, 0);
-    assert_eq!(Driver::new(Box::new(net(None))).config(8), [0; 8]);
+    for host in [None, Some(1500)] {
+        let told = Driver::new(Box::new(net(host, Some(9001))));
+        assert_eq!(told.config(8), [0, 0, 0x29, 0x23, 0, 0, 0, 0]);
+    }
+    let of_the_host = Driver::new(Box::new(net(Some(1500), None)));
+    assert_eq!(of_the_host.config(8), [0, 0, 0xdc, 5, 0, 0, 0, 0]);
+    assert_eq!(net(None, Some(68)).features() & 1 << 3, 1 << 3);
+    assert_eq!(net(Some(68), None).features() & 1 << 3, 1 << 3);
+    assert_eq!(net(None, None).features() & 1 << 3, 0);
+    assert_eq!(Driver::new(Box::new(net(None, None))).config(8), [0; 8]);
 }
 
 proptest! {
@@ -603,7 +677,7 @@ proptest! {
             bench.driver.put(Driver::page(page), bytes);
         }
         for size in &sizes {
-            bench.peer.send(&packet(1, *size)).unwrap();
+            bench.backend.arrive(packet(1, *size));
         }
         bench.driver.give(0, 0, &[writable(DATA, 100)]);
         bench.driver.give(1, 0, &[readable(DATA, 100)]);
@@ -614,12 +688,12 @@ proptest! {
     }
 }
 
-/// What was read from the interface and not given to the guest is given to it by the device that goes on.
+/// What was taken from the back end and not given to the guest is given to it by the device that goes on.
 #[test]
 fn packets_are_neither_lost_nor_doubled_by_a_save() {
     let mut bench = Bench::started(MODERN | MERGE);
-    bench.peer.send(&packet(1, 3000)).unwrap();
-    bench.peer.send(&packet(2, 10)).unwrap();
+    bench.backend.arrive(packet(1, 3000));
+    bench.backend.arrive(packet(2, 10));
     bench.driver.give(0, 0, &[writable(DATA, 1000)]);
     bench.driver.give(0, 1, &[writable(DATA + 1000, 1000)]);
     for round in 0..3_u8 {
@@ -630,7 +704,7 @@ fn packets_are_neither_lost_nor_doubled_by_a_save() {
         bench.driver.migrate(device);
         assert_eq!(bench.driver.used(0), None);
         bench.driver.transport.resume();
-        assert_eq!(bench.arrives(), packet(round, 20));
+        assert_eq!(bench.backend.sent(), packet(round, 20));
         assert_eq!(bench.driver.wait_used(1), (0, 0));
     }
     bench.driver.give(0, 2, &[writable(DATA + 2000, 1000)]);
@@ -666,7 +740,7 @@ fn another_interface_is_not_taken_for_this_one() {
     let bench = Bench::new();
     let state = bench.driver.transport.save();
     for (mac, mtu) in [(Mac([2; 6]), None), (bench_mac(), Some(1400))] {
-        let other = Net::new(bench.tap.clone(), mac, mtu, Vhost::Off, 0).unwrap();
+        let other = Net::new(bench.backend.clone(), mac, mtu, 0).unwrap();
         let refused = Driver::new(Box::new(other))
             .transport
             .restore(state.clone());
@@ -684,7 +758,7 @@ proptest! {
     #[test]
     fn a_damaged_state_harms_nothing_but_the_device(damages in damages()) {
         let mut bench = Bench::started(MODERN | MERGE);
-        bench.peer.send(&packet(1, 3000)).unwrap();
+        bench.backend.arrive(packet(1, 3000));
         bench.driver.give(0, 0, &[writable(DATA, 1000)]);
         bench.driver.offer(1, 0, &[readable(DATA + 0x8000, 32)]);
         let device = bench.device();

@@ -1,8 +1,9 @@
-//! The transmit queue: packets from the guest to the interface (VIRTIO 1.3, sections 5.1.6.1 and 5.1.6.2).
+//! The transmit queue: packets from the guest to the back end (VIRTIO 1.3, sections 5.1.6.1 and 5.1.6.2).
 
 use std::io;
 
-use super::tap::{Tap, Vector};
+use super::backend::Backend;
+use super::io_vector::IoVector;
 use super::{MAX_PACKET, TURN};
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, DeviceQueue};
@@ -14,7 +15,7 @@ pub(super) enum Transmitted {
     More,
     /// The queue is empty, and the driver has been asked to notify the next packet.
     Empty,
-    /// The interface takes no more for now.
+    /// The back end takes no more for now.
     Full,
 }
 
@@ -22,8 +23,8 @@ pub(super) enum Transmitted {
 pub(super) struct Transmitter<'m> {
     pub queue: DeviceQueue<'m>,
     chain: Chain<'m>,
-    vector: Vector<'m>,
-    /// The head of the packet in `vector` that the interface did not take.
+    vector: IoVector<'m>,
+    /// The head of the packet in `vector` that the back end did not take.
     held: Option<u16>,
     used: Vec<(u16, u32)>,
 }
@@ -33,23 +34,23 @@ impl<'m> Transmitter<'m> {
         Self {
             queue,
             chain: Chain::default(),
-            vector: Vector::default(),
+            vector: IoVector::default(),
             held: None,
             used: Vec::new(),
         }
     }
 
-    /// Sends what there is, up to a turn's worth. Without `tap` packets are lost, as on a cable that is not plugged in.
-    pub fn run(&mut self, tap: Option<&Tap>) -> Result<Transmitted, Broken> {
+    /// Sends what there is, up to a turn's worth. Without `backend` packets are lost, as on a cable that is not plugged in.
+    pub fn run(&mut self, backend: Option<&dyn Backend>) -> Result<Transmitted, Broken> {
         self.queue.disable_notification()?;
-        let result = self.send(tap);
+        let result = self.send(backend);
         // What was sent counts, however the turn ended.
         self.queue.add_used(&self.used)?;
         self.used.clear();
         result
     }
 
-    fn send(&mut self, tap: Option<&Tap>) -> Result<Transmitted, Broken> {
+    fn send(&mut self, backend: Option<&dyn Backend>) -> Result<Transmitted, Broken> {
         for _ in 0..TURN {
             let Some(head) = self.next()? else {
                 if self.queue.enable_notification()? {
@@ -57,13 +58,13 @@ impl<'m> Transmitter<'m> {
                 }
                 return Ok(Transmitted::Empty);
             };
-            if let Some(tap) = tap
-                && let Err(error) = tap.send(&self.vector)
+            if let Some(backend) = backend
+                && let Err(error) = backend.send(&self.vector)
                 && error.kind() == io::ErrorKind::WouldBlock
             {
                 return Ok(Transmitted::Full);
             }
-            // A packet that the interface refuses for any other reason is lost, as packets are: its header makes no
+            // A packet that the back end refuses for any other reason is lost, as packets are: its header makes no
             // sense, or the interface is down.
             self.held = None;
             self.used.push((head, 0));
@@ -76,11 +77,11 @@ impl<'m> Transmitter<'m> {
         if self.held.is_none() {
             self.held = self.queue.next(&mut self.chain)?;
             self.vector.clear();
-            // What is too long for a packet leaves it empty, which the interface does not send.
+            // What is too long for a packet leaves it empty, which is not sent.
             let buffers = &self.chain.readable;
             if self.held.is_some()
                 && buffers.length() <= MAX_PACKET as u64
-                && buffers.as_slice().len() <= Vector::MAX
+                && buffers.as_slice().len() <= IoVector::MAX
             {
                 for slice in buffers.as_slice() {
                     self.vector.push(*slice);

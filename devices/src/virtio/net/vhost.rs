@@ -125,6 +125,58 @@ fn set_up(
     Ok(kernel)
 }
 
+/// That the host's kernel is to serve the queues of one device.
+pub(super) struct Wanted {
+    /// The device's back end.
+    tap: Arc<Tap>,
+    /// This process does not serve them in its place.
+    required: bool,
+    /// That it does so has been logged. A driver can make it happen any number of times.
+    reported: bool,
+}
+
+impl Wanted {
+    /// What `vhost` means for a device on `tap`. `None` if the kernel is not to be asked.
+    pub fn new(vhost: Vhost, tap: &Arc<Tap>) -> Option<Self> {
+        (vhost != Vhost::Off).then(|| Self {
+            tap: Arc::clone(tap),
+            required: vhost == Vhost::On,
+            reported: false,
+        })
+    }
+
+    /// Has the kernel serve the queues, which are the receive queue and the transmit queue. `None` if this process has to.
+    ///
+    /// # Errors
+    /// The kernel refuses, and it is required.
+    pub fn start(
+        &mut self,
+        link: &Arc<Link>,
+        activation: &Activation,
+        queues: [&ActiveQueue; 2],
+    ) -> io::Result<Option<Server>> {
+        let server = Server::start(Arc::clone(&self.tap), Arc::clone(link), activation, queues);
+        match server {
+            Ok(server) => return Ok(Some(server)),
+            Err(error) if self.required => {
+                let why = format!(
+                    "the host's kernel does not serve its queues, leave vhost=on away: {error}"
+                );
+                return Err(io::Error::new(error.kind(), why));
+            }
+            Err(error) if !self.reported => {
+                self.reported = true;
+                log::warn!(
+                    "tap interface '{}': the host's kernel does not serve the guest's queues, so hvrun does: {error}",
+                    self.tap.name()
+                );
+            }
+            Err(_) => {}
+        }
+        Ok(None)
+    }
+}
+
 /// vhost-net serving one device, and the forwarding of its notifications. The kernel stops using the queues when this is
 /// dropped, at the latest.
 pub(super) struct Server {
@@ -143,11 +195,7 @@ fn is_signalled(event: &EventFd) -> bool {
 }
 
 impl Server {
-    /// Has the kernel serve the queues, which are the receive queue and the transmit queue.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn start(
+    fn start(
         tap: Arc<Tap>,
         link: Arc<Link>,
         activation: &Activation,

@@ -1,7 +1,6 @@
 //! The thread that serves both queues of a network device.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,9 +11,9 @@ use virtio_bindings::virtio_net::{
 use vmm_sys_util::eventfd::EventFd;
 
 use super::MAX_PACKET;
+use super::backend::Backend;
 use super::device::{Link, RECEIVE, STATUS, Served, TRANSMIT};
 use super::receive::{Received, Receiver};
-use super::tap::Tap;
 use super::transmit::{Transmitted, Transmitter};
 use crate::borrowed;
 use crate::virtio::queue::{Broken, DeviceQueue};
@@ -25,13 +24,13 @@ const ETHERNET: usize = 18;
 
 /// What a worker needs beside the queues.
 pub(super) struct Setup {
-    pub tap: Arc<Tap>,
+    pub backend: Arc<dyn Backend>,
     pub link: Arc<Link>,
     /// Bytes in front of each packet.
     pub header: usize,
     /// The longest IP packet, in bytes.
     pub mtu: u16,
-    /// A packet that comes before those of the interface.
+    /// A packet that comes before those of the back end.
     pub pending: Option<Vec<u8>>,
 }
 
@@ -65,7 +64,7 @@ pub(super) fn serve(
         transmitter: Transmitter::new(DeviceQueue::new(memory, transmit.queue)),
         receive_kick: &receive.kick,
         transmit_kick: &transmit.kick,
-        tap: &setup.tap,
+        backend: setup.backend.as_ref(),
         gone: false,
         link: &setup.link,
         notifier: activation.notifier.as_ref(),
@@ -105,8 +104,8 @@ struct Server<'m> {
     transmitter: Transmitter<'m>,
     receive_kick: &'m EventFd,
     transmit_kick: &'m EventFd,
-    tap: &'m Tap,
-    /// The interface was deleted, or its descriptor is otherwise of no use.
+    backend: &'m dyn Backend,
+    /// The back end gives nothing more: the interface was deleted, for example.
     gone: bool,
     link: &'m Link,
     notifier: &'m dyn Notifier,
@@ -120,9 +119,9 @@ impl Server<'_> {
             }
             let connected = self.link.is_up() && !self.gone;
             // First a look, then the wait: what was made available before the driver was ready comes without a kick.
-            let transmitted = self.transmitter.run(connected.then_some(self.tap))?;
+            let transmitted = self.transmitter.run(connected.then_some(self.backend))?;
             let received = if connected {
-                self.receiver.run(self.tap)?
+                self.receiver.run(self.backend)?
             } else {
                 Received::Gone
             };
@@ -161,7 +160,7 @@ impl Server<'_> {
         ];
         // Its errors are reported even if nothing is asked for.
         if !packets.is_empty() {
-            fds.push(PollFd::new(self.tap.as_fd(), packets));
+            fds.push(PollFd::new(self.backend.readiness(), packets));
         }
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
