@@ -1,4 +1,5 @@
-//! A machine that another thread pauses and resumes, again and again, while its guest works.
+//! A machine that one thread makes and another runs, while a third pauses and resumes it, again and again, as its guest
+//! works.
 //!
 //! ```text
 //! pause --kernel Image [--initrd FILE] --disk FILE --tap NAME --serial FILE
@@ -40,7 +41,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         pauses
     });
-    let outcome = vm.run()?;
+    // Any thread may run the machine, not only the one that has made it.
+    let runs = std::thread::spawn(move || vm.run());
+    let outcome = runs.join().map_err(|_| "the machine has panicked")??;
     let pauses = pauses.join().map_err(|_| "the other thread has panicked")?;
     eprintln!("{outcome:?} after {pauses} pauses");
     Ok(())

@@ -36,7 +36,7 @@ const LAST_OUTPUT: Duration = Duration::from_millis(500);
 /// The page size of every RISC-V host and guest, bytes.
 const PAGE: u64 = 4096;
 
-/// A virtual machine.
+/// A virtual machine. One thread may make it and another run it.
 pub struct Vm {
     blueprint: Blueprint,
     board: Board,
@@ -211,6 +211,12 @@ impl Vm {
         }
     }
 }
+
+/// A machine may be made by one thread and run by another. This holds for every target, hence no test.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Vm>();
+};
 
 /// What a machine does whose vCPUs have been told this.
 fn status(command: Command) -> Status {

@@ -14,12 +14,10 @@ mod resize;
 mod socket;
 mod stdio;
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_manager::MutEventSubscriber;
@@ -54,10 +52,11 @@ pub struct Consoles {
     outputs: Vec<Output>,
     /// Those that are to be emptied.
     files: Vec<OutputFile>,
-    /// Of every console and port that has input, and what follows the terminal's size.
-    subscribers: Vec<Rc<RefCell<dyn MutEventSubscriber>>>,
+    /// Of every console and port that has input, and what follows the terminal's size. One thread opens them, another may
+    /// serve them.
+    subscribers: Vec<Arc<Mutex<dyn MutEventSubscriber + Send>>>,
     /// That of the serial port, whose device is another one after each reboot.
-    serial_input: Option<Rc<RefCell<Input>>>,
+    serial_input: Option<Arc<Mutex<Input>>>,
     serial: Arc<dyn OutputSink>,
     /// Of a machine whose serial port has no chardev of its own.
     merged: Option<Merged>,
@@ -91,10 +90,16 @@ enum Manner {
     Lossy,
 }
 
+/// Locks an input. The event loop does so for each event, on the thread that runs the machine. This is for the time between
+/// two loops, so nobody waits.
+fn lock(input: &Mutex<Input>) -> MutexGuard<'_, Input> {
+    input.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A chardev that is open.
 struct Opened {
     output: Arc<OutputThread>,
-    input: Option<Rc<RefCell<Input>>>,
+    input: Option<Arc<Mutex<Input>>>,
     /// The files that may say a size, and what to wait for.
     terminal: Option<(Vec<File>, Option<std::os::fd::OwnedFd>)>,
     /// The input comes from the user's terminal.
@@ -214,7 +219,7 @@ impl Consoles {
         }
         for (number, opened) in virtio.iter().chain(&channels).enumerate() {
             if let (Some(input), Some(port)) = (&opened.input, port(number)) {
-                input.borrow_mut().attach(port)?;
+                lock(input).attach(port)?;
             }
         }
         if let (
@@ -226,7 +231,7 @@ impl Consoles {
         ) = (virtio, console)
         {
             let resize = Resize::new(event, files, console);
-            self.subscribers.push(Rc::new(RefCell::new(resize)));
+            self.subscribers.push(Arc::new(Mutex::new(resize)));
         }
         self.serial_input = serial.and_then(|serial| serial.input);
         Ok(())
@@ -302,7 +307,7 @@ impl Consoles {
             thread: output.clone(),
             manner,
         });
-        let input = input.map(|input| Rc::new(RefCell::new(input)));
+        let input = input.map(|input| Arc::new(Mutex::new(input)));
         if let Some(input) = &input {
             self.subscribers.push(input.clone());
         }
@@ -328,7 +333,7 @@ impl Consoles {
     /// The host has no eventfd left.
     pub fn attach_serial(&self, uart: &Arc<Uart>) -> Result<(), Error> {
         match &self.serial_input {
-            Some(input) => input.borrow_mut().attach(uart.clone()),
+            Some(input) => lock(input).attach(uart.clone()),
             None => Ok(()),
         }
     }

@@ -244,10 +244,9 @@ mod tests {
     fn the_end_of_a_pipe_is_an_end_and_all_before_it_arrives() {
         use super::super::feed::Input;
         use super::super::feed::testing::{Device, Loop};
-        use std::cell::RefCell;
         use std::io::Write;
         use std::os::fd::OwnedFd;
-        use std::rc::Rc;
+        use std::sync::Mutex;
 
         let (reader, mut writer) = std::io::pipe().unwrap();
         // As a process's standard input, which stays open.
@@ -259,9 +258,9 @@ mod tests {
             Arc::new(hv_devices::chardev::Nowhere),
             end,
         );
-        let input = Rc::new(RefCell::new(Input::new("test", source).unwrap()));
+        let input = Arc::new(Mutex::new(Input::new("test", source).unwrap()));
         let device = Device::with_room(5);
-        input.borrow_mut().attach(device.clone()).unwrap();
+        input.lock().unwrap().attach(device.clone()).unwrap();
         let mut events = Loop::new(&input);
         let long = vec![b'x'; 20_000];
         writer.write_all(&long).unwrap();

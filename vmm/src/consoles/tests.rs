@@ -248,6 +248,30 @@ fn input_reaches_the_device_of_its_console() {
     assert_eq!(consoles.subscribers().count(), 2);
 }
 
+/// One thread makes a machine, and another may run it.
+#[test]
+fn input_is_served_on_another_thread_than_the_one_that_opened_it() {
+    let consoles = open(Asked {
+        serial: Some(Chardev::Pty),
+        virtio: Some(typed("to the port")),
+        ..Asked::default()
+    })
+    .unwrap();
+    let received = std::thread::spawn(move || {
+        let mut bytes = [0; 16];
+        let mut loops = events(&consoles);
+        let input = consoles.firmware_input().unwrap();
+        loop {
+            let count = input.take_received(&mut bytes);
+            if count != 0 {
+                return bytes[..count].to_vec();
+            }
+            assert!(loops.run_with_timeout(60_000).unwrap() > 0);
+        }
+    });
+    assert_eq!(received.join().unwrap(), b"to the port");
+}
+
 /// What is wrong with a machine leaves the files of its consoles as they were.
 #[test]
 fn a_file_is_emptied_when_the_guest_begins() {
