@@ -63,7 +63,7 @@ fn config() -> Result<Config, Box<dyn Error>> {
     let console = Chardev::Stdio(Stdio {
         input: Some(File::from(std::io::stdin().as_fd().try_clone_to_owned()?)),
         output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
-        escape: false,
+        filter: None,
         resized: None,
     });
     let mut config = Config::new(Payload::Kernel(needed("--kernel")?.into()))

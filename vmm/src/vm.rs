@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -75,6 +75,7 @@ impl Vm {
         }
         let mut config = config;
         let stop = Stop::new(config.stop.take())?;
+        let control = Controlled::new(&stop)?;
         let inputs = config.inputs();
         let consoles = Consoles::open(config.serial.as_ref(), config.console(), &inputs, &stop)?;
         let virtio = Devices::open(&config, consoles.ports(), &stop)?;
@@ -104,7 +105,7 @@ impl Vm {
             ending,
             stop,
             no_reboot: config.no_reboot,
-            control: Controlled::new()?,
+            control,
         })
     }
 
@@ -260,10 +261,7 @@ impl Run<'_> {
         events.add_subscriber(Box::new(Watch {
             ending,
             ended: ended.clone(),
-            stop: [
-                Some(self.stop.quit.as_raw_fd()),
-                self.stop.outside.as_ref().map(OwnedFd::as_raw_fd),
-            ],
+            stop: (self.stop.descriptors()).map(|fd| fd.as_raw_fd()).collect(),
             wake: [copy(self.control.event())?, copy(running.outside_event())?],
         }));
         self.control.tell(status(*self.command), Event::Booted);
@@ -312,7 +310,7 @@ impl Run<'_> {
         Ok(end)
     }
 
-    /// Answers the end if the request is one.
+    /// Answers the end if the request ends this boot.
     fn carry_out(
         &mut self,
         Asked { request, done }: Asked,
@@ -320,7 +318,6 @@ impl Run<'_> {
         pausing: &mut Pausing,
     ) -> Option<End> {
         match (request, *self.command) {
-            (Request::Stop, _) => return Some(End::Stopped),
             (Request::Reset, _) => {
                 let _ = done.send(());
                 return Some(End::Reset);
@@ -378,7 +375,7 @@ struct Watch {
     ending: Arc<Ending>,
     ended: Rc<RefCell<Option<End>>>,
     /// By which the machine is stopped from outside.
-    stop: [Option<RawFd>; 2],
+    stop: Vec<RawFd>,
     /// By which the loop is woken: for a request, and for a vCPU that has left the guest.
     wake: [EventFd; 2],
 }
@@ -386,7 +383,7 @@ struct Watch {
 impl MutEventSubscriber for Watch {
     fn init(&mut self, ops: &mut EventOps) {
         let ending = self.ending.event().as_raw_fd();
-        let stop = self.stop.into_iter().flatten();
+        let stop = self.stop.iter().copied();
         let wake = self.wake.each_ref().map(EventFd::as_raw_fd);
         for fd in stop.chain([ending]).chain(wake) {
             if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {

@@ -36,7 +36,7 @@ use resize::Resize;
 use socket::SocketSource;
 use stdio::StdioSource;
 
-pub use config::{Chardev, Stdio, kernel_arguments};
+pub use config::{Chardev, InputFilter, Stdio, kernel_arguments};
 
 /// A pseudo-terminal that somebody may open to be at a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ struct Chardevs<'a> {
 }
 
 impl Consoles {
-    /// Opens the chardevs of the serial port, and of the virtio console device if there is one; files are not changed yet. The escape key of its terminal asks for `stop`.
+    /// Opens the chardevs of the serial port, and of the virtio console device if there is one; files are not changed yet.
     ///
     /// # Errors
     /// Something cannot be opened, or is one of `inputs`, or there are more ports than a device has, or `stop` came first.
@@ -258,11 +258,8 @@ impl Consoles {
                 if let Some(file) = &stdio.input {
                     on_terminal = file.is_terminal();
                     files.push(copy(file)?);
-                    let quit = stop
-                        .quit
-                        .try_clone()
-                        .map_err(Error::host("copy an eventfd"))?;
-                    let source = StdioSource::new(copy(file)?, stdio.escape, output.clone(), quit);
+                    let source =
+                        StdioSource::new(copy(file)?, stdio.filter.clone(), output.clone());
                     input = Some(Input::new(&name, source)?);
                 }
                 let event = stdio.resized.as_ref().map(|event| event.try_clone());

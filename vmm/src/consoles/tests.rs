@@ -33,7 +33,7 @@ fn stdio() -> (Chardev, PipeReader) {
     let chardev = Chardev::Stdio(Stdio {
         input: None,
         output: File::from(OwnedFd::from(writer)),
-        escape: false,
+        filter: None,
         resized: None,
     });
     (chardev, reader)
@@ -201,7 +201,7 @@ fn typed(text: &str) -> Chardev {
     Chardev::Stdio(Stdio {
         input: Some(File::from(OwnedFd::from(reader))),
         output: File::options().write(true).open("/dev/null").unwrap(),
-        escape: false,
+        filter: None,
         resized: None,
     })
 }

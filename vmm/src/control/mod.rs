@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use self::stop::Stop;
 use crate::{Error, Outcome};
 
 /// How many events may wait for a listener. A guest that resets itself all the time causes as many as it likes.
@@ -92,9 +93,10 @@ impl Handle {
         self.ask(Request::Reset)
     }
 
-    /// Ends the machine, with [`Outcome::Stopped`]. Does not wait for it.
+    /// Ends the machine, with [`Outcome::Stopped`], before any other request that waits. Does not wait for it.
     pub fn stop(&self) {
-        let _ = self.0.request(Request::Stop);
+        // It fails only if the counter overflows, and then the event is signalled already.
+        let _ = self.0.stop.write(1);
     }
 
     /// What becomes of the machine from now on. The channel ends with the machine. A listener that falls behind by more than
@@ -121,12 +123,12 @@ impl Handle {
 pub(crate) struct Controlled(Arc<Control>);
 
 impl Controlled {
-    /// For a machine that has just been made.
+    /// For a machine that has just been made, and whose handles end it by `stop`.
     ///
     /// # Errors
     /// The host has no eventfd left.
-    pub fn new() -> Result<Controlled, Error> {
-        Control::new().map(Controlled)
+    pub fn new(stop: &Stop) -> Result<Controlled, Error> {
+        Control::new(stop).map(Controlled)
     }
 
     /// A handle on the machine.
@@ -155,7 +157,6 @@ pub(crate) enum Request {
     Pause,
     Resume,
     Reset,
-    Stop,
 }
 
 /// A request, and whom to tell that it was carried out.
@@ -171,6 +172,8 @@ pub(crate) struct Control {
     state: Mutex<State>,
     /// Written for each request.
     event: EventFd,
+    /// Ends the machine, whatever it is doing: [`Stop::asked`].
+    stop: EventFd,
 }
 
 #[derive(Debug)]
@@ -190,7 +193,8 @@ impl State {
 }
 
 impl Control {
-    fn new() -> Result<Arc<Control>, Error> {
+    fn new(stop: &Stop) -> Result<Arc<Control>, Error> {
+        let copy = |event: &EventFd| event.try_clone().map_err(Error::host("copy an eventfd"));
         Ok(Arc::new(Control {
             state: Mutex::new(State {
                 status: Status::Created,
@@ -198,6 +202,7 @@ impl Control {
                 listeners: Vec::new(),
             }),
             event: EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?,
+            stop: copy(&stop.asked)?,
         }))
     }
 
@@ -248,9 +253,13 @@ impl Control {
 mod tests {
     use super::*;
 
+    fn controlled() -> Controlled {
+        Controlled::new(&Stop::new(None).unwrap()).unwrap()
+    }
+
     #[test]
     fn requests_come_in_order_and_are_answered() {
-        let control = Controlled::new().unwrap();
+        let control = controlled();
         let handle = control.handle();
         assert_eq!(handle.status(), Status::Created);
         std::thread::scope(|scope| {
@@ -270,18 +279,14 @@ mod tests {
             }
             assert_eq!(asking.join().unwrap(), Ok(()));
         });
-        handle.stop();
-        handle.stop();
-        assert!(control.event().read().is_ok(), "there is something");
-        assert_eq!(control.next().unwrap().request, Request::Stop);
-        assert_eq!(control.next().unwrap().request, Request::Stop);
+        assert!(control.event().read().is_ok(), "there was something");
         assert!(control.next().is_none());
         assert!(control.event().read().is_err(), "and no more");
     }
 
     #[test]
     fn the_end_answers_who_waits() {
-        let control = Controlled::new().unwrap();
+        let control = controlled();
         let handle = control.handle();
         let events = handle.events();
         std::thread::scope(|scope| {
@@ -303,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_listener_that_does_not_listen_costs_little() {
-        let control = Controlled::new().unwrap();
+        let control = controlled();
         let events = control.handle().events();
         for _ in 0..10 * MAX_EVENTS {
             control.tell(Status::Running, Event::Reset);
@@ -319,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_never_ran_ends_as_well() {
-        let control = Controlled::new().unwrap();
+        let control = controlled();
         let handle = control.handle();
         let events = handle.events();
         std::thread::scope(|scope| {
