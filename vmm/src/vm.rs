@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::config::{Config, Inputs};
 use crate::consoles::{Consoles, PseudoTerminal};
 use crate::control::stop::Stop;
-use crate::control::{Asked, Control, Controlled, Event, Handle, Request, Status};
+use crate::control::{Answer, Asked, Control, Controlled, Event, Handle, Request, Status};
 use crate::devices::Devices;
 use crate::inspect::capabilities;
 use crate::kvm::Kvm;
@@ -93,6 +93,7 @@ impl Vm {
             getchar_empty: config.getchar_empty,
             consoles,
             clock: Arc::new(HostClock::new().map_err(Error::host("make a timer"))?),
+            control: control.control().clone(),
         };
         let ending = Arc::new(Ending::new()?);
         let board = Board::build(&blueprint, ending.clone(), &stop)?;
@@ -170,6 +171,7 @@ impl Vm {
             };
             let run = Run {
                 consoles: &blueprint.consoles,
+                virtio: &blueprint.virtio,
                 stop: &stop,
                 control: &control,
                 command: &mut command,
@@ -231,6 +233,7 @@ fn status(command: Command) -> Status {
 /// One boot of the guest, and what controls it.
 struct Run<'a> {
     consoles: &'a Consoles,
+    virtio: &'a Devices,
     stop: &'a Stop,
     control: &'a Control,
     /// What the vCPUs were told last.
@@ -317,9 +320,10 @@ impl Run<'_> {
         running: &RunningBoard,
         pausing: &mut Pausing,
     ) -> Option<End> {
+        let mut answer = Ok(());
         match (request, *self.command) {
             (Request::Reset, _) => {
-                let _ = done.send(());
+                let _ = done.send(answer);
                 return Some(End::Reset);
             }
             (Request::Pause, Command::Run) => {
@@ -334,11 +338,12 @@ impl Run<'_> {
                 self.control.tell(Status::Running, Event::Resumed);
                 running.resume();
             }
+            (Request::SetLink { id, up }, _) => answer = self.virtio.set_link(&id, up),
             // It is so already.
             (Request::Pause | Request::Resume, _) => {}
         }
         // Nobody need wait for it.
-        let _ = done.send(());
+        let _ = done.send(answer);
         None
     }
 }
@@ -348,11 +353,11 @@ impl Run<'_> {
 struct Pausing {
     under_way: bool,
     /// Who asked for it.
-    asked: Option<Sender<()>>,
+    asked: Option<Sender<Answer>>,
 }
 
 impl Pausing {
-    fn begin(&mut self, asked: Option<Sender<()>>) {
+    fn begin(&mut self, asked: Option<Sender<Answer>>) {
         self.under_way = true;
         self.asked = asked;
     }
@@ -365,7 +370,7 @@ impl Pausing {
         self.under_way = false;
         control.tell(Status::Paused, Event::Paused);
         if let Some(asked) = self.asked.take() {
-            let _ = asked.send(());
+            let _ = asked.send(Ok(()));
         }
     }
 }

@@ -4,6 +4,7 @@
 pub mod stop;
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,7 +30,8 @@ pub enum Status {
 }
 
 /// What has become of a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// The guest begins, for the first time or after a reset.
     Booted,
@@ -39,16 +41,31 @@ pub enum Event {
     Resumed,
     /// The guest was reset, by itself or by [`Handle::reset`].
     Reset,
+    /// A virtio device has stopped until the guest's driver resets it (DEVICE_NEEDS_RESET), for the first time since the guest
+    /// began. What follows until its next reset is not told of.
+    DeviceNeedsReset {
+        /// The device's id, such as `net0`.
+        id: String,
+        /// Why, for people: mostly what the guest did wrong.
+        reason: String,
+    },
     /// The run is over.
     Ended(Outcome),
 }
 
 /// Why a request was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Refused {
     /// The machine has ended, or ended before it came to the request.
     #[error("the machine has ended")]
     Ended,
+    /// No device of the machine has this id.
+    #[error("the machine has no device with this id")]
+    NoSuchDevice,
+    /// The device with this id is another one.
+    #[error("this device is no network interface")]
+    NoNetworkInterface,
 }
 
 /// A handle on a machine, for any thread. It may outlive the machine.
@@ -93,6 +110,20 @@ impl Handle {
         self.ask(Request::Reset)
     }
 
+    /// Plugs a network interface's cable in or out. The guest sees that its link is up or down (VIRTIO 1.3, section 5.1.4), and no
+    /// packet passes in either direction while it is down. It stays so when the guest is reset, and can be changed while the
+    /// machine is paused.
+    ///
+    /// `id` is the device's ([`DeviceConfig::id`](crate::DeviceConfig::id)), which is `net0` for the first interface unless it has
+    /// been given another.
+    ///
+    /// # Errors
+    /// The machine has ended, or it has no such device, or that is no network interface.
+    pub fn set_link(&self, id: &str, up: bool) -> Result<(), Refused> {
+        let id = id.to_owned();
+        self.ask(Request::SetLink { id, up })
+    }
+
     /// Ends the machine, with [`Outcome::Stopped`], before any other request that waits. Does not wait for it.
     pub fn stop(&self) {
         // It fails only if the counter overflows, and then the event is signalled already.
@@ -113,7 +144,8 @@ impl Handle {
 
     fn ask(&self, request: Request) -> Result<(), Refused> {
         // The sender is dropped unanswered when the machine ends.
-        self.0.request(request)?.recv().map_err(|_| Refused::Ended)
+        let answer = self.0.request(request)?.recv();
+        answer.unwrap_or(Err(Refused::Ended))
     }
 }
 
@@ -135,6 +167,11 @@ impl Controlled {
     pub fn handle(&self) -> Handle {
         Handle(self.0.clone())
     }
+
+    /// For the parts of the machine that tell of themselves.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.0
+    }
 }
 
 impl std::ops::Deref for Controlled {
@@ -152,18 +189,22 @@ impl Drop for Controlled {
 }
 
 /// What a machine is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Pause,
     Resume,
     Reset,
+    SetLink { id: String, up: bool },
 }
+
+/// What has become of a request.
+pub(crate) type Answer = Result<(), Refused>;
 
 /// A request, and whom to tell that it was carried out.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub request: Request,
-    pub done: Sender<()>,
+    pub done: Sender<Answer>,
 }
 
 /// What a machine and its handles share.
@@ -184,6 +225,14 @@ struct State {
 }
 
 impl State {
+    fn tell(&mut self, event: &Event) {
+        self.listeners
+            .retain(|listener| match listener.try_send(event.clone()) {
+                Ok(()) | Err(TrySendError::Full(_)) => true,
+                Err(TrySendError::Disconnected(_)) => false,
+            });
+    }
+
     /// Whoever waits hears of it by the end of their channels.
     fn end(&mut self) {
         self.status = Status::Ended;
@@ -220,18 +269,22 @@ impl Control {
     pub fn tell(&self, status: Status, event: Event) {
         let mut state = self.lock();
         state.status = status;
-        state
-            .listeners
-            .retain(|listener| match listener.try_send(event) {
-                Ok(()) | Err(TrySendError::Full(_)) => true,
-                Err(TrySendError::Disconnected(_)) => false,
-            });
+        state.tell(&event);
         if status == Status::Ended {
             state.end();
         }
     }
 
-    fn request(&self, request: Request) -> Result<Receiver<()>, Refused> {
+    /// Tells of a device that waits for its driver to reset it.
+    pub fn device_needs_reset(&self, id: &str, reason: &dyn Display) {
+        let event = Event::DeviceNeedsReset {
+            id: id.to_owned(),
+            reason: reason.to_string(),
+        };
+        self.lock().tell(&event);
+    }
+
+    fn request(&self, request: Request) -> Result<Receiver<Answer>, Refused> {
         let (done, answer) = channel();
         let mut state = self.lock();
         if state.status == Status::Ended {
@@ -275,7 +328,7 @@ mod tests {
                     std::thread::yield_now();
                 };
                 assert_eq!(asked.request, expected);
-                asked.done.send(()).unwrap();
+                asked.done.send(Ok(())).unwrap();
             }
             assert_eq!(asking.join().unwrap(), Ok(()));
         });
@@ -320,6 +373,47 @@ mod tests {
         drop(events);
         control.tell(Status::Running, Event::Resumed);
         assert!(control.lock().listeners.is_empty());
+    }
+
+    #[test]
+    fn a_device_that_fails_changes_nothing_but_is_told_of() {
+        let control = controlled();
+        let handle = control.handle();
+        let events = handle.events();
+        control.device_needs_reset("net0", &"test");
+        assert_eq!(handle.status(), Status::Created);
+        let expected = Event::DeviceNeedsReset {
+            id: "net0".into(),
+            reason: "test".into(),
+        };
+        assert_eq!(events.try_iter().collect::<Vec<_>>(), [expected]);
+        // A guest that fails and resets itself all the time fills no more than one channel.
+        for _ in 0..10 * MAX_EVENTS {
+            control.device_needs_reset("net0", &"test");
+        }
+        assert_eq!(events.try_iter().count(), MAX_EVENTS);
+    }
+
+    #[test]
+    fn a_refusal_is_the_answer() {
+        let control = controlled();
+        let handle = control.handle();
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| handle.set_link("net7", false));
+            let asked = loop {
+                if let Some(asked) = control.next() {
+                    break asked;
+                }
+                std::thread::yield_now();
+            };
+            let request = Request::SetLink {
+                id: "net7".into(),
+                up: false,
+            };
+            assert_eq!(asked.request, request);
+            asked.done.send(Err(Refused::NoSuchDevice)).unwrap();
+            assert_eq!(asking.join().unwrap(), Err(Refused::NoSuchDevice));
+        });
     }
 
     #[test]
