@@ -3,13 +3,15 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use hv_vmm::{
-    Config, DeviceConfig, DiskConfig, IrqchipChoice, NetConfig, Payload, RngConfig, VirtioVersion,
+    Config, DeviceConfig, DiskConfig, InputFilter, IrqchipChoice, NetConfig, Payload, RngConfig,
+    VirtioVersion,
 };
 
 use crate::console::{Choice, Consoles, parse_console};
@@ -278,7 +280,7 @@ impl Args {
     }
 
     /// The machine that boots `payload`, with these consoles. It ends when `stop` becomes readable, and the size of its terminal
-    /// may have changed when `resized` does.
+    /// may have changed when `resized` does. `filter` sees what comes from stdin.
     ///
     /// # Errors
     /// The host has no file descriptor left.
@@ -287,9 +289,10 @@ impl Args {
         payload: Payload,
         consoles: Consoles,
         resized: Option<OwnedFd>,
+        filter: Option<Arc<dyn InputFilter>>,
         stop: Option<OwnedFd>,
     ) -> std::io::Result<Config> {
-        let (serial, console) = consoles.config(resized)?;
+        let (serial, console) = consoles.config(resized, filter)?;
         let disks = self.disks.into_iter().map(Located::config);
         let nets = self.nets.into_iter().map(Located::config);
         let rng = self.rng.then(|| DeviceConfig::from(RngConfig::default()));

@@ -1,11 +1,12 @@
 //! What `--console` says, and the chardevs that it stands for.
 
 use std::fs::File;
-use std::io::{IsTerminal, stdin, stdout};
+use std::io::{stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use hv_vmm::{Chardev, ConsoleConfig, DeviceConfig, Location, Stdio};
+use hv_vmm::{Chardev, ConsoleConfig, DeviceConfig, InputFilter, Location, Stdio};
 
 use crate::device::{parse_location, split_options};
 
@@ -216,13 +217,14 @@ impl Consoles {
     }
 
     /// The chardev of the machine's serial port, and its virtio console device. `resized` becomes readable when the size of the
-    /// terminal changes.
+    /// terminal changes, and `filter` sees what comes from stdin.
     ///
     /// # Errors
     /// The host has no file descriptor left.
     pub fn config(
         self,
         resized: Option<OwnedFd>,
+        filter: Option<Arc<dyn InputFilter>>,
     ) -> std::io::Result<(Option<Chardev>, Option<DeviceConfig>)> {
         let mut resized = resized;
         let mut chardev = |to| -> std::io::Result<Chardev> {
@@ -230,7 +232,7 @@ impl Consoles {
                 To::Stdio => Chardev::Stdio(Stdio {
                     input: Some(copy(stdin())?),
                     output: copy(stdout())?,
-                    escape: stdin().is_terminal(),
+                    filter: filter.clone(),
                     resized: resized.take(),
                 }),
                 To::File(path) => Chardev::File(path),

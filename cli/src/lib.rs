@@ -9,6 +9,7 @@ mod console;
 mod device;
 mod doctor;
 mod heap;
+mod keys;
 mod logger;
 mod manual;
 mod terminal;
@@ -17,12 +18,15 @@ use std::io::{IsTerminal, Write, stdin};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use hv_vmm::{Config, Error, OpenError, Outcome, Vm, write_problem};
+use hv_vmm::{Config, Error, InputFilter, OpenError, Outcome, Vm, write_problem};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use keys::Keys;
 
 pub use args::{Args, Command, HelpFlag, Irqchip, Virtio};
 pub use console::{Choice, Consoles, To};
@@ -145,8 +149,10 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
         .transpose()?;
     let dump_dtb = args.dump_dtb.take();
     let stop = ended_by.as_fd().try_clone_to_owned()?;
-    let config = args.config(payload, consoles, resized, Some(stop))?;
-    let (outcome, complete) = match boot(config, dump_dtb.as_deref(), have_stdio) {
+    let keys = (have_stdio && stdin().is_terminal()).then(Arc::<Keys>::default);
+    let filter = keys.clone().map(|keys| -> Arc<dyn InputFilter> { keys });
+    let config = args.config(payload, consoles, resized, filter, Some(stop))?;
+    let (outcome, complete) = match boot(config, dump_dtb.as_deref(), have_stdio, keys.as_deref()) {
         Ok(None) => return Ok(ExitCode::SUCCESS),
         Ok(Some(outcome)) => (outcome, true),
         Err(Error::Stopped) => (Outcome::Stopped, true),
@@ -175,11 +181,12 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     }))
 }
 
-/// Runs the machine to its end, or only writes its device tree.
+/// Runs the machine to its end, or only writes its device tree. `keys` are there where a person is at a terminal.
 fn boot(
     config: Config,
     dump_dtb: Option<&Path>,
     have_stdio: bool,
+    keys: Option<&Keys>,
 ) -> Result<Option<Outcome>, Error> {
     let vm = Vm::new(config)?;
     match dump_dtb {
@@ -200,9 +207,12 @@ fn boot(
         let path = terminal.path.display();
         logger::say(&format!("{} on {path}", terminal.console));
     }
-    if have_stdio && stdin().is_terminal() && log::max_level() >= log::LevelFilter::Warn {
-        // Printed by hvrun, because a guest may print nothing, and knows nothing of these keys.
-        logger::say(manual::HINT);
+    if let Some(keys) = keys {
+        keys.command(vm.handle());
+        if log::max_level() >= log::LevelFilter::Warn {
+            // Printed by hvrun, because a guest may print nothing, and knows nothing of these keys.
+            logger::say(keys::HINT);
+        }
     }
     let _raw = have_stdio.then(terminal::RawMode::enter);
     vm.run().map(Some)

@@ -41,7 +41,7 @@ mod vm;
 pub use boot::files::{BootFile, BootFiles};
 pub use boot::kernel::Problem as KernelProblem;
 pub use config::{Config, IrqchipChoice, Payload};
-pub use consoles::{Chardev, PseudoTerminal, Stdio};
+pub use consoles::{Chardev, InputFilter, PseudoTerminal, Stdio};
 pub use control::{Event, Handle, Refused, Status};
 pub use devices::{
     ConsoleConfig, DeviceConfig, DeviceKind, DiskConfig, Location, NetConfig, PortConfig, RngConfig,
@@ -70,6 +70,6 @@ pub enum Outcome {
     TestFailed(u16),
     /// The guest reset itself, and [`Config::no_reboot`] says that it is not to be booted again.
     Reset,
-    /// It was stopped from outside: by the escape key, by [`Config::stop`] or by [`Handle::stop`].
+    /// It was stopped from outside: by [`Config::stop`] or by [`Handle::stop`].
     Stopped,
 }

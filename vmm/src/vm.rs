@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::config::{Config, Inputs};
 use crate::consoles::{Consoles, PseudoTerminal};
 use crate::control::stop::Stop;
-use crate::control::{Asked, Control, Controlled, Event, Handle, Request, Status};
+use crate::control::{Answer, Asked, Control, Controlled, Event, Handle, Request, Status};
 use crate::devices::Devices;
 use crate::inspect::capabilities;
 use crate::kvm::Kvm;
@@ -36,7 +36,7 @@ const LAST_OUTPUT: Duration = Duration::from_millis(500);
 /// The page size of every RISC-V host and guest, bytes.
 const PAGE: u64 = 4096;
 
-/// A virtual machine.
+/// A virtual machine. One thread may make it and another run it.
 pub struct Vm {
     blueprint: Blueprint,
     board: Board,
@@ -75,6 +75,7 @@ impl Vm {
         }
         let mut config = config;
         let stop = Stop::new(config.stop.take())?;
+        let control = Controlled::new(&stop)?;
         let inputs = config.inputs();
         let consoles = Consoles::open(config.serial.as_ref(), config.console(), &inputs, &stop)?;
         let virtio = Devices::open(&config, consoles.ports(), &stop)?;
@@ -92,6 +93,7 @@ impl Vm {
             getchar_empty: config.getchar_empty,
             consoles,
             clock: Arc::new(HostClock::new().map_err(Error::host("make a timer"))?),
+            control: control.control().clone(),
         };
         let ending = Arc::new(Ending::new()?);
         let board = Board::build(&blueprint, ending.clone(), &stop)?;
@@ -104,7 +106,7 @@ impl Vm {
             ending,
             stop,
             no_reboot: config.no_reboot,
-            control: Controlled::new()?,
+            control,
         })
     }
 
@@ -169,6 +171,7 @@ impl Vm {
             };
             let run = Run {
                 consoles: &blueprint.consoles,
+                virtio: &blueprint.virtio,
                 stop: &stop,
                 control: &control,
                 command: &mut command,
@@ -212,6 +215,12 @@ impl Vm {
     }
 }
 
+/// A machine may be made by one thread and run by another. This holds for every target, hence no test.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Vm>();
+};
+
 /// What a machine does whose vCPUs have been told this.
 fn status(command: Command) -> Status {
     match command {
@@ -224,6 +233,7 @@ fn status(command: Command) -> Status {
 /// One boot of the guest, and what controls it.
 struct Run<'a> {
     consoles: &'a Consoles,
+    virtio: &'a Devices,
     stop: &'a Stop,
     control: &'a Control,
     /// What the vCPUs were told last.
@@ -254,10 +264,7 @@ impl Run<'_> {
         events.add_subscriber(Box::new(Watch {
             ending,
             ended: ended.clone(),
-            stop: [
-                Some(self.stop.quit.as_raw_fd()),
-                self.stop.outside.as_ref().map(OwnedFd::as_raw_fd),
-            ],
+            stop: (self.stop.descriptors()).map(|fd| fd.as_raw_fd()).collect(),
             wake: [copy(self.control.event())?, copy(running.outside_event())?],
         }));
         self.control.tell(status(*self.command), Event::Booted);
@@ -306,17 +313,17 @@ impl Run<'_> {
         Ok(end)
     }
 
-    /// Answers the end if the request is one.
+    /// Answers the end if the request ends this boot.
     fn carry_out(
         &mut self,
         Asked { request, done }: Asked,
         running: &RunningBoard,
         pausing: &mut Pausing,
     ) -> Option<End> {
+        let mut answer = Ok(());
         match (request, *self.command) {
-            (Request::Stop, _) => return Some(End::Stopped),
             (Request::Reset, _) => {
-                let _ = done.send(());
+                let _ = done.send(answer);
                 return Some(End::Reset);
             }
             (Request::Pause, Command::Run) => {
@@ -331,11 +338,12 @@ impl Run<'_> {
                 self.control.tell(Status::Running, Event::Resumed);
                 running.resume();
             }
+            (Request::SetLink { id, up }, _) => answer = self.virtio.set_link(&id, up),
             // It is so already.
             (Request::Pause | Request::Resume, _) => {}
         }
         // Nobody need wait for it.
-        let _ = done.send(());
+        let _ = done.send(answer);
         None
     }
 }
@@ -345,11 +353,11 @@ impl Run<'_> {
 struct Pausing {
     under_way: bool,
     /// Who asked for it.
-    asked: Option<Sender<()>>,
+    asked: Option<Sender<Answer>>,
 }
 
 impl Pausing {
-    fn begin(&mut self, asked: Option<Sender<()>>) {
+    fn begin(&mut self, asked: Option<Sender<Answer>>) {
         self.under_way = true;
         self.asked = asked;
     }
@@ -362,7 +370,7 @@ impl Pausing {
         self.under_way = false;
         control.tell(Status::Paused, Event::Paused);
         if let Some(asked) = self.asked.take() {
-            let _ = asked.send(());
+            let _ = asked.send(Ok(()));
         }
     }
 }
@@ -372,7 +380,7 @@ struct Watch {
     ending: Arc<Ending>,
     ended: Rc<RefCell<Option<End>>>,
     /// By which the machine is stopped from outside.
-    stop: [Option<RawFd>; 2],
+    stop: Vec<RawFd>,
     /// By which the loop is woken: for a request, and for a vCPU that has left the guest.
     wake: [EventFd; 2],
 }
@@ -380,7 +388,7 @@ struct Watch {
 impl MutEventSubscriber for Watch {
     fn init(&mut self, ops: &mut EventOps) {
         let ending = self.ending.event().as_raw_fd();
-        let stop = self.stop.into_iter().flatten();
+        let stop = self.stop.iter().copied();
         let wake = self.wake.each_ref().map(EventFd::as_raw_fd);
         for fd in stop.chain([ending]).chain(wake) {
             if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {

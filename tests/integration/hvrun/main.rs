@@ -5,6 +5,7 @@
 mod aia;
 mod boot;
 mod console;
+mod control;
 mod device_tree;
 mod disk;
 mod doctor;

@@ -1,8 +1,10 @@
 //! Chardevs, as the owner of a machine asks for them.
 
+use std::fmt::Debug;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::devices::ConsoleConfig;
 
@@ -29,11 +31,25 @@ pub struct Stdio {
     pub input: Option<File>,
     /// The destination of its output, which is dropped once the reader has closed it.
     pub output: File,
-    /// Whether Ctrl-a in the input is a command to the machine: x to end it, h for help.
-    pub escape: bool,
+    /// Sees the input before the guest does.
+    pub filter: Option<Arc<dyn InputFilter>>,
     /// When this descriptor becomes readable, the size of the terminal may have changed: a signalfd for SIGWINCH. What is
     /// read from it is discarded. Only a virtio console has a size.
     pub resized: Option<OwnedFd>,
+}
+
+/// Decides what of a console's input reaches the guest: by it a program has keys of its own, and turns them into requests on
+/// the machine's [`Handle`](crate::Handle).
+///
+/// Input is read only while the machine runs. With a filter it is also read while the guest takes none, as far as there is
+/// room for what waits.
+pub trait InputFilter: Debug + Send + Sync {
+    /// Returns what the guest gets of `input`, which has just been read. What is passed to `print` appears among the guest's
+    /// output, as far as there is room for it.
+    ///
+    /// Called on the thread that runs the machine, and serves its other consoles and requests: so it must not wait, and a
+    /// handle's requests other than [`Handle::stop`](crate::Handle::stop) would wait for themselves.
+    fn filter(&self, input: &[u8], print: &dyn Fn(&[u8])) -> Vec<u8>;
 }
 
 /// The kernel arguments for the consoles. The last console that a kernel has a driver for is its /dev/console. It may have

@@ -70,7 +70,7 @@ impl Feed {
 }
 
 /// Where input comes from: descriptors in the event loop.
-pub trait Source {
+pub trait Source: Send {
     /// Adds the descriptors to the event loop, and reads what is there. Called for each boot of the guest, with a new loop.
     fn start(&mut self, feed: &mut Feed, ops: &mut EventOps);
 
@@ -213,7 +213,7 @@ pub mod testing {
 
     impl Loop {
         /// A loop, as each boot of a guest has one.
-        pub fn new(input: &std::rc::Rc<std::cell::RefCell<Input>>) -> Loop {
+        pub fn new(input: &Arc<Mutex<Input>>) -> Loop {
             use event_manager::SubscriberOps;
             let mut events = event_manager::EventManager::new().unwrap();
             let input: Box<dyn MutEventSubscriber> = Box::new(input.clone());

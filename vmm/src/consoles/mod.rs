@@ -14,12 +14,10 @@ mod resize;
 mod socket;
 mod stdio;
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_manager::MutEventSubscriber;
@@ -38,7 +36,7 @@ use resize::Resize;
 use socket::SocketSource;
 use stdio::StdioSource;
 
-pub use config::{Chardev, Stdio, kernel_arguments};
+pub use config::{Chardev, InputFilter, Stdio, kernel_arguments};
 
 /// A pseudo-terminal that somebody may open to be at a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +52,11 @@ pub struct Consoles {
     outputs: Vec<Output>,
     /// Those that are to be emptied.
     files: Vec<OutputFile>,
-    /// Of every console and port that has input, and what follows the terminal's size.
-    subscribers: Vec<Rc<RefCell<dyn MutEventSubscriber>>>,
+    /// Of every console and port that has input, and what follows the terminal's size. One thread opens them, another may
+    /// serve them.
+    subscribers: Vec<Arc<Mutex<dyn MutEventSubscriber + Send>>>,
     /// That of the serial port, whose device is another one after each reboot.
-    serial_input: Option<Rc<RefCell<Input>>>,
+    serial_input: Option<Arc<Mutex<Input>>>,
     serial: Arc<dyn OutputSink>,
     /// Of a machine whose serial port has no chardev of its own.
     merged: Option<Merged>,
@@ -91,10 +90,16 @@ enum Manner {
     Lossy,
 }
 
+/// Locks an input. The event loop does so for each event, on the thread that runs the machine. This is for the time between
+/// two loops, so nobody waits.
+fn lock(input: &Mutex<Input>) -> MutexGuard<'_, Input> {
+    input.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A chardev that is open.
 struct Opened {
     output: Arc<OutputThread>,
-    input: Option<Rc<RefCell<Input>>>,
+    input: Option<Arc<Mutex<Input>>>,
     /// The files that may say a size, and what to wait for.
     terminal: Option<(Vec<File>, Option<std::os::fd::OwnedFd>)>,
     /// The input comes from the user's terminal.
@@ -109,7 +114,7 @@ struct Chardevs<'a> {
 }
 
 impl Consoles {
-    /// Opens the chardevs of the serial port, and of the virtio console device if there is one; files are not changed yet. The escape key of its terminal asks for `stop`.
+    /// Opens the chardevs of the serial port, and of the virtio console device if there is one; files are not changed yet.
     ///
     /// # Errors
     /// Something cannot be opened, or is one of `inputs`, or there are more ports than a device has, or `stop` came first.
@@ -214,7 +219,7 @@ impl Consoles {
         }
         for (number, opened) in virtio.iter().chain(&channels).enumerate() {
             if let (Some(input), Some(port)) = (&opened.input, port(number)) {
-                input.borrow_mut().attach(port)?;
+                lock(input).attach(port)?;
             }
         }
         if let (
@@ -226,7 +231,7 @@ impl Consoles {
         ) = (virtio, console)
         {
             let resize = Resize::new(event, files, console);
-            self.subscribers.push(Rc::new(RefCell::new(resize)));
+            self.subscribers.push(Arc::new(Mutex::new(resize)));
         }
         self.serial_input = serial.and_then(|serial| serial.input);
         Ok(())
@@ -253,11 +258,8 @@ impl Consoles {
                 if let Some(file) = &stdio.input {
                     on_terminal = file.is_terminal();
                     files.push(copy(file)?);
-                    let quit = stop
-                        .quit
-                        .try_clone()
-                        .map_err(Error::host("copy an eventfd"))?;
-                    let source = StdioSource::new(copy(file)?, stdio.escape, output.clone(), quit);
+                    let source =
+                        StdioSource::new(copy(file)?, stdio.filter.clone(), output.clone());
                     input = Some(Input::new(&name, source)?);
                 }
                 let event = stdio.resized.as_ref().map(|event| event.try_clone());
@@ -302,7 +304,7 @@ impl Consoles {
             thread: output.clone(),
             manner,
         });
-        let input = input.map(|input| Rc::new(RefCell::new(input)));
+        let input = input.map(|input| Arc::new(Mutex::new(input)));
         if let Some(input) = &input {
             self.subscribers.push(input.clone());
         }
@@ -328,7 +330,7 @@ impl Consoles {
     /// The host has no eventfd left.
     pub fn attach_serial(&self, uart: &Arc<Uart>) -> Result<(), Error> {
         match &self.serial_input {
-            Some(input) => input.borrow_mut().attach(uart.clone()),
+            Some(input) => lock(input).attach(uart.clone()),
             None => Ok(()),
         }
     }

@@ -41,10 +41,9 @@ impl Source for Pty {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
     use std::fs::File;
     use std::io::Write;
-    use std::rc::Rc;
+    use std::sync::{Arc, Mutex};
 
     use super::super::feed::Input;
     use super::super::feed::testing::{Device, Loop};
@@ -54,9 +53,9 @@ mod tests {
     fn what_is_typed_arrives_whoever_types_it_and_when() {
         let pty = Pty::open().unwrap();
         let path = pty.path().to_owned();
-        let input = Rc::new(RefCell::new(Input::new("test", pty).unwrap()));
+        let input = Arc::new(Mutex::new(Input::new("test", pty).unwrap()));
         let device = Device::with_room(3);
-        input.borrow_mut().attach(device.clone()).unwrap();
+        input.lock().unwrap().attach(device.clone()).unwrap();
         let mut events = Loop::new(&input);
         // Nobody has it open: nothing keeps the loop busy.
         events.settle();

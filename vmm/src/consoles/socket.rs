@@ -110,11 +110,10 @@ impl Source for SocketSource {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
     use std::io::{Read, Write};
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
-    use std::rc::Rc;
+    use std::sync::{Arc, Mutex};
 
     use hv_devices::chardev::OutputSink;
 
@@ -128,11 +127,11 @@ mod tests {
         let path = directory.path().join("socket");
         let socket = Socket::bind(&path).unwrap();
         let output = socket.output("test").unwrap();
-        let input = Rc::new(RefCell::new(
+        let input = Arc::new(Mutex::new(
             Input::new("test", SocketSource::new(socket)).unwrap(),
         ));
         let device = Device::with_room(0);
-        input.borrow_mut().attach(device.clone()).unwrap();
+        input.lock().unwrap().attach(device.clone()).unwrap();
         let mut events = Loop::new(&input);
         events.settle();
 

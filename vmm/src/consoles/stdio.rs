@@ -1,4 +1,4 @@
-//! Input from a file, pipe or terminal, with the keys that command the machine.
+//! Input from a file, pipe or terminal.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,52 +6,9 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events};
 use hv_devices::chardev::OutputSink;
-use vmm_sys_util::eventfd::EventFd;
 
+use super::config::InputFilter;
 use super::feed::{CHUNK, Feed, Source};
-
-/// Ctrl-a.
-const ESCAPE: u8 = 0x01;
-
-/// What Ctrl-a h prints. The terminal is in raw mode, so lines end in both characters.
-const HELP: &str = "\r\n\
-    Ctrl-a x  end the virtual machine\r\n\
-    Ctrl-a h  this help\r\n\
-    Ctrl-a a  send Ctrl-a to the guest\r\n";
-
-/// What to do with a byte of input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    Guest(u8),
-    Nothing,
-    Help,
-    End,
-}
-
-/// The state of the escape key.
-#[derive(Debug, Default)]
-struct EscapeKeys {
-    pressed: bool,
-}
-
-impl EscapeKeys {
-    fn press(&mut self, byte: u8) -> Key {
-        if !std::mem::take(&mut self.pressed) {
-            if byte == ESCAPE {
-                self.pressed = true;
-                return Key::Nothing;
-            }
-            return Key::Guest(byte);
-        }
-        match byte {
-            b'x' | b'X' => Key::End,
-            b'h' | b'H' | b'?' => Key::Help,
-            b'a' | b'A' | ESCAPE => Key::Guest(ESCAPE),
-            // Any other key is no command, and as likely meant for the guest as a slip of the finger.
-            other => Key::Guest(other),
-        }
-    }
-}
 
 /// An open file as a console's input. Its end is not the end of the guest.
 pub struct StdioSource {
@@ -59,26 +16,23 @@ pub struct StdioSource {
     input: Option<File>,
     /// The file cannot be waited for because it is always ready: a regular file, or /dev/null.
     always_ready: bool,
-    escape: Option<EscapeKeys>,
+    filter: Option<Arc<dyn InputFilter>>,
+    /// Where the filter prints.
     output: Arc<dyn OutputSink>,
-    /// Written when the user ends the machine.
-    end: EventFd,
 }
 
 impl StdioSource {
-    /// Input from this file. With `escape`, Ctrl-a x writes to `end`, and Ctrl-a h prints to `output`.
+    /// Input from this file, by way of `filter`, which prints to `output`.
     pub fn new(
         input: File,
-        escape: bool,
+        filter: Option<Arc<dyn InputFilter>>,
         output: Arc<dyn OutputSink>,
-        end: EventFd,
     ) -> StdioSource {
         StdioSource {
             input: Some(input),
             always_ready: false,
-            escape: escape.then(EscapeKeys::default),
+            filter,
             output,
-            end,
         }
     }
 
@@ -106,23 +60,14 @@ impl StdioSource {
         if count == 0 {
             return false;
         }
-        for &byte in bytes.iter().take(count) {
-            let key = self
-                .escape
-                .as_mut()
-                .map_or(Key::Guest(byte), |keys| keys.press(byte));
-            match key {
-                Key::Guest(byte) => feed.push(&[byte]),
-                Key::Nothing => {}
-                // Without waiting, on the thread that also serves what ends the machine. Where a reader is that far behind,
-                // nobody looks at the help.
-                Key::Help => {
-                    self.output.try_write(HELP.as_bytes());
-                }
-                Key::End => {
-                    let _ = self.end.write(1);
-                }
-            }
+        let read = bytes.get(..count).unwrap_or_default();
+        match &self.filter {
+            None => feed.push(read),
+            // Without waiting, on the thread that also serves what ends the machine. Where a reader is that far behind, nobody
+            // looks at what is printed.
+            Some(filter) => feed.push(&filter.filter(read, &|text| {
+                self.output.try_write(text);
+            })),
         }
         true
     }
@@ -137,9 +82,9 @@ impl StdioSource {
         }
     }
 
-    /// With escape keys the user must be heard even while the guest takes nothing.
+    /// A user with keys of the program's must be heard even while the guest takes nothing.
     fn wants_input(&self, feed: &Feed) -> bool {
-        feed.waiting() == 0 || (self.escape.is_some() && feed.waiting() < CHUNK)
+        feed.waiting() == 0 || (self.filter.is_some() && feed.waiting() < CHUNK)
     }
 
     fn watch(
@@ -217,51 +162,31 @@ impl Source for StdioSource {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
+
+    use hv_devices::chardev::OutputThread;
+
     use super::*;
-
-    fn press(bytes: &[u8]) -> Vec<Key> {
-        let mut keys = EscapeKeys::default();
-        bytes.iter().map(|byte| keys.press(*byte)).collect()
-    }
-
-    #[test]
-    fn ctrl_a_begins_a_command() {
-        assert_eq!(press(b"ab"), [Key::Guest(b'a'), Key::Guest(b'b')]);
-        assert_eq!(press(b"\x01x"), [Key::Nothing, Key::End]);
-        assert_eq!(
-            press(b"\x01hq"),
-            [Key::Nothing, Key::Help, Key::Guest(b'q')]
-        );
-        assert_eq!(press(b"\x01a"), [Key::Nothing, Key::Guest(1)]);
-        assert_eq!(
-            press(b"\x01\x01x"),
-            [Key::Nothing, Key::Guest(1), Key::Guest(b'x')]
-        );
-        assert_eq!(press(b"\x01c"), [Key::Nothing, Key::Guest(b'c')]);
-    }
 
     #[test]
     fn the_end_of_a_pipe_is_an_end_and_all_before_it_arrives() {
         use super::super::feed::Input;
         use super::super::feed::testing::{Device, Loop};
-        use std::cell::RefCell;
         use std::io::Write;
         use std::os::fd::OwnedFd;
-        use std::rc::Rc;
 
         let (reader, mut writer) = std::io::pipe().unwrap();
         // As a process's standard input, which stays open.
         let _stdin = reader.try_clone().unwrap();
-        let end = EventFd::new(0).unwrap();
         let source = StdioSource::new(
             File::from(OwnedFd::from(reader)),
-            false,
+            None,
             Arc::new(hv_devices::chardev::Nowhere),
-            end,
         );
-        let input = Rc::new(RefCell::new(Input::new("test", source).unwrap()));
+        let input = Arc::new(Mutex::new(Input::new("test", source).unwrap()));
         let device = Device::with_room(5);
-        input.borrow_mut().attach(device.clone()).unwrap();
+        input.lock().unwrap().attach(device.clone()).unwrap();
         let mut events = Loop::new(&input);
         let long = vec![b'x'; 20_000];
         writer.write_all(&long).unwrap();
@@ -272,5 +197,56 @@ mod tests {
         events.wait_for(&device, &long[5..]);
         events.settle();
         Loop::new(&input).settle();
+    }
+
+    /// Keeps back digits, and prints the number of those that it has seen at each `?`.
+    #[derive(Debug, Default)]
+    struct Digits(std::sync::atomic::AtomicUsize);
+
+    impl InputFilter for Digits {
+        fn filter(&self, input: &[u8], print: &dyn Fn(&[u8])) -> Vec<u8> {
+            let (digits, rest) = input
+                .iter()
+                .partition::<Vec<u8>, _>(|it| it.is_ascii_digit());
+            let before = self.0.fetch_add(digits.len(), Ordering::Relaxed);
+            if rest.contains(&b'?') {
+                print(format!("{}", before + digits.len()).as_bytes());
+            }
+            rest
+        }
+    }
+
+    /// A device that never has room is what a guest that hangs is to its user.
+    #[test]
+    fn a_filter_is_heard_while_the_guest_takes_nothing() {
+        use std::io::{Read, Write};
+        use std::os::fd::OwnedFd;
+
+        use super::super::feed::Input;
+        use super::super::feed::testing::{Device, Loop};
+
+        let (reader, mut keyboard) = std::io::pipe().unwrap();
+        let (mut screen, writer) = std::io::pipe().unwrap();
+        let output = OutputThread::spawn(File::from(OwnedFd::from(writer)), "test").unwrap();
+        let digits = Arc::new(Digits::default());
+        let source = StdioSource::new(
+            File::from(OwnedFd::from(reader)),
+            Some(digits.clone()),
+            Arc::new(output),
+        );
+        let input = Arc::new(Mutex::new(Input::new("test", source).unwrap()));
+        let device = Device::with_room(0);
+        input.lock().unwrap().attach(device.clone()).unwrap();
+        let mut events = Loop::new(&input);
+        for (typed, seen) in [("ab1", 1), ("2c", 2), ("d34?", 4)] {
+            keyboard.write_all(typed.as_bytes()).unwrap();
+            events.settle();
+            assert_eq!(digits.0.load(Ordering::Relaxed), seen);
+        }
+        let mut printed = [0];
+        screen.read_exact(&mut printed).unwrap();
+        assert_eq!(printed, *b"4");
+        device.give_room(5);
+        events.wait_for(&device, b"abcd?");
     }
 }

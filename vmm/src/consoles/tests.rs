@@ -33,7 +33,7 @@ fn stdio() -> (Chardev, PipeReader) {
     let chardev = Chardev::Stdio(Stdio {
         input: None,
         output: File::from(OwnedFd::from(writer)),
-        escape: false,
+        filter: None,
         resized: None,
     });
     (chardev, reader)
@@ -201,7 +201,7 @@ fn typed(text: &str) -> Chardev {
     Chardev::Stdio(Stdio {
         input: Some(File::from(OwnedFd::from(reader))),
         output: File::options().write(true).open("/dev/null").unwrap(),
-        escape: false,
+        filter: None,
         resized: None,
     })
 }
@@ -246,6 +246,30 @@ fn input_reaches_the_device_of_its_console() {
     assert_eq!(&bytes[..count], b"to the port");
     // Its input, and the size of its terminal.
     assert_eq!(consoles.subscribers().count(), 2);
+}
+
+/// One thread makes a machine, and another may run it.
+#[test]
+fn input_is_served_on_another_thread_than_the_one_that_opened_it() {
+    let consoles = open(Asked {
+        serial: Some(Chardev::Pty),
+        virtio: Some(typed("to the port")),
+        ..Asked::default()
+    })
+    .unwrap();
+    let received = std::thread::spawn(move || {
+        let mut bytes = [0; 16];
+        let mut loops = events(&consoles);
+        let input = consoles.firmware_input().unwrap();
+        loop {
+            let count = input.take_received(&mut bytes);
+            if count != 0 {
+                return bytes[..count].to_vec();
+            }
+            assert!(loops.run_with_timeout(60_000).unwrap() > 0);
+        }
+    });
+    assert_eq!(received.join().unwrap(), b"to the port");
 }
 
 /// What is wrong with a machine leaves the files of its consoles as they were.

@@ -4,11 +4,13 @@
 pub mod stop;
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use self::stop::Stop;
 use crate::{Error, Outcome};
 
 /// How many events may wait for a listener. A guest that resets itself all the time causes as many as it likes.
@@ -28,7 +30,8 @@ pub enum Status {
 }
 
 /// What has become of a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// The guest begins, for the first time or after a reset.
     Booted,
@@ -38,16 +41,31 @@ pub enum Event {
     Resumed,
     /// The guest was reset, by itself or by [`Handle::reset`].
     Reset,
+    /// A virtio device has stopped until the guest's driver resets it (DEVICE_NEEDS_RESET), for the first time since the guest
+    /// began. What follows until its next reset is not told of.
+    DeviceNeedsReset {
+        /// The device's id, such as `net0`.
+        id: String,
+        /// Why, for people: mostly what the guest did wrong.
+        reason: String,
+    },
     /// The run is over.
     Ended(Outcome),
 }
 
 /// Why a request was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Refused {
     /// The machine has ended, or ended before it came to the request.
     #[error("the machine has ended")]
     Ended,
+    /// No device of the machine has this id.
+    #[error("the machine has no device with this id")]
+    NoSuchDevice,
+    /// The device with this id is another one.
+    #[error("this device is no network interface")]
+    NoNetworkInterface,
 }
 
 /// A handle on a machine, for any thread. It may outlive the machine.
@@ -92,9 +110,24 @@ impl Handle {
         self.ask(Request::Reset)
     }
 
-    /// Ends the machine, with [`Outcome::Stopped`]. Does not wait for it.
+    /// Plugs a network interface's cable in or out. The guest sees that its link is up or down (VIRTIO 1.3, section 5.1.4), and no
+    /// packet passes in either direction while it is down. It stays so when the guest is reset, and can be changed while the
+    /// machine is paused.
+    ///
+    /// `id` is the device's ([`DeviceConfig::id`](crate::DeviceConfig::id)), which is `net0` for the first interface unless it has
+    /// been given another.
+    ///
+    /// # Errors
+    /// The machine has ended, or it has no such device, or that is no network interface.
+    pub fn set_link(&self, id: &str, up: bool) -> Result<(), Refused> {
+        let id = id.to_owned();
+        self.ask(Request::SetLink { id, up })
+    }
+
+    /// Ends the machine, with [`Outcome::Stopped`], before any other request that waits. Does not wait for it.
     pub fn stop(&self) {
-        let _ = self.0.request(Request::Stop);
+        // It fails only if the counter overflows, and then the event is signalled already.
+        let _ = self.0.stop.write(1);
     }
 
     /// What becomes of the machine from now on. The channel ends with the machine. A listener that falls behind by more than
@@ -111,7 +144,8 @@ impl Handle {
 
     fn ask(&self, request: Request) -> Result<(), Refused> {
         // The sender is dropped unanswered when the machine ends.
-        self.0.request(request)?.recv().map_err(|_| Refused::Ended)
+        let answer = self.0.request(request)?.recv();
+        answer.unwrap_or(Err(Refused::Ended))
     }
 }
 
@@ -121,17 +155,22 @@ impl Handle {
 pub(crate) struct Controlled(Arc<Control>);
 
 impl Controlled {
-    /// For a machine that has just been made.
+    /// For a machine that has just been made, and whose handles end it by `stop`.
     ///
     /// # Errors
     /// The host has no eventfd left.
-    pub fn new() -> Result<Controlled, Error> {
-        Control::new().map(Controlled)
+    pub fn new(stop: &Stop) -> Result<Controlled, Error> {
+        Control::new(stop).map(Controlled)
     }
 
     /// A handle on the machine.
     pub fn handle(&self) -> Handle {
         Handle(self.0.clone())
+    }
+
+    /// For the parts of the machine that tell of themselves.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.0
     }
 }
 
@@ -150,19 +189,22 @@ impl Drop for Controlled {
 }
 
 /// What a machine is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Pause,
     Resume,
     Reset,
-    Stop,
+    SetLink { id: String, up: bool },
 }
+
+/// What has become of a request.
+pub(crate) type Answer = Result<(), Refused>;
 
 /// A request, and whom to tell that it was carried out.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub request: Request,
-    pub done: Sender<()>,
+    pub done: Sender<Answer>,
 }
 
 /// What a machine and its handles share.
@@ -171,6 +213,8 @@ pub(crate) struct Control {
     state: Mutex<State>,
     /// Written for each request.
     event: EventFd,
+    /// Ends the machine, whatever it is doing: [`Stop::asked`].
+    stop: EventFd,
 }
 
 #[derive(Debug)]
@@ -181,6 +225,14 @@ struct State {
 }
 
 impl State {
+    fn tell(&mut self, event: &Event) {
+        self.listeners
+            .retain(|listener| match listener.try_send(event.clone()) {
+                Ok(()) | Err(TrySendError::Full(_)) => true,
+                Err(TrySendError::Disconnected(_)) => false,
+            });
+    }
+
     /// Whoever waits hears of it by the end of their channels.
     fn end(&mut self) {
         self.status = Status::Ended;
@@ -190,7 +242,8 @@ impl State {
 }
 
 impl Control {
-    fn new() -> Result<Arc<Control>, Error> {
+    fn new(stop: &Stop) -> Result<Arc<Control>, Error> {
+        let copy = |event: &EventFd| event.try_clone().map_err(Error::host("copy an eventfd"));
         Ok(Arc::new(Control {
             state: Mutex::new(State {
                 status: Status::Created,
@@ -198,6 +251,7 @@ impl Control {
                 listeners: Vec::new(),
             }),
             event: EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?,
+            stop: copy(&stop.asked)?,
         }))
     }
 
@@ -215,18 +269,22 @@ impl Control {
     pub fn tell(&self, status: Status, event: Event) {
         let mut state = self.lock();
         state.status = status;
-        state
-            .listeners
-            .retain(|listener| match listener.try_send(event) {
-                Ok(()) | Err(TrySendError::Full(_)) => true,
-                Err(TrySendError::Disconnected(_)) => false,
-            });
+        state.tell(&event);
         if status == Status::Ended {
             state.end();
         }
     }
 
-    fn request(&self, request: Request) -> Result<Receiver<()>, Refused> {
+    /// Tells of a device that waits for its driver to reset it.
+    pub fn device_needs_reset(&self, id: &str, reason: &dyn Display) {
+        let event = Event::DeviceNeedsReset {
+            id: id.to_owned(),
+            reason: reason.to_string(),
+        };
+        self.lock().tell(&event);
+    }
+
+    fn request(&self, request: Request) -> Result<Receiver<Answer>, Refused> {
         let (done, answer) = channel();
         let mut state = self.lock();
         if state.status == Status::Ended {
@@ -248,9 +306,13 @@ impl Control {
 mod tests {
     use super::*;
 
+    fn controlled() -> Controlled {
+        Controlled::new(&Stop::new(None).unwrap()).unwrap()
+    }
+
     #[test]
     fn requests_come_in_order_and_are_answered() {
-        let control = Controlled::new().unwrap();
+        let control = controlled();
         let handle = control.handle();
         assert_eq!(handle.status(), Status::Created);
         std::thread::scope(|scope| {
@@ -266,22 +328,18 @@ mod tests {
                     std::thread::yield_now();
                 };
                 assert_eq!(asked.request, expected);
-                asked.done.send(()).unwrap();
+                asked.done.send(Ok(())).unwrap();
             }
             assert_eq!(asking.join().unwrap(), Ok(()));
         });
-        handle.stop();
-        handle.stop();
-        assert!(control.event().read().is_ok(), "there is something");
-        assert_eq!(control.next().unwrap().request, Request::Stop);
-        assert_eq!(control.next().unwrap().request, Request::Stop);
+        assert!(control.event().read().is_ok(), "there was something");
         assert!(control.next().is_none());
         assert!(control.event().read().is_err(), "and no more");
     }
 
     #[test]
     fn the_end_answers_who_waits() {
-        let control = Controlled::new().unwrap();
+        let control = controlled();
         let handle = control.handle();
         let events = handle.events();
         std::thread::scope(|scope| {
@@ -303,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_listener_that_does_not_listen_costs_little() {
-        let control = Controlled::new().unwrap();
+        let control = controlled();
         let events = control.handle().events();
         for _ in 0..10 * MAX_EVENTS {
             control.tell(Status::Running, Event::Reset);
@@ -318,8 +376,49 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_fails_changes_nothing_but_is_told_of() {
+        let control = controlled();
+        let handle = control.handle();
+        let events = handle.events();
+        control.device_needs_reset("net0", &"test");
+        assert_eq!(handle.status(), Status::Created);
+        let expected = Event::DeviceNeedsReset {
+            id: "net0".into(),
+            reason: "test".into(),
+        };
+        assert_eq!(events.try_iter().collect::<Vec<_>>(), [expected]);
+        // A guest that fails and resets itself all the time fills no more than one channel.
+        for _ in 0..10 * MAX_EVENTS {
+            control.device_needs_reset("net0", &"test");
+        }
+        assert_eq!(events.try_iter().count(), MAX_EVENTS);
+    }
+
+    #[test]
+    fn a_refusal_is_the_answer() {
+        let control = controlled();
+        let handle = control.handle();
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| handle.set_link("net7", false));
+            let asked = loop {
+                if let Some(asked) = control.next() {
+                    break asked;
+                }
+                std::thread::yield_now();
+            };
+            let request = Request::SetLink {
+                id: "net7".into(),
+                up: false,
+            };
+            assert_eq!(asked.request, request);
+            asked.done.send(Err(Refused::NoSuchDevice)).unwrap();
+            assert_eq!(asking.join().unwrap(), Err(Refused::NoSuchDevice));
+        });
+    }
+
+    #[test]
     fn a_machine_that_never_ran_ends_as_well() {
-        let control = Controlled::new().unwrap();
+        let control = controlled();
         let handle = control.handle();
         let events = handle.events();
         std::thread::scope(|scope| {

@@ -16,8 +16,8 @@ use crate::Error;
 /// What ends a machine from outside.
 #[derive(Debug)]
 pub struct Stop {
-    /// Written when the user ends the machine by its escape key.
-    pub quit: EventFd,
+    /// Written, and never read, when a handle ends the machine.
+    pub asked: EventFd,
     /// The descriptor of the machine's owner ([`Config::stop`](crate::Config::stop)).
     pub outside: Option<OwnedFd>,
 }
@@ -28,29 +28,31 @@ impl Stop {
     /// # Errors
     /// The host has no eventfd left.
     pub fn new(outside: Option<OwnedFd>) -> Result<Stop, Error> {
-        let quit = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
-        Ok(Stop { quit, outside })
+        let asked = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
+        Ok(Stop { asked, outside })
     }
 
     /// Whether the machine has been ended. Does not wait.
     pub fn is_asked_for(&self) -> bool {
-        let fds = std::iter::once(borrow(&self.quit)).chain(self.outside.as_ref().map(AsFd::as_fd));
+        let fds = self.descriptors();
         let mut fds: Vec<PollFd> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// One of these is readable when the machine has been ended. Nobody reads them.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(borrow(&self.asked)).chain(self.outside.as_ref().map(AsFd::as_fd))
     }
 
     /// Runs `work`, which may block on files of the host, in a thread of its own, and returns its result.
     ///
     /// # Errors
-    /// [`Error::Stopped`] if the machine's owner ended it first: then `work` is left behind. [`Error::Host`] if the host has no
+    /// [`Error::Stopped`] if the machine was ended first: then `work` is left behind. [`Error::Host`] if the host has no
     /// thread left.
     pub fn unless_stopped<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let Some(outside) = &self.outside else {
-            return Ok(work());
-        };
         let event = EventFd::new(EFD_NONBLOCK).map_err(Error::host("make an eventfd"))?;
         let done = Done(event.try_clone().map_err(Error::host("copy an eventfd"))?);
         let thread = thread::Builder::new()
@@ -61,10 +63,10 @@ impl Stop {
             })
             .map_err(Error::host("start a thread for files"))?;
         let is_done = loop {
-            let mut fds =
-                [borrow(&event), outside.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            let fds = std::iter::once(borrow(&event)).chain(self.descriptors());
+            let mut fds: Vec<PollFd> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) => break fds[0].any() == Some(true),
+                Ok(_) => break fds.first().and_then(PollFd::any) == Some(true),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(Error::host("wait for files")(errno)),
             }
@@ -100,6 +102,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::control::Controlled;
 
     fn stop() -> (Stop, EventFd) {
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
@@ -137,10 +140,18 @@ mod tests {
     }
 
     #[test]
-    fn the_escape_key_asks_for_it_too() {
+    fn a_handle_asks_for_it_too() {
         let (stop, _event) = stop();
-        assert!(!stop.is_asked_for());
-        stop.quit.write(1).unwrap();
-        assert!(stop.is_asked_for());
+        let alone = Stop::new(None).unwrap();
+        for stop in [stop, alone] {
+            assert!(!stop.is_asked_for());
+            let control = Controlled::new(&stop).unwrap();
+            control.handle().stop();
+            assert!(stop.is_asked_for());
+            // Blocks as a file on a stalled file system does.
+            let (mut reader, _writer) = std::io::pipe().unwrap();
+            let result = stop.unless_stopped(move || reader.read(&mut [0]).unwrap());
+            assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+        }
     }
 }

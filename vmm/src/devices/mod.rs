@@ -1,6 +1,7 @@
 //! The virtio devices of a machine: what its owner asks for, and what the host has opened for them, which stays open across
 //! reboots of the guest. A kind of device is a file here, a variant of [`DeviceKind`] and the line for it in [`DeviceKind::kind`].
 
+mod cable;
 mod console;
 mod disk;
 mod net;
@@ -18,7 +19,9 @@ use hv_devices::virtio::transport::mmio::Version;
 
 use crate::Error;
 use crate::config::Config;
+use crate::control::Refused;
 use crate::control::stop::Stop;
+use cable::Cable;
 
 pub use console::{ConsoleConfig, PortConfig};
 pub use disk::DiskConfig;
@@ -137,11 +140,18 @@ trait Opened: Send + Sync {
     /// # Errors
     /// The host has no file descriptor or thread left.
     fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>>;
+
+    /// Its cable, if it is a network interface.
+    fn cable(&self) -> Option<&Cable> {
+        None
+    }
 }
 
 /// A device that has been opened, and its slot.
 pub struct Device {
     slot: u32,
+    /// Its name for the machine's owner.
+    pub id: String,
     /// The layout of its registers.
     pub version: Version,
     opened: Box<dyn Opened>,
@@ -177,10 +187,11 @@ impl Devices {
         let slots = slots(&config.devices)?;
         let named = named(&config.devices)?;
         let mut devices = Vec::new();
-        for ((device, slot), (_, index)) in config.devices.iter().zip(slots).zip(named) {
+        for ((device, slot), (id, index)) in config.devices.iter().zip(slots).zip(named) {
             let opening = Opening { index, ports, stop };
             devices.push(Device {
                 slot,
+                id,
                 version: device.location.version.unwrap_or(config.virtio),
                 opened: device.kind.kind().open(&opening)?,
             });
@@ -194,6 +205,17 @@ impl Devices {
     /// The device in this slot.
     pub fn get(&self, slot: u32) -> Option<&Device> {
         self.devices.iter().find(|device| device.slot == slot)
+    }
+
+    /// Sets the link of a network interface, by its id, up or down.
+    ///
+    /// # Errors
+    /// There is no such device, or it is no network interface.
+    pub fn set_link(&self, id: &str, up: bool) -> Result<(), Refused> {
+        let device = self.devices.iter().find(|device| device.id == id);
+        let opened = &device.ok_or(Refused::NoSuchDevice)?.opened;
+        opened.cable().ok_or(Refused::NoNetworkInterface)?.set(up);
+        Ok(())
     }
 }
 
@@ -249,6 +271,22 @@ mod tests {
                 ("console0", 0)
             ]
         );
+    }
+
+    #[test]
+    fn a_device_without_a_cable_has_no_link() {
+        let config = Config::new(crate::Payload::Kernel("Image".into()))
+            .device(RngConfig::default())
+            .device(DeviceConfig::from(RngConfig::default()).id("net0"));
+        let devices = Devices::open(&config, None, &Stop::new(None).unwrap()).unwrap();
+        for up in [false, true] {
+            for id in ["net1", "", "rng1"] {
+                assert_eq!(devices.set_link(id, up), Err(Refused::NoSuchDevice));
+            }
+            for id in ["rng0", "net0"] {
+                assert_eq!(devices.set_link(id, up), Err(Refused::NoNetworkInterface));
+            }
+        }
     }
 
     #[test]

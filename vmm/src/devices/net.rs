@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hv_devices::virtio::VirtioDevice;
 use hv_devices::virtio::net::{Backend as _, Mac, Net, Tap, Vhost};
 
+use super::cable::Cable;
 use super::{DeviceKind, Kind, Opened, Opening};
 use crate::Error;
 
@@ -67,6 +68,7 @@ impl Kind for NetConfig {
             },
             vhost: if served { self.vhost } else { Vhost::Off },
             index: opening.index,
+            cable: Cable::default(),
         }))
     }
 }
@@ -78,12 +80,18 @@ struct Interface {
     mtu: Option<u16>,
     vhost: Vhost,
     index: usize,
+    cable: Cable,
 }
 
 impl Opened for Interface {
     fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
         let tap = self.tap.clone();
         let net = Net::on_tap(tap, self.mac, self.mtu, self.vhost, self.index)?;
+        self.cable.attach(&net);
         Ok(Box::new(net))
+    }
+
+    fn cable(&self) -> Option<&Cable> {
+        Some(&self.cable)
     }
 }

@@ -24,6 +24,7 @@ use crate::boot::devicetree::{Tree, TreeFile};
 use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
 use crate::consoles::Consoles;
+use crate::control::Control;
 use crate::control::stop::Stop;
 use crate::devices::Devices;
 use crate::inspect::capabilities;
@@ -66,6 +67,8 @@ pub struct Blueprint {
     pub consoles: Consoles,
     /// What keeps the time of day, also while the machine is off.
     pub clock: Arc<HostClock>,
+    /// Who is told of devices that fail.
+    pub control: Arc<Control>,
 }
 
 /// A machine that is ready to run once. The order of the fields is the order of their end: devices let go of the guest's
@@ -257,6 +260,10 @@ impl Board {
                     }
                 }
             }
+            let (control, id) = (blueprint.control.clone(), device.id.clone());
+            transport.on_failure(Box::new(move |reason| {
+                control.device_needs_reset(&id, reason);
+            }));
             let transport = Arc::new(transport);
             virtio.push(transport.clone());
             attach(base, layout::VIRTIO_STRIDE, transport)?;

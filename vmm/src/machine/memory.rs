@@ -64,6 +64,10 @@ pub struct GuestRam {
     size: usize,
 }
 
+// SAFETY: both pointers are addresses of a mapping that is this value's alone and belongs to the whole process. They are
+// only used for `munmap` and as numbers for KVM; all accesses go through `memory`, which may be used by any thread.
+unsafe impl Send for GuestRam {}
+
 impl GuestRam {
     /// Reserves `size` bytes of address space, a multiple of the host's page size. The host backs them with transparent huge
     /// pages where it can.

@@ -188,7 +188,7 @@ fn config(args: hvrun_cli::Args) -> Result<Config, Failure> {
     let payload = args.payload().map_err(usage)?;
     // The serial port is stdin and stdout, which QEMU opens.
     let consoles = Consoles::new(&[]).map_err(usage)?;
-    Ok(args.config(payload, consoles, None, None)?)
+    Ok(args.config(payload, consoles, None, None, None)?)
 }
 
 /// The machine's disks, each in the slot in which the guest has it.

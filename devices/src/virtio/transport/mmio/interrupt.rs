@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
@@ -41,7 +41,13 @@ pub struct Interrupt {
     name: String,
     /// A failure of this device has been reported. A guest can cause one after the other and must not fill the log.
     reported: AtomicBool,
+    /// Who else hears of the first failure.
+    listener: OnceLock<FailureListener>,
 }
+
+/// Is told why a device has stopped until its driver resets it. Called on one of the device's threads or a vCPU's, which it does
+/// not hold up.
+pub type FailureListener = Box<dyn Fn(&dyn Display) + Send + Sync>;
 
 /// The registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +84,13 @@ impl Interrupt {
             line,
             name,
             reported: AtomicBool::new(false),
+            listener: OnceLock::new(),
         }
+    }
+
+    /// Tells `listener` of the device's first failure. It is set once.
+    pub fn on_failure(&self, listener: FailureListener) {
+        let _ = self.listener.set(listener);
     }
 
     /// Stores what the driver reads of the device status and of the configuration space, which is `device`'s.
@@ -172,10 +184,11 @@ impl Notifier for Interrupt {
     }
 
     fn needs_reset(&self, reason: &dyn Display) {
-        let level = if self.reported.swap(true, Ordering::Relaxed) {
-            log::Level::Debug
-        } else {
+        let is_first = !self.reported.swap(true, Ordering::Relaxed);
+        let level = if is_first {
             log::Level::Warn
+        } else {
+            log::Level::Debug
         };
         log::log!(
             level,
@@ -188,6 +201,10 @@ impl Notifier for Interrupt {
             .set(register::VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_NEEDS_RESET);
         if driver_is_ready {
             self.raise(&mut inner, status::CONFIGURATION);
+        }
+        drop(inner);
+        if is_first && let Some(listener) = self.listener.get() {
+            listener(reason);
         }
     }
 }

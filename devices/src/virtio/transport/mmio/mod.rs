@@ -31,6 +31,7 @@ mod legacy;
 mod modern;
 mod page;
 
+pub use interrupt::FailureListener;
 pub use page::{RegisterPage, RegisterPages};
 
 /// Offset of the QueueNotify register within a slot, in bytes. A driver writes the queue's index there, four bytes wide;
@@ -172,6 +173,12 @@ impl MmioTransport {
         self.notified(queue)
             .filter(|queue| queue.handler.is_none() && self.version == Version::Modern)
             .map(|queue| queue.kick.as_ref())
+    }
+
+    /// Has `listener` told of the first time that the device sets DEVICE_NEEDS_RESET, as a guest can have it do so any number of
+    /// times. Only the first listener counts.
+    pub fn on_failure(&self, listener: FailureListener) {
+        self.interrupt.on_failure(listener);
     }
 
     /// How many queues the device has: the indexes below it are those of [`notify_event`](Self::notify_event).

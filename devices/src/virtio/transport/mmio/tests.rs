@@ -424,6 +424,32 @@ fn the_last_bytes_of_ram_hold_a_queue() {
     assert_eq!(lock(&bench.log).active.as_ref().unwrap().queues.len(), 2);
 }
 
+/// A guest makes its device fail as often as it likes.
+#[test]
+fn the_first_failure_of_a_device_is_told_of() {
+    let bench = Bench::new();
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    for listener in [told.clone(), Arc::default()] {
+        bench.transport.on_failure(Box::new(move |reason| {
+            lock(&listener).push(reason.to_string());
+        }));
+    }
+    assert!(lock(&told).is_empty());
+    for round in 0..3 {
+        bench.negotiate(bench.offered());
+        bench.set_queue(0, 3, TABLE, AVAILABLE, USED);
+        bench.set_status(DRIVER_OK);
+        assert_eq!(bench.status() & NEEDS_RESET, NEEDS_RESET);
+        bench.write(VIRTIO_MMIO_STATUS, 0);
+        bench.start();
+        bench.notifier().needs_reset(&round);
+        bench.write(VIRTIO_MMIO_STATUS, 0);
+    }
+    let told = lock(&told);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("queue 0 is impossible"), "{told:?}");
+}
+
 #[test]
 fn a_device_that_cannot_start_needs_a_reset() {
     let bench = Bench::new();
