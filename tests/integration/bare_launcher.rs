@@ -108,7 +108,8 @@ fn linux_boots_from_its_disk() {
 
 #[test]
 fn two_guests_run_side_by_side() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let workspace = package.ancestors().nth(2).unwrap();
     let source = workspace.join("resources/bare/two-linux.dts");
     let directory = TempDir::new().unwrap();
     let bundle = directory.path().join("bundle");
