@@ -106,9 +106,25 @@ fn linux_boots_from_its_disk() {
     }
 }
 
+/// Options without a kernel are for the default guest.
+#[test]
+fn the_default_guest_takes_options() {
+    let directory = TempDir::new().unwrap();
+    let disk = directory.path().join("new.img");
+    let mut command = lab("plic", &["hvrun", "--bare", "--cpus", "2"]);
+    let mut session = start(command.env("HVRUN_LAB_DISK", &disk));
+    session.send("nproc; cat /proc/cmdline; poweroff\n");
+    let (code, output) = finish(session);
+    assert_eq!(code, Some(0), "{output}");
+    let printed = "\n2\nconsole=ttyS0 root=/dev/vda rw\n";
+    assert!(output.contains(printed), "{output}");
+    assert!(disk.exists());
+}
+
 #[test]
 fn two_guests_run_side_by_side() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let workspace = package.ancestors().nth(2).unwrap();
     let source = workspace.join("resources/bare/two-linux.dts");
     let directory = TempDir::new().unwrap();
     let bundle = directory.path().join("bundle");
@@ -160,7 +176,13 @@ fn what_is_wrong_is_told_in_one_line() {
             2,
             "--net",
         ),
-        (&["hvrun", "--bare", "--cpus", "2"], 2, "nothing to boot"),
+        // Refused before the default guest is set up.
+        (&["hvrun", "--bare", "--net", "tap=tap0"], 2, "--net"),
+        (
+            &["hvrun", "--bare", "--kernel", kernel, "--firmware", kernel],
+            2,
+            "exclude each other",
+        ),
         (
             &["hvrun", "--bare", "--kernel", "/does/not/exist"],
             1,

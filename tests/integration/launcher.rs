@@ -8,10 +8,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Once;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use hv_devices::virtio::block::{ImageFormat, Raw};
+use hv_lab::provision::cross_build;
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::tcgetattr;
@@ -22,6 +24,12 @@ use tempfile::TempDir;
 const LONG: Duration = Duration::from_secs(300);
 
 fn lab(arguments: &[&str]) -> Command {
+    // Built before anything has a time limit: the first build takes minutes on a slow machine.
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        cross_build("hv-lab-agent", "agent").unwrap();
+        cross_build("hvrun", "hvrun").unwrap();
+    });
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command
         .args(arguments)
@@ -144,6 +152,38 @@ fn hvruns_arguments_outputs_and_exit_codes_are_passed_on() {
         "{}",
         text(&output.stderr)
     );
+}
+
+/// Options without a kernel are for the default guest, whose disk comes before the user's.
+#[test]
+fn the_default_guest_takes_options() {
+    let directory = TempDir::new().unwrap();
+    let own = directory.path().join("own.img");
+    let data = directory.path().join("data.img");
+    fs::write(&data, [0; 4096]).unwrap();
+    let option = format!("{},readonly=on", data.display());
+    let mut child = lab(&["hvrun", "--cpus", "2", "--disk", &option])
+        .env("HVRUN_LAB_DISK", &own)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _watchdog = Watchdog::new(child.id());
+    let mut input = child.stdin.take().unwrap();
+    let script = b"nproc; cat /proc/cmdline; cat /sys/block/vdb/size; poweroff\n";
+    input.write_all(script).unwrap();
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    let (printed, errors) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{printed}{errors}");
+    let expected = "\n2\nconsole=ttyS0 root=/dev/vda rw\n8\n";
+    assert!(
+        printed.replace('\r', "").contains(expected),
+        "{printed}{errors}"
+    );
+    let announcement = format!(" from {} and yours under hvrun in ", own.display());
+    assert!(errors.contains(&announcement), "{errors}");
 }
 
 #[test]

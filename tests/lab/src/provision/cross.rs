@@ -296,10 +296,10 @@ fn errors(log: &str) -> String {
         .to_owned()
 }
 
-/// The root of the workspace that the lab belongs to.
+/// The root of the workspace that the lab belongs to: two folders above this package, `tests/lab`.
 pub(super) fn workspace() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    package.parent().unwrap_or(package)
+    package.ancestors().nth(2).unwrap_or(package)
 }
 
 fn cargo() -> Command {

@@ -16,13 +16,13 @@ use crate::cache::{self, create_dir, fingerprint};
 /// The configuration, which allnoconfig completes.
 const CONFIG: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/../resources/small-kernel.config"
+    "/../../resources/small-kernel.config"
 ));
 
 /// How that of Linux 6.1 differs.
 const CONFIG_6_1: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/../resources/small-kernel-6.1.config"
+    "/../../resources/small-kernel-6.1.config"
 ));
 
 /// A small kernel: what it is built from.

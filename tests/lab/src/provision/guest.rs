@@ -34,7 +34,7 @@ const GUEST_MODULES: [&str; 6] = [
 
 const INITRD_INIT: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/../resources/guest/initrd-init"
+    "/../../resources/guest/initrd-init"
 ));
 
 /// The files of the guest's userland apart from busybox: path, mode, content.
@@ -44,7 +44,7 @@ const FILES: [(&str, u32, &str); 7] = [
         0o644,
         include_str!(concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/../resources/guest/inittab"
+            "/../../resources/guest/inittab"
         )),
     ),
     (
@@ -52,7 +52,7 @@ const FILES: [(&str, u32, &str); 7] = [
         0o755,
         include_str!(concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/../resources/guest/rcS"
+            "/../../resources/guest/rcS"
         )),
     ),
     (
@@ -60,7 +60,7 @@ const FILES: [(&str, u32, &str); 7] = [
         0o755,
         include_str!(concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/../resources/guest/rcK"
+            "/../../resources/guest/rcK"
         )),
     ),
     (
@@ -68,7 +68,7 @@ const FILES: [(&str, u32, &str); 7] = [
         0o644,
         include_str!(concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/../resources/guest/profile"
+            "/../../resources/guest/profile"
         )),
     ),
     ("etc/hostname", 0o644, "guest\n"),

@@ -23,7 +23,8 @@ use hvrun_cli::{Choice, Consoles, To};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tempfile::TempDir;
 
-use super::{EXIT_LAB, Failure, chosen_chip, setup};
+use super::default_guest::{self, DefaultGuest};
+use super::{EXIT_LAB, Failure, chosen_chip};
 
 /// The option that asks for this.
 const OPTION: &str = "--bare";
@@ -34,7 +35,8 @@ const EXIT_USAGE: u8 = 2;
 
 /// Boots a guest on hv-bare, a hypervisor without a host operating system, in QEMU.
 ///
-/// The options are hvrun's, except those that need a host operating system.
+/// The options are hvrun's, except those that need a host operating system. Without --kernel and --firmware, they are for the
+/// default guest, a small Linux that boots from a disk.
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo hvrun",
@@ -44,7 +46,7 @@ const EXIT_USAGE: u8 = 2;
     disable_version_flag = true,
     disable_help_subcommand = true,
     args_conflicts_with_subcommands = true,
-    override_usage = "cargo hvrun --bare --kernel FILE [--disk FILE]... [OPTIONS]"
+    override_usage = "cargo hvrun --bare [--kernel FILE] [--disk FILE]... [OPTIONS]"
 )]
 struct BareArgs {
     /// Run the guest on the bare-metal hypervisor.
@@ -77,18 +79,18 @@ fn parse(arguments: &[String]) -> BareArgs {
 /// `cargo hvrun --bare`.
 pub(super) fn hvrun(arguments: &[String]) -> Result<u8, Failure> {
     let mut args = parse(arguments);
-    let own = [OPTION, "--statistics"];
-    let mut default = None;
-    if arguments.iter().all(|argument| own.contains(&&**argument)) {
-        let guest = setup::guest()?;
-        args = parse(&[arguments, &guest.arguments()?].concat());
-        default = Some(guest);
+    if let Some(problem) = refusal(&args.hvrun) {
+        return Err(usage(problem));
+    }
+    let mut announcement = None;
+    if default_guest::is_meant(&args.hvrun) {
+        let guest = DefaultGuest::prepare()?;
+        let place = "under hv-bare in QEMU";
+        announcement = Some(guest.announcement(&args.hvrun, place));
+        args = parse(&guest.arguments(&args.hvrun, arguments)?);
     }
     let statistics = args.statistics;
     let args = args.hvrun;
-    if let Some(problem) = refusal(&args) {
-        return Err(usage(problem));
-    }
     hvrun_cli::start_log(args.log_level);
     let config = config(args)?;
     let files = BootFiles::open(&config).map_err(hvrun_failure)?;
@@ -100,12 +102,8 @@ pub(super) fn hvrun(arguments: &[String]) -> Result<u8, Failure> {
     let chip = chosen_chip(HostChip::Plic)?;
     let (qemu, hypervisor) = qemu_and_hypervisor()?;
     let (bundle, needs) = compile_for_qemu(&source, directory, &[])?;
-    if let Some(guest) = default {
-        eprintln!(
-            "lab: Linux {} from {} under hv-bare in QEMU ({chip}); Ctrl-a x leaves",
-            guest.release,
-            guest.disk.display()
-        );
+    if let Some(announcement) = announcement {
+        eprintln!("{announcement} ({chip}); Ctrl-a x leaves");
     }
     let machine = Machine {
         legacy_virtio: config.virtio == VirtioVersion::Legacy,
@@ -265,7 +263,7 @@ fn lab_files(source: &Path) -> Result<Vec<TempDir>, Failure> {
     if !String::from_utf8_lossy(&text).contains("(\"lab/") {
         return Ok(Vec::new());
     }
-    let guest = setup::guest()?;
+    let guest = DefaultGuest::prepare()?;
     let (kernel, initrd) = guest.kernel_and_initrd();
     let arguments = [OsString::from("hvrun"), "--kernel".into(), kernel.into()];
     let args = hvrun_cli::Args::try_parse_from(arguments)?;

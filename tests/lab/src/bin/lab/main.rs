@@ -2,6 +2,7 @@
 
 mod bare;
 mod bench;
+mod default_guest;
 mod disks;
 mod hvrun;
 mod session;
@@ -24,7 +25,8 @@ const EXIT_LAB: u8 = 125;
 /// The nested RISC-V host in which hvrun runs on machines that are not RISC-V.
 ///
 /// The variable HVRUN_LAB_HOST chooses its kind: `aia` (the default), `plic`, or `aia-files`, an AIA with guest interrupt
-/// files. For the bare-metal hypervisor it is the kind of the machine, where `plic` is the default.
+/// files. For the bare-metal hypervisor it is the kind of the machine, where `plic` is the default. HVRUN_LAB_DISK names another
+/// disk for the guest that `cargo hvrun` boots by default; it is made if it does not exist.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab", max_term_width = 100)]
 struct Args {
@@ -34,7 +36,10 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run hvrun with its own arguments and this machine's files. Without arguments, boot a small Linux from a disk.
+    /// Run hvrun with its own arguments and this machine's files.
+    ///
+    /// If they start a guest and name neither a --kernel nor a --firmware, they are for the default guest, a small Linux that
+    /// boots from a disk of its own. Disks among the arguments come after that one; an --initrd replaces the guest's.
     ///
     /// With --bare among the arguments, the guest runs on the bare-metal hypervisor instead, in a QEMU of its own.
     #[command(disable_help_flag = true)]

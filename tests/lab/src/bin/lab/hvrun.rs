@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use super::default_guest::{self, DefaultGuest};
 use super::signals::Signals;
 use super::{Failure, bare, disks, session, setup};
 
@@ -17,19 +18,11 @@ pub(super) fn run(arguments: &[String]) -> Result<u8, Failure> {
         return natively(arguments);
     }
     let signals = Signals::take()?;
-    let guest = if arguments.is_empty() {
-        Some(setup::guest()?)
-    } else {
-        None
-    };
-    let arguments = match &guest {
-        Some(guest) => guest.arguments()?,
-        None => arguments.to_vec(),
-    };
+    let (arguments, default) = complete(arguments)?;
     let _locked = disks::lock(&arguments)?;
     let (host, hvrun) = setup::host_and_hvrun()?;
-    if let Some(guest) = &guest {
-        announce(guest, &format!("a nested RISC-V host ({})", host.chip()));
+    if let Some(default) = &default {
+        default.announce(&format!("a nested RISC-V host ({})", host.chip()));
     }
     let mut exec = host
         .local(&hvrun)
@@ -46,24 +39,39 @@ fn text_variable((name, value): (OsString, OsString)) -> Option<(String, String)
     Some((name.into_string().ok()?, value.into_string().ok()?))
 }
 
-fn announce(guest: &setup::Guest, place: &str) {
-    let setup::Guest { release, disk, .. } = guest;
-    eprintln!(
-        "lab: Linux {release} from {} under hvrun in {place}",
-        disk.display()
-    );
+/// The default guest, and what the user's arguments mean.
+struct Default {
+    guest: DefaultGuest,
+    args: hvrun_cli::Args,
+}
+
+impl Default {
+    fn announce(&self, place: &str) {
+        let place = format!("under hvrun in {place}");
+        eprintln!("{}", self.guest.announcement(&self.args, &place));
+    }
+}
+
+/// The arguments with which hvrun is run: the user's, behind those of the default guest if they do not say what to boot.
+fn complete(arguments: &[String]) -> Result<(Vec<String>, Option<Default>), Failure> {
+    match default_guest::parse(arguments) {
+        Some(args) if default_guest::is_meant(&args) => {
+            let guest = DefaultGuest::prepare()?;
+            let arguments = guest.arguments(&args, arguments)?;
+            Ok((arguments, Some(Default { guest, args })))
+        }
+        _ => Ok((arguments.to_vec(), None)),
+    }
 }
 
 /// Builds hvrun for this machine and becomes it.
 fn natively(arguments: &[String]) -> Result<u8, Failure> {
-    let mut given = arguments.to_vec();
-    if arguments.is_empty() {
-        let guest = setup::guest()?;
-        given = guest.arguments()?;
-        announce(&guest, "this machine's KVM");
+    let (arguments, default) = complete(arguments)?;
+    if let Some(default) = &default {
+        default.announce("this machine, by its KVM");
     }
     let hvrun = hv_lab::provision::cross_build("hvrun", "hvrun")?;
-    Err(become_program(&hvrun, &given).into())
+    Err(become_program(&hvrun, &arguments).into())
 }
 
 /// Never returns if it succeeds.
