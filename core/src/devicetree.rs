@@ -68,6 +68,22 @@ pub fn build(machine: &Machine) -> Result<Vec<u8>, Error> {
     Ok(tree.0.finish()?)
 }
 
+/// Free space at the end of a guest's device tree, bytes. A boot loader enters command line and initrd in the tree in place, or
+/// in a copy of the same size. It expects that there is free space, as firmware leaves it: otherwise U-Boot would overwrite its
+/// own data.
+pub const ROOM: usize = 8 << 10;
+
+/// Adds [`ROOM`] behind the last block of a device tree, which its header counts in (Devicetree Specification 0.4, section 5.2,
+/// `totalsize`).
+pub fn add_room(blob: &mut Vec<u8>) {
+    blob.resize(blob.len().saturating_add(ROOM), 0);
+    // A tree is at most a few megabytes.
+    let size = u32::try_from(blob.len()).unwrap_or(u32::MAX);
+    if let Some(total_size) = blob.get_mut(4..8) {
+        total_size.copy_from_slice(&size.to_be_bytes());
+    }
+}
+
 /// The root node (dt-schema: `root-node.yaml`).
 fn root(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
     tree.u32("#address-cells", 2)?;

@@ -6,16 +6,19 @@
 //! |---|---|
 //! | [`addr`] | guest-physical and host-physical addresses, as different types |
 //! | [`layout`] | the memory map: one constant per region, and a drawing |
+//! | [`ending`] | the ways in which a guest ends its run |
 //! | [`instruction`] | decoding of loads and stores that fault |
 //! | [`isa`] | the ISA extensions of a hart, in canonical order |
 //! | [`mod@format`] | file formats, recognized by their first bytes |
 //! | [`kernel`] | kernel files: formats and placement in memory |
 //! | [`machine`] | the description of one machine |
 //! | [`devicetree`] | that description as a flattened device tree |
+//! | [`placement`] | where initrd and device tree lie in a guest's RAM |
 //! | [`plic`] | the platform-level interrupt controller |
 //! | [`rtc`] | the real-time clock's registers |
 //! | [`sbi`] | the SBI calls that reach the hypervisor: all of them on the bare machine, few under KVM |
 //! | [`test_device`] | the test device's register |
+//! | [`trap`] | a trap into S-mode, as values |
 //! | [`uart`] | the serial port's registers |
 //! | [`virtio_mmio`] | the registers of a virtio-mmio slot without a device |
 
@@ -30,15 +33,18 @@ extern crate alloc;
 
 pub mod addr;
 pub mod devicetree;
+pub mod ending;
 pub mod format;
 pub mod instruction;
 pub mod isa;
 pub mod kernel;
 pub mod layout;
 pub mod machine;
+pub mod placement;
 pub mod plic;
 pub mod rtc;
 pub mod sbi;
 pub mod test_device;
+pub mod trap;
 pub mod uart;
 pub mod virtio_mmio;

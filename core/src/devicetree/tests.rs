@@ -553,3 +553,17 @@ proptest! {
         prop_assert_eq!(cpus, 2 * harts as usize, "each with its interrupt controller");
     }
 }
+
+#[test]
+fn room_is_behind_the_last_block_and_counted_in() {
+    let blob = build(&machine(1, PLIC)).unwrap();
+    let mut roomy = blob.clone();
+    add_room(&mut roomy);
+    assert_eq!(roomy.len(), blob.len() + ROOM);
+    let size = u32::try_from(roomy.len()).unwrap();
+    assert_eq!(roomy[4..8], size.to_be_bytes());
+    assert_eq!(roomy[8..blob.len()], blob[8..]);
+    assert!(roomy[blob.len()..].iter().all(|byte| *byte == 0));
+    // A guest's parser takes it.
+    assert!(dtoolkit::fdt::Fdt::new(&roomy).is_ok());
+}

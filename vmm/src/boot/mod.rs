@@ -1,13 +1,4 @@
-//! The layout of guest memory when hart 0 starts.
-//!
-//! ```text
-//!   RAM_BASE                                                             end of RAM
-//!   | (free) | kernel, with its .bss |   …free…   | initrd | device tree |
-//! ```
-//!
-//! The file of the kernel or firmware determines its address; the rest is at the end of memory, as far away as possible. This
-//! matters most for a flat binary, which does not say how much memory it uses behind itself, and for systems that assume a
-//! certain memory size and do not read the device tree: give their guest more memory than that.
+//! The files that a guest boots from, and their way into its memory. Core's [`hv_core::placement`] decides where each lies.
 
 pub mod compression;
 pub mod devicetree;
@@ -16,10 +7,11 @@ pub mod files;
 pub mod initrd;
 pub mod kernel;
 
-use std::ops::Range;
 use std::path::PathBuf;
 
+use hv_core::devicetree::add_room;
 use hv_core::layout;
+use hv_core::placement::FreeMemory;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
@@ -27,13 +19,6 @@ use crate::boot::devicetree::Tree;
 use crate::boot::initrd::Initrd;
 use crate::boot::kernel::Kernel;
 use crate::config::Payload;
-
-/// Alignment of initrd and device tree, bytes: a page, which is more than the 8 that the device tree needs.
-const PAGE: u64 = 4096;
-
-/// Free space at the end of the device tree, bytes. A boot loader enters command line and initrd in the tree in place, or in
-/// a copy of the same size. It expects that there is free space, as firmware leaves it: otherwise U-Boot would overwrite its own data.
-const ROOM_IN_TREE: usize = 8 << 10;
 
 /// What the boot hart's registers hold at its first instruction (Linux, Documentation/arch/riscv/boot.rst).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,17 +47,16 @@ pub fn load(
         what,
         memory: ram_size >> 20,
     };
+    let mut free = FreeMemory::behind(&ram, &kernel.occupied);
+    // The tree's size is known before the initrd's place, which is entered in it.
     let first = tree.build(initrd.map(|_| 0..0))?;
     let size = with_room(&first).len() as u64;
-    let tree_range =
-        below(ram.end, size, kernel.occupied.end).ok_or_else(|| does_not_fit("device tree"))?;
-    let free = tree_range.start - kernel.occupied.end;
-    let initrd = initrd.map(|path| Initrd::open(path, free)).transpose()?;
-    let place = |file: &Initrd| {
-        below(tree_range.start, file.size, kernel.occupied.end)
-            .ok_or_else(|| does_not_fit("initrd"))
-    };
-    let initrd_range = initrd.as_ref().map(place).transpose()?;
+    let tree_range = free.take(size).ok_or_else(|| does_not_fit("device tree"))?;
+    let initrd = initrd
+        .map(|path| Initrd::open(path, free.size()))
+        .transpose()?;
+    let mut place = |file: &Initrd| free.take(file.size).ok_or_else(|| does_not_fit("initrd"));
+    let initrd_range = initrd.as_ref().map(&mut place).transpose()?;
 
     let blob = match &initrd_range {
         Some(range) => tree.build(Some(range.clone()))?,
@@ -92,23 +76,10 @@ pub fn load(
     Ok((registers, blob))
 }
 
-/// The device tree with free space behind its last block, which its header counts in (Devicetree Specification 0.4, section
-/// 5.2, `totalsize`).
 fn with_room(blob: &[u8]) -> Vec<u8> {
     let mut larger = blob.to_vec();
-    larger.resize(blob.len().saturating_add(ROOM_IN_TREE), 0);
-    // A tree is at most a few megabytes.
-    let size = u32::try_from(larger.len()).unwrap_or(u32::MAX);
-    if let Some(total_size) = larger.get_mut(4..8) {
-        total_size.copy_from_slice(&size.to_be_bytes());
-    }
+    add_room(&mut larger);
     larger
-}
-
-/// `size` bytes that end at or below `top`, begin on a page, and not below `floor`.
-fn below(top: u64, size: u64, floor: u64) -> Option<Range<u64>> {
-    let start = top.checked_sub(size)? / PAGE * PAGE;
-    (start >= floor).then_some(start..start + size)
 }
 
 #[cfg(test)]
@@ -117,6 +88,8 @@ mod tests {
 
     use dtoolkit::fdt::Fdt;
     use dtoolkit::{Node, Property};
+    use hv_core::devicetree::ROOM;
+    use hv_core::placement::PAGE;
 
     use super::*;
     use crate::boot::compression::tests::gzip;
@@ -180,7 +153,7 @@ mod tests {
 
         let end = base.0 + RAM;
         assert!(registers.device_tree.is_multiple_of(PAGE) && registers.device_tree < end);
-        let size = blob.len() + ROOM_IN_TREE;
+        let size = blob.len() + ROOM;
         assert!(end - registers.device_tree >= size as u64);
         // The header's size includes the room.
         let guests = found(registers.device_tree, size);
@@ -197,16 +170,5 @@ mod tests {
         assert_eq!(end - start, 5000);
         assert!(end <= registers.device_tree);
         assert!(found(start, 5000) == archive);
-    }
-
-    #[test]
-    fn things_are_placed_downwards_in_whole_pages() {
-        assert_eq!(below(0x10_0000, 0x10, 0), Some(0xf_f000..0xf_f010));
-        assert_eq!(
-            below(0x10_0000, 0x1000, 0xf_f000),
-            Some(0xf_f000..0x10_0000)
-        );
-        assert_eq!(below(0x10_0000, 0x1001, 0xf_f000), None);
-        assert_eq!(below(0x1000, 0x2000, 0), None);
     }
 }

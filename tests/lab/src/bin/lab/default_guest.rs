@@ -201,7 +201,7 @@ mod tests {
         };
         let arguments = guest.arguments(&parse(&[]).unwrap(), &[]).unwrap();
         let args = parse(&arguments).unwrap();
-        assert_eq!(args.disks[0].path, Path::new("/a,b"));
+        assert_eq!(args.disks[0].kind.path, Path::new("/a,b"));
     }
 
     #[test]

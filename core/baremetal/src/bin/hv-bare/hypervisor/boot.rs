@@ -27,6 +27,7 @@ use hv_bare::host::{self, Host};
 use hv_bare::partition::{self, Passthrough};
 use hv_bare::tree;
 use hv_core::addr::HostPhysAddr;
+use hv_core::placement::FreeMemory;
 use spin::{Mutex, Once};
 
 use dtoolkit::Node;
@@ -43,9 +44,6 @@ const STACK: usize = 32 << 10;
 
 /// Bytes to which the program's place is aligned.
 const MEGAPAGE: u64 = 2 << 20;
-
-/// Bytes.
-const PAGE: u64 = 4096;
 
 /// The largest device tree that a firmware may have.
 const MAX_TREE: usize = 256 << 10;
@@ -255,10 +253,11 @@ fn move_up(hart: u64, tree: &Fdt<'_>, blob: &[u8]) -> ! {
     let bundle_size = bundle.end.0.saturating_sub(bundle.start.0);
     let size = own.end.saturating_sub(own.start);
     let place = || {
-        let image = memory.end.0.checked_sub(size)? / MEGAPAGE * MEGAPAGE;
-        let tree = image.checked_sub(blob.len() as u64)? / PAGE * PAGE;
-        let bundle = tree.checked_sub(bundle_size)? / PAGE * PAGE;
-        (bundle >= own.end).then_some((image, tree, bundle))
+        let mut free = FreeMemory::behind(&(memory.start.0..memory.end.0), &own);
+        let image = free.take_aligned(size, MEGAPAGE)?;
+        let tree = free.take(blob.len() as u64)?;
+        let bundle = free.take(bundle_size)?;
+        Some((image.start, tree.start, bundle.start))
     };
     let Some((image, tree, moved)) = place() else {
         give_up(&"the machine has too little memory for the bundle");

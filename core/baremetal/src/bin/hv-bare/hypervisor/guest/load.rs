@@ -1,8 +1,6 @@
-//! The layout of a guest's memory when its first hart starts: the kernel at the address that its file asks for, and at the
-//! end of memory the initial RAM disk and the device tree.
+//! The way of a guest's files into its memory. Core's [`hv_core::placement`] decides where each lies.
 
 use alloc::vec::Vec;
-use core::ops::Range;
 
 use hv_bare::bundle;
 use hv_bare::lifecycle::Start;
@@ -10,15 +8,10 @@ use hv_core::addr::GuestPhysAddr;
 use hv_core::devicetree::{self, given};
 use hv_core::kernel;
 use hv_core::machine::Machine;
+use hv_core::placement::FreeMemory;
 use hv_core::sbi::BadMemory;
 
 use super::{Error, GuestMemory};
-
-/// Bytes: a page, to which initial RAM disk and device tree are aligned.
-const PAGE: u64 = 4096;
-
-/// Free space at the end of the device tree, bytes, for boot loaders that edit it in place.
-const ROOM_IN_TREE: usize = 8 << 10;
 
 /// The largest device tree of the user's, bytes: some copies of it fit on the heap.
 const MAX_TREE: usize = 512 << 10;
@@ -38,18 +31,19 @@ pub fn load(
     })?;
     let mut machine = machine.clone();
     machine.rng_seed = seed;
-    let floor = placement.occupied.end;
+    let mut free = FreeMemory::behind(&ram, &placement.occupied);
     let initrd = files.initrd;
     machine.initrd = initrd.map(|_| 0..0);
     // What was there before is not this guest's to know: the firmware's, another guest's, or its own before a reset.
     memory.clear();
     let size = tree(files, &machine)?.len() as u64;
-    let tree_at = below(ram.end, size, floor).ok_or(Error::DoesNotFit("device tree"))?;
+    let tree_at = free.take(size).ok_or(Error::DoesNotFit("device tree"))?;
     if let Some(initrd) = initrd {
-        let range = below(tree_at.start, initrd.len() as u64, floor)
+        let range = free
+            .take(initrd.len() as u64)
             .ok_or(Error::DoesNotFit("initial RAM disk"))?;
         write(memory, range.start, initrd, "initial RAM disk")?;
-        machine.initrd = Some(range.start..range.start.saturating_add(initrd.len() as u64));
+        machine.initrd = Some(range);
     }
     let blob = tree(files, &machine)?;
     write(memory, tree_at.start, &blob, "device tree")?;
@@ -78,8 +72,7 @@ fn write(
         .map_err(|BadMemory| Error::DoesNotFit(what))
 }
 
-/// The device tree: the bundle's, or the machine's, with free space behind its last block, which its header counts in
-/// (Devicetree Specification 0.4, section 5.2, `totalsize`).
+/// The device tree: the bundle's, or the machine's, with free space behind its last block.
 fn tree(files: &bundle::Guest<'_>, machine: &Machine) -> Result<Vec<u8>, Error> {
     let mut blob = match files.device_tree {
         None => devicetree::build(machine).map_err(Error::Tree)?,
@@ -99,16 +92,6 @@ fn tree(files: &bundle::Guest<'_>, machine: &Machine) -> Result<Vec<u8>, Error> 
                 .map_err(Error::GivenTree)?
         }
     };
-    blob.resize(blob.len().saturating_add(ROOM_IN_TREE), 0);
-    let size = u32::try_from(blob.len()).unwrap_or(u32::MAX);
-    if let Some(total_size) = blob.get_mut(4..8) {
-        total_size.copy_from_slice(&size.to_be_bytes());
-    }
+    devicetree::add_room(&mut blob);
     Ok(blob)
-}
-
-/// `size` bytes that end at or below `top`, begin on a page, and not below `floor`.
-fn below(top: u64, size: u64, floor: u64) -> Option<Range<u64>> {
-    let start = top.checked_sub(size)? / PAGE * PAGE;
-    (start >= floor).then(|| start..start.saturating_add(size))
 }
