@@ -1,5 +1,6 @@
 //! The device's side of a split virtqueue (VIRTIO 1.3, section 2.7).
 
+use std::io;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
@@ -22,6 +23,15 @@ pub(super) enum Broken {
     Unreadable,
     #[error("used ring: cannot be written")]
     Unwritable,
+}
+
+/// Why a device's own loop over its queues ends before it is told to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stopped {
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    #[error("it cannot wait: {0}")]
+    Host(io::Error),
 }
 
 /// A queue that nobody is serving at the moment.

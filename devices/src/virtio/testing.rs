@@ -255,6 +255,22 @@ pub const PAGE: u64 = 0x1000;
 const AVAILABLE_IN_PAGE: u64 = 0x800;
 const USED_IN_PAGE: u64 = 0xa00;
 
+/// The registers of a device.
+fn transport(
+    device: Box<dyn VirtioDevice>,
+    memory: &Arc<GuestMemoryMmap>,
+    line: &Arc<TestLine>,
+) -> MmioTransport {
+    MmioTransport::new(
+        Version::Modern,
+        device,
+        memory.clone(),
+        line.clone(),
+        page(),
+    )
+    .unwrap()
+}
+
 /// A whole driver, for devices with any number of queues: queue `n` has memory of its own from [`RAM`] on.
 pub struct Driver {
     pub memory: Arc<GuestMemoryMmap>,
@@ -269,14 +285,7 @@ pub struct Driver {
 impl Driver {
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
         let (memory, line) = (Arc::new(memory()), Arc::<TestLine>::default());
-        let transport = MmioTransport::new(
-            Version::Modern,
-            device,
-            memory.clone(),
-            line.clone(),
-            page(),
-        )
-        .unwrap();
+        let transport = transport(device, &memory, &line);
         Self {
             memory,
             line,
@@ -286,20 +295,18 @@ impl Driver {
         }
     }
 
+    /// Another device on the same memory, with another interrupt line.
+    fn replace(&mut self, device: Box<dyn VirtioDevice>) {
+        self.line = Arc::default();
+        self.transport = transport(device, &self.memory, &self.line);
+    }
+
     /// Has another device take the place of this one: on the same memory, with another interrupt line, and the state that
     /// this one has come to, as text. It is paused then.
     pub fn migrate(&mut self, device: Box<dyn VirtioDevice>) {
         let state = serde_json::to_string(&self.transport.save()).unwrap();
         let level = self.line.level();
-        self.line = Arc::default();
-        self.transport = MmioTransport::new(
-            Version::Modern,
-            device,
-            self.memory.clone(),
-            self.line.clone(),
-            page(),
-        )
-        .unwrap();
+        self.replace(device);
         let saved = serde_json::from_str(&state).unwrap();
         self.transport.restore(saved).unwrap();
         assert_eq!(self.line.level(), level);
@@ -525,15 +532,7 @@ impl Driver {
         for one in damages {
             damage(&mut state, one);
         }
-        self.line = Arc::default();
-        self.transport = MmioTransport::new(
-            Version::Modern,
-            device,
-            self.memory.clone(),
-            self.line.clone(),
-            page(),
-        )
-        .unwrap();
+        self.replace(device);
         let before = serde_json::to_value(self.transport.save()).unwrap();
         let restored = serde_json::from_value(state)
             .map_err(|error| error.to_string())

@@ -187,9 +187,8 @@ fn a_full_output_stops_its_port_alone_and_loses_nothing() {
     driver.start(0);
 }
 
-/// What of a chain was printed before a pause is not printed again.
-#[test]
-fn a_chain_that_is_half_printed_goes_on_after_a_pause() {
+/// A device with one port, of whose chain of 6 bytes the output has taken 3.
+fn half_printed() -> (Driver, Arc<Port>, Arc<Sink>) {
     let (mut driver, port, sink) = single(3);
     driver.start(0);
     driver.put(DATA, b"abcdef");
@@ -198,17 +197,29 @@ fn a_chain_that_is_half_printed_goes_on_after_a_pause() {
     driver.give(0, 0, &[writable(DATA + 0x1000, 16)]);
     assert_eq!(port.receive(b"in"), 2);
     assert_eq!(driver.wait_used(0), (0, 2));
+    (driver, port, sink)
+}
+
+/// The output takes the other 3, once the device runs again.
+fn print_the_rest(driver: &mut Driver, sink: &Sink) {
+    driver.transport.pause();
+    sink.give_room(usize::MAX);
+    driver.transport.resume();
+    assert_eq!(driver.wait_used(1), (0, 0));
+    assert_eq!(sink.text(), b"abcdef");
+}
+
+/// What of a chain was printed before a pause is not printed again.
+#[test]
+fn a_chain_that_is_half_printed_goes_on_after_a_pause() {
+    let (mut driver, port, sink) = half_printed();
     for _ in 0..3 {
         driver.transport.pause();
         assert_eq!(sink.text(), b"abc");
         assert_eq!(driver.used(1), None);
         driver.transport.resume();
     }
-    driver.transport.pause();
-    sink.give_room(usize::MAX);
-    driver.transport.resume();
-    assert_eq!(driver.wait_used(1), (0, 0));
-    assert_eq!(sink.text(), b"abcdef");
+    print_the_rest(&mut driver, &sink);
     driver.give(1, 0, &[readable(DATA, 6)]);
     assert_eq!(driver.wait_used(1), (0, 0));
     assert_eq!(sink.text(), b"abcdefabcdef");
@@ -614,24 +625,14 @@ fn migrate_single(driver: &mut Driver, sink: &Arc<Sink>) -> Arc<Port> {
 /// What was printed before the save is not printed again, and the rest is; input that waited still waits.
 #[test]
 fn a_console_goes_on_after_a_save() {
-    let (mut driver, mut port, sink) = single(3);
-    driver.start(0);
-    driver.put(DATA, b"abcdef");
-    driver.give(1, 0, &[readable(DATA, 2), readable(DATA + 2, 4)]);
-    driver.give(0, 0, &[writable(DATA + 0x1000, 16)]);
-    assert_eq!(port.receive(b"in"), 2);
-    assert_eq!(driver.wait_used(0), (0, 2));
+    let (mut driver, mut port, sink) = half_printed();
     port.receive(b"later");
     for _ in 0..3 {
         port = migrate_single(&mut driver, &sink);
         assert_eq!(sink.text(), b"abc");
         driver.transport.resume();
     }
-    driver.transport.pause();
-    sink.give_room(usize::MAX);
-    driver.transport.resume();
-    assert_eq!(driver.wait_used(1), (0, 0));
-    assert_eq!(sink.text(), b"abcdef");
+    print_the_rest(&mut driver, &sink);
     driver.give(0, 0, &[writable(DATA + 0x1000, 16)]);
     assert_eq!(driver.wait_used(0), (0, 5));
     assert_eq!(driver.get(DATA + 0x1000, 5), b"later");

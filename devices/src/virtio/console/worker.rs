@@ -15,7 +15,7 @@ use super::device::feature;
 use super::port::Port;
 use crate::state::RestoreError;
 use crate::virtio::chain::Chain;
-use crate::virtio::queue::{Broken, DeviceQueue};
+use crate::virtio::queue::{Broken, DeviceQueue, Stopped};
 use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
 
 /// How many bytes go from a buffer to the output, or from the input to a buffer, at once.
@@ -328,15 +328,6 @@ fn wait(events: &Epoll) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Why the worker ends before it is told to.
-#[derive(Debug, thiserror::Error)]
-enum Stopped {
-    #[error(transparent)]
-    Broken(#[from] Broken),
-    #[error("it cannot wait: {0}")]
-    Host(io::Error),
 }
 
 impl Pair<'_> {

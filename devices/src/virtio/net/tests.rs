@@ -69,6 +69,41 @@ impl Bench {
         bench.driver.start(features);
         bench
     }
+
+    /// The driver sends a packet, and gets its buffer back.
+    fn transmit(&mut self, packet: &[u8]) {
+        self.driver.put(DATA, packet);
+        let buffer = readable(DATA, packet.len() as u32);
+        self.driver.give(1, 0, &[buffer]);
+        assert_eq!(self.driver.wait_used(1), (0, 0));
+    }
+
+    /// The driver has room for 1000 bytes behind that of the buffers before.
+    fn give_kilobyte(&mut self, head: u16) {
+        let place = DATA + 1000 * u64::from(head);
+        self.driver.give(0, head, &[writable(place, 1000)]);
+    }
+
+    /// A device with two packets, the first of which takes twice the room that the driver has.
+    fn with_a_packet_that_waits() -> Self {
+        let mut bench = Self::started(MODERN | MERGE);
+        bench.backend.arrive(packet(1, 3000));
+        bench.backend.arrive(packet(2, 10));
+        bench.give_kilobyte(0);
+        bench.give_kilobyte(1);
+        bench
+    }
+
+    /// The two packets come, now that the driver has room for both.
+    fn expect_both_packets(&mut self) {
+        for used in [(0, 1000), (1, 1000), (2, 1000), (3, 12)] {
+            assert_eq!(self.driver.wait_used(0), used);
+        }
+        assert!(self.driver.get(DATA, 3012) == counted(packet(1, 3000), 4));
+        self.give_kilobyte(0);
+        assert_eq!(self.driver.wait_used(0), (0, 22));
+        assert_eq!(self.driver.get(DATA, 22), counted(packet(2, 10), 1));
+    }
 }
 
 /// A device on a back end with these properties.
@@ -157,9 +192,7 @@ fn packets_leave_as_the_driver_made_them() {
     );
     assert_eq!(bench.driver.wait_used(1), (0, 0));
     assert!(bench.backend.sent() == long);
-    bench.driver.put(DATA, &packet(2, 60));
-    bench.driver.give(1, 0, &[readable(DATA, 72)]);
-    assert_eq!(bench.driver.wait_used(1), (0, 0));
+    bench.transmit(&packet(2, 60));
     assert_eq!(bench.backend.sent(), packet(2, 60));
 }
 
@@ -265,22 +298,12 @@ fn a_long_packet_takes_several_buffers_and_the_next_one_those_behind() {
 
 #[test]
 fn a_packet_waits_for_buffers() {
-    let mut bench = Bench::started(MODERN | MERGE);
-    bench.backend.arrive(packet(1, 3000));
-    bench.backend.arrive(packet(2, 10));
-    // None, too few, and enough.
-    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
-    bench.driver.give(0, 1, &[writable(DATA + 1000, 1000)]);
+    // Too little room, and enough.
+    let mut bench = Bench::with_a_packet_that_waits();
     assert_eq!(bench.driver.used(0), None);
-    bench.driver.give(0, 2, &[writable(DATA + 2000, 1000)]);
-    bench.driver.give(0, 3, &[writable(DATA + 3000, 1000)]);
-    for used in [(0, 1000), (1, 1000), (2, 1000), (3, 12)] {
-        assert_eq!(bench.driver.wait_used(0), used);
-    }
-    assert!(bench.driver.get(DATA, 3012) == counted(packet(1, 3000), 4));
-    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
-    assert_eq!(bench.driver.wait_used(0), (0, 22));
-    assert_eq!(bench.driver.get(DATA, 22), counted(packet(2, 10), 1));
+    bench.give_kilobyte(2);
+    bench.give_kilobyte(3);
+    bench.expect_both_packets();
 }
 
 #[test]
@@ -314,9 +337,7 @@ fn buffers_without_room_come_back_empty() {
 fn without_a_link_packets_are_lost() {
     let mut bench = Bench::started(MODERN);
     bench.link.set(false);
-    bench.driver.put(DATA, &packet(1, 50));
-    bench.driver.give(1, 0, &[readable(DATA, 62)]);
-    assert_eq!(bench.driver.wait_used(1), (0, 0));
+    bench.transmit(&packet(1, 50));
     bench.link.set(true);
     bench.driver.put(DATA, &packet(2, 50));
     bench.driver.give(1, 0, &[readable(DATA, 62)]);
@@ -351,9 +372,7 @@ fn a_packet_that_the_back_end_refuses_is_lost_and_the_next_one_is_not() {
     let mut bench = Bench::started(MODERN);
     bench.backend.fail_send([libc::EINVAL, libc::EIO]);
     for n in 0..3 {
-        bench.driver.put(DATA, &packet(n, 50));
-        bench.driver.give(1, 0, &[readable(DATA, 62)]);
-        assert_eq!(bench.driver.wait_used(1), (0, 0));
+        bench.transmit(&packet(n, 50));
     }
     assert_eq!(bench.backend.sent(), packet(2, 50));
     assert_eq!(bench.backend.calls().sends, 3);
@@ -383,9 +402,7 @@ fn a_packet_that_would_block_is_kept() {
     let mut bench = Bench::new();
     bench.backend.fail_send([libc::EAGAIN; 3]);
     bench.driver.start(MODERN);
-    bench.driver.put(DATA, &packet(1, 50));
-    bench.driver.give(1, 0, &[readable(DATA, 62)]);
-    assert_eq!(bench.driver.wait_used(1), (0, 0));
+    bench.transmit(&packet(1, 50));
     assert_eq!(bench.backend.sent(), packet(1, 50));
     bench.wait_asleep();
     assert_eq!(bench.backend.calls().sends, 4);
@@ -448,27 +465,17 @@ fn a_reset_lets_go_of_buffers_and_keeps_packets() {
 /// A packet that was read and did not fit comes after the pause, whole and once.
 #[test]
 fn a_packet_that_waits_for_buffers_outlives_a_pause() {
-    let mut bench = Bench::started(MODERN | MERGE);
-    bench.backend.arrive(packet(1, 3000));
-    bench.backend.arrive(packet(2, 10));
-    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
-    bench.driver.give(0, 1, &[writable(DATA + 1000, 1000)]);
+    let mut bench = Bench::with_a_packet_that_waits();
     for _ in 0..3 {
         bench.driver.transport.pause();
         assert_eq!(bench.driver.used(0), None);
         bench.driver.transport.resume();
     }
-    bench.driver.give(0, 2, &[writable(DATA + 2000, 1000)]);
+    bench.give_kilobyte(2);
     bench.driver.transport.pause();
-    bench.driver.give(0, 3, &[writable(DATA + 3000, 1000)]);
+    bench.give_kilobyte(3);
     bench.driver.transport.resume();
-    for used in [(0, 1000), (1, 1000), (2, 1000), (3, 12)] {
-        assert_eq!(bench.driver.wait_used(0), used);
-    }
-    assert!(bench.driver.get(DATA, 3012) == counted(packet(1, 3000), 4));
-    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
-    assert_eq!(bench.driver.wait_used(0), (0, 22));
-    assert_eq!(bench.driver.get(DATA, 22), counted(packet(2, 10), 1));
+    bench.expect_both_packets();
 }
 
 #[test]
@@ -682,20 +689,14 @@ proptest! {
         bench.driver.give(0, 0, &[writable(DATA, 100)]);
         bench.driver.give(1, 0, &[readable(DATA, 100)]);
         bench.driver.start(features);
-        bench.driver.put(DATA, &packet(9, 50));
-        bench.driver.give(1, 0, &[readable(DATA, 62)]);
-        prop_assert_eq!(bench.driver.wait_used(1), (0, 0));
+        bench.transmit(&packet(9, 50));
     }
 }
 
 /// What was taken from the back end and not given to the guest is given to it by the device that goes on.
 #[test]
 fn packets_are_neither_lost_nor_doubled_by_a_save() {
-    let mut bench = Bench::started(MODERN | MERGE);
-    bench.backend.arrive(packet(1, 3000));
-    bench.backend.arrive(packet(2, 10));
-    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
-    bench.driver.give(0, 1, &[writable(DATA + 1000, 1000)]);
+    let mut bench = Bench::with_a_packet_that_waits();
     for round in 0..3_u8 {
         let place = DATA + 0x8000;
         bench.driver.put(place, &packet(round, 20));
@@ -707,15 +708,9 @@ fn packets_are_neither_lost_nor_doubled_by_a_save() {
         assert_eq!(bench.backend.sent(), packet(round, 20));
         assert_eq!(bench.driver.wait_used(1), (0, 0));
     }
-    bench.driver.give(0, 2, &[writable(DATA + 2000, 1000)]);
-    bench.driver.give(0, 3, &[writable(DATA + 3000, 1000)]);
-    for used in [(0, 1000), (1, 1000), (2, 1000), (3, 12)] {
-        assert_eq!(bench.driver.wait_used(0), used);
-    }
-    assert!(bench.driver.get(DATA, 3012) == counted(packet(1, 3000), 4));
-    bench.driver.give(0, 0, &[writable(DATA, 1000)]);
-    assert_eq!(bench.driver.wait_used(0), (0, 22));
-    assert_eq!(bench.driver.get(DATA, 22), counted(packet(2, 10), 1));
+    bench.give_kilobyte(2);
+    bench.give_kilobyte(3);
+    bench.expect_both_packets();
 }
 
 /// The cable stays as it was, and a driver that was not told of it yet is told.
@@ -765,8 +760,6 @@ proptest! {
         bench.driver.migrate_damaged(device, &damages);
         bench.link.set(true);
         bench.driver.start(MODERN);
-        bench.driver.put(DATA, &packet(7, 20));
-        bench.driver.give(1, 0, &[readable(DATA, 32)]);
-        prop_assert_eq!(bench.driver.wait_used(1), (0, 0));
+        bench.transmit(&packet(7, 20));
     }
 }

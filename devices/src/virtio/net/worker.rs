@@ -1,6 +1,5 @@
 //! The thread that serves both queues of a network device.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +15,7 @@ use super::device::{Link, RECEIVE, STATUS, Served, TRANSMIT};
 use super::receive::{Received, Receiver};
 use super::transmit::{Transmitted, Transmitter};
 use crate::borrowed;
-use crate::virtio::queue::{Broken, DeviceQueue};
+use crate::virtio::queue::{Broken, DeviceQueue, Stopped};
 use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
 
 /// Bytes in front of an IP packet: an Ethernet header with a VLAN tag.
@@ -88,15 +87,6 @@ pub(super) fn serve(
             Served::default()
         }
     }
-}
-
-/// Why the worker ends before it is told to.
-#[derive(Debug, thiserror::Error)]
-enum Stopped {
-    #[error(transparent)]
-    Broken(#[from] Broken),
-    #[error("it cannot wait: {0}")]
-    Host(io::Error),
 }
 
 struct Server<'m> {
