@@ -89,6 +89,18 @@ pub enum Outcome {
     Stopped,
 }
 
+impl From<hv_core::ending::End> for Outcome {
+    fn from(end: hv_core::ending::End) -> Self {
+        use hv_core::ending::End;
+        match end {
+            End::PowerOff => Self::PowerOff,
+            End::SystemFailure => Self::SystemFailure,
+            End::TestFailed(code) => Self::TestFailed(code),
+            End::Reset => Self::Reset,
+        }
+    }
+}
+
 /// Fills `bytes` from the host's entropy.
 fn entropy(bytes: &mut [u8]) -> std::io::Result<()> {
     use std::io::Read;
