@@ -87,6 +87,28 @@ struct Context {
     threshold: u32,
 }
 
+/// Where the registers are, in bytes from the controller's base (section 3).
+pub mod map {
+    /// The priority of source 0, which does not exist; those of the others follow, a word each.
+    pub const PRIORITY: u32 = 0;
+    /// The pending bits of sources 0 to 31; those of the others follow.
+    pub const PENDING: u32 = 0x1000;
+    /// The enable bits of context 0, for sources 0 to 31; those of the others follow.
+    pub const ENABLE: u32 = 0x2000;
+    /// From one context's enable bits to those of the next.
+    pub const ENABLE_STRIDE: u32 = 0x80;
+    /// The other registers of context 0.
+    pub const CONTEXT: u32 = 0x20_0000;
+    /// From one context's registers to those of the next.
+    pub const CONTEXT_STRIDE: u32 = 0x1000;
+    /// From a context's registers to its priority threshold.
+    pub const THRESHOLD: u32 = 0;
+    /// From a context's registers to its claim and completion.
+    pub const CLAIM: u32 = 4;
+    /// The end of the map.
+    pub const END: u32 = 0x400_0000;
+}
+
 /// A register, by what it belongs to. The owner need not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Register {
@@ -101,16 +123,9 @@ enum Register {
 impl Register {
     /// The register at `offset`, a multiple of four, from the controller's base (section 3).
     fn at(offset: u64) -> Self {
-        const PENDING: u32 = 0x1000;
+        use map::{CLAIM, CONTEXT, CONTEXT_STRIDE, ENABLE, ENABLE_STRIDE, END, PENDING, THRESHOLD};
         const PENDING_END: u32 = 0x1080;
-        const ENABLE: u32 = 0x2000;
         const ENABLE_END: u32 = 0x1f_2000;
-        const ENABLE_STRIDE: u32 = 0x80;
-        const CONTEXT: u32 = 0x20_0000;
-        const CONTEXT_END: u32 = 0x400_0000;
-        const CONTEXT_STRIDE: u32 = 0x1000;
-        const THRESHOLD: u32 = 0;
-        const CLAIM: u32 = 4;
 
         let Ok(offset) = u32::try_from(offset) else {
             return Self::Reserved;
@@ -127,7 +142,7 @@ impl Register {
                     word: offset % ENABLE_STRIDE / 4,
                 }
             }
-            CONTEXT..CONTEXT_END => {
+            CONTEXT..END => {
                 let offset = offset.saturating_sub(CONTEXT);
                 let context = offset / CONTEXT_STRIDE;
                 match offset % CONTEXT_STRIDE {

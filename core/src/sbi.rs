@@ -8,6 +8,7 @@
 //! is ignored.
 
 use crate::addr::GuestPhysAddr;
+use crate::ending::End;
 
 pub mod base;
 pub mod dbcn;
@@ -25,36 +26,55 @@ pub use base::Identity;
 pub use hart_set::HartSet;
 pub use rfence::FenceRange;
 
-/// The call succeeded (binary encoding, table 1, like all codes below).
+/// Extension id of steal-time accounting, "STA". No flavor implements it.
+pub const STA_EID: u64 = 0x53_5441;
+/// Extension id of firmware features, "FWFT". No flavor implements it.
+pub const FWFT_EID: u64 = 0x4657_4654;
+
+/// What the error code of a call that succeeded is (binary encoding, table 1, like all codes below).
 pub const SUCCESS: i64 = 0;
-/// The call failed for a reason that has no code of its own.
-pub const ERR_FAILED: i64 = -1;
-/// No such extension or function.
-pub const ERR_NOT_SUPPORTED: i64 = -2;
-/// A parameter is invalid.
-pub const ERR_INVALID_PARAM: i64 = -3;
-/// The caller may not do that.
-pub const ERR_DENIED: i64 = -4;
-/// An address is invalid.
-pub const ERR_INVALID_ADDRESS: i64 = -5;
-/// What was asked for is there already.
-pub const ERR_ALREADY_AVAILABLE: i64 = -6;
-/// What was to be started runs already.
-pub const ERR_ALREADY_STARTED: i64 = -7;
-/// What was to be stopped stands already.
-pub const ERR_ALREADY_STOPPED: i64 = -8;
-/// The call needs shared memory and none was set up.
-pub const ERR_NO_SHMEM: i64 = -9;
-/// Something is in a state in which the call cannot be done.
-pub const ERR_INVALID_STATE: i64 = -10;
-/// A range is invalid.
-pub const ERR_BAD_RANGE: i64 = -11;
-/// The call gave up after a time.
-pub const ERR_TIMEOUT: i64 = -12;
-/// Input or output failed.
-pub const ERR_IO: i64 = -13;
-/// The call is not allowed because something is locked.
-pub const ERR_DENIED_LOCKED: i64 = -14;
+
+/// Why a call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i64)]
+pub enum Error {
+    /// For a reason that has no code of its own.
+    Failed = -1,
+    /// No such extension or function.
+    NotSupported = -2,
+    /// A parameter is invalid.
+    InvalidParam = -3,
+    /// The caller may not do that.
+    Denied = -4,
+    /// An address is invalid.
+    InvalidAddress = -5,
+    /// What was asked for is there already.
+    AlreadyAvailable = -6,
+    /// What was to be started runs already.
+    AlreadyStarted = -7,
+    /// What was to be stopped stands already.
+    AlreadyStopped = -8,
+    /// The call needs shared memory and none was set up.
+    NoShmem = -9,
+    /// Something is in a state in which the call cannot be done.
+    InvalidState = -10,
+    /// A range is invalid.
+    BadRange = -11,
+    /// The call gave up after a time.
+    Timeout = -12,
+    /// Input or output failed.
+    Io = -13,
+    /// The call is not allowed because something is locked.
+    DeniedLocked = -14,
+}
+
+impl Error {
+    /// The code, for `a0`.
+    #[must_use]
+    pub const fn code(self) -> i64 {
+        self as i64
+    }
+}
 
 /// An SBI call as the guest's registers have it at its `ecall`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,13 +91,8 @@ pub struct Call {
 /// it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Return {
-    /// `struct sbiret`, of every extension since SBI 0.2.
-    Sbiret {
-        /// [`SUCCESS`] or one of the error codes, for `a0`.
-        error: i64,
-        /// What the function defines, for `a1`; 0 with an error.
-        value: u64,
-    },
+    /// `struct sbiret`, of every extension since SBI 0.2: what the function defines, for `a1`, or why it failed.
+    Sbiret(Result<u64, Error>),
     /// The single value of a legacy extension, for `a0`.
     Legacy(i64),
 }
@@ -86,16 +101,13 @@ impl Return {
     /// Success with a value.
     #[must_use]
     pub const fn success(value: u64) -> Self {
-        Self::Sbiret {
-            error: SUCCESS,
-            value,
-        }
+        Self::Sbiret(Ok(value))
     }
 
-    /// An error, with one of the codes above.
+    /// A failure.
     #[must_use]
-    pub const fn error(error: i64) -> Self {
-        Self::Sbiret { error, value: 0 }
+    pub const fn error(error: Error) -> Self {
+        Self::Sbiret(Err(error))
     }
 
     /// What `a0` and `a1` hold after `call`.
@@ -103,18 +115,9 @@ impl Return {
     pub const fn registers(&self, call: &Call) -> [u64; 2] {
         let [_, a1, ..] = call.args;
         match *self {
-            Self::Sbiret { error, value } => [error.cast_unsigned(), value],
+            Self::Sbiret(Ok(value)) => [SUCCESS.cast_unsigned(), value],
+            Self::Sbiret(Err(error)) => [error.code().cast_unsigned(), 0],
             Self::Legacy(value) => [value.cast_unsigned(), a1],
-        }
-    }
-}
-
-/// A value, or one of the error codes.
-impl From<Result<u64, i64>> for Return {
-    fn from(result: Result<u64, i64>) -> Self {
-        match result {
-            Ok(value) => Self::success(value),
-            Err(error) => Self::error(error),
         }
     }
 }
@@ -140,7 +143,7 @@ pub enum Access {
 /// never called, and has a body that does nothing.
 pub trait Platform {
     /// Whether this flavor carries out the calls of `extension`, as far as this module knows it. All others are answered
-    /// [`ERR_NOT_SUPPORTED`], and BASE's probe tells the guest the same.
+    /// [`Error::NotSupported`], and BASE's probe tells the guest the same.
     fn implements(&self, extension: u64) -> bool;
 
     /// What BASE tells of the machine's maker.
@@ -171,9 +174,9 @@ pub trait Platform {
     /// piece.
     ///
     /// # Errors
-    /// One of the error codes, if nothing was written: [`ERR_INVALID_PARAM`] if it is not memory, [`ERR_FAILED`] if the
+    /// If nothing was written: [`Error::InvalidParam`] if it is not memory, [`Error::Failed`] if the
     /// console failed.
-    fn console_write_memory(&mut self, address: GuestPhysAddr, size: u64) -> Result<u64, i64>
+    fn console_write_memory(&mut self, address: GuestPhysAddr, size: u64) -> Result<u64, Error>
     where
         Self: Sized,
     {
@@ -213,8 +216,8 @@ pub trait Platform {
     /// Extension").
     ///
     /// # Errors
-    /// One of the error codes, such as [`ERR_DENIED`] while another hart runs.
-    fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), i64>;
+    /// Such as [`Error::Denied`] while another hart runs.
+    fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), Error>;
 
     /// Fills `buffer` from `address`, guest-virtual, as a load of the calling hart's S-mode would. Only legacy calls have
     /// arguments in such memory.
@@ -258,18 +261,18 @@ pub trait Platform {
     /// and `sstatus.SIE` 0 (SBI 3.0, chapter "Hart State Management Extension"). [`hsm::Harts::start`] is the transition.
     ///
     /// # Errors
-    /// [`ERR_ALREADY_AVAILABLE`] if it runs, or [`ERR_FAILED`].
-    fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
+    /// [`Error::AlreadyAvailable`] if it runs, or [`Error::Failed`].
+    fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), Error> {
         let _ = (hart, address, opaque);
-        Err(ERR_NOT_SUPPORTED)
+        Err(Error::NotSupported)
     }
 
     /// Stops the calling hart, to which the call then does not return.
     ///
     /// # Errors
-    /// [`ERR_FAILED`].
-    fn hart_stop(&mut self) -> Result<(), i64> {
-        Err(ERR_NOT_SUPPORTED)
+    /// [`Error::Failed`].
+    fn hart_stop(&mut self) -> Result<(), Error> {
+        Err(Error::NotSupported)
     }
 
     /// The state of `hart`, or `None` if there is no such hart.
@@ -283,19 +286,19 @@ pub trait Platform {
     /// and the call returns then.
     ///
     /// # Errors
-    /// [`ERR_NOT_SUPPORTED`] if this flavor cannot do that, or [`ERR_FAILED`].
-    fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), i64> {
+    /// [`Error::NotSupported`] if this flavor cannot do that, or [`Error::Failed`].
+    fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), Error> {
         let _ = resume;
-        Err(ERR_NOT_SUPPORTED)
+        Err(Error::NotSupported)
     }
 
-    /// Switches the machine off or starts it anew. The call does not return.
+    /// The machine's run ends so: never by [`End::TestFailed`], which is the test device's. The call does not return.
     ///
     /// # Errors
-    /// [`ERR_NOT_SUPPORTED`] if this flavor cannot do that, or [`ERR_FAILED`].
-    fn system_reset(&mut self, reset: srst::Reset) -> Result<(), i64> {
-        let _ = reset;
-        Err(ERR_NOT_SUPPORTED)
+    /// [`Error::NotSupported`] if this flavor cannot do that, or [`Error::Failed`].
+    fn system_reset(&mut self, end: End) -> Result<(), Error> {
+        let _ = end;
+        Err(Error::NotSupported)
     }
 
     /// The firmware counters of the calling hart, `None` on a platform that has none. The extensions count in them what the
@@ -311,16 +314,16 @@ pub trait Platform {
     }
 }
 
-/// Answers one call. Extensions and functions that are not implemented get [`ERR_NOT_SUPPORTED`], as the specification
+/// Answers one call. Extensions and functions that are not implemented get [`Error::NotSupported`], as the specification
 /// demands (binary encoding).
 pub fn handle(call: &Call, platform: &mut impl Platform) -> Return {
     if let legacy::FIRST_EID..=legacy::LAST_EID = call.extension {
         return Return::Legacy(legacy::handle(call, platform));
     }
     if !platform.implements(call.extension) {
-        return Return::error(ERR_NOT_SUPPORTED);
+        return Return::error(Error::NotSupported);
     }
-    Return::from(match call.extension {
+    Return::Sbiret(match call.extension {
         time::EID => time::handle(call, platform),
         ipi::EID => ipi::handle(call, platform),
         rfence::EID => rfence::handle(call, platform),
@@ -330,7 +333,7 @@ pub fn handle(call: &Call, platform: &mut impl Platform) -> Return {
         pmu::EID => pmu::handle(call, platform),
         srst::EID => srst::handle(call, platform),
         susp::EID => susp::handle(call, platform),
-        _ => Err(ERR_NOT_SUPPORTED),
+        _ => Err(Error::NotSupported),
     })
 }
 
@@ -357,13 +360,13 @@ fn is_available(extension: u64, platform: &impl Platform) -> bool {
 const INSTRUCTION: u64 = 2;
 
 /// The physical address at which a hart is to begin or to resume.
-fn entry(address: u64, platform: &impl Platform) -> Result<GuestPhysAddr, i64> {
+fn entry(address: u64, platform: &impl Platform) -> Result<GuestPhysAddr, Error> {
     let entry = GuestPhysAddr(address);
     let aligned = address.is_multiple_of(INSTRUCTION);
     if aligned && platform.is_memory(entry, INSTRUCTION, Access::Read) {
         Ok(entry)
     } else {
-        Err(ERR_INVALID_ADDRESS)
+        Err(Error::InvalidAddress)
     }
 }
 
@@ -433,7 +436,7 @@ mod tests {
             let [error, _] = handle(&call, &mut platform).registers(&call);
             assert_eq!(error, (-2_i64).cast_unsigned(), "{extension:#x}");
         }
-        assert_eq!((platform.timer, platform.reset), (None, None));
+        assert_eq!((platform.timer, platform.end), (None, None));
     }
 
     #[test]
@@ -446,7 +449,7 @@ mod tests {
         };
         assert_eq!(
             handle(&call, &mut platform),
-            Return::error(ERR_NOT_SUPPORTED)
+            Return::error(Error::NotSupported)
         );
         assert!(platform.written.is_empty());
     }
@@ -460,7 +463,7 @@ mod tests {
         };
         assert_eq!(Return::success(7).registers(&call), [0, 7]);
         assert_eq!(
-            Return::error(ERR_DENIED).registers(&call),
+            Return::error(Error::Denied).registers(&call),
             [u64::MAX - 3, 0]
         );
     }

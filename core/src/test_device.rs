@@ -5,24 +5,14 @@
 //! write-only: the low 16 bits are a command, the high 16 bits a failure's code. Reads are zero, and a value that is no
 //! command is ignored.
 
+use crate::ending::End;
 use crate::layout;
 
-/// How a guest wants to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// It is done, and content.
-    Pass,
-    /// It is done and reports a failure. The code is the guest's own; QEMU makes it its exit code, 0 included.
-    Fail(u16),
-    /// It wants to be started anew.
-    Reset,
-}
-
-/// The command that a write at `offset` from the device's base gives, if it is one.
+/// The end that a write at `offset` from the device's base asks for, if it is a command.
 ///
 /// Takes writes of any width: what a narrow one leaves out is zero, and of a wide one the low 32 bits count.
 #[must_use]
-pub fn write(offset: u64, data: &[u8]) -> Option<Command> {
+pub fn write(offset: u64, data: &[u8]) -> Option<End> {
     if offset != 0 {
         return None;
     }
@@ -31,10 +21,20 @@ pub fn write(offset: u64, data: &[u8]) -> Option<Command> {
         u16::from_le_bytes([byte(index), byte(index.saturating_add(1))])
     };
     match half(0) {
-        layout::TEST_DEVICE_PASS => Some(Command::Pass),
-        layout::TEST_DEVICE_FAIL => Some(Command::Fail(half(2))),
-        layout::TEST_DEVICE_RESET => Some(Command::Reset),
+        layout::TEST_DEVICE_PASS => Some(End::PowerOff),
+        layout::TEST_DEVICE_FAIL => Some(End::TestFailed(half(2))),
+        layout::TEST_DEVICE_RESET => Some(End::Reset),
         _ => None,
+    }
+}
+
+/// What a write of 32 bits to the register has to be for the machine to end with this exit code: the other way round, for the
+/// test device of a machine that one runs on.
+#[must_use]
+pub fn command_for_exit_code(code: u16) -> u32 {
+    match code {
+        0 => layout::TEST_DEVICE_PASS.into(),
+        code => u32::from(code) << 16 | u32::from(layout::TEST_DEVICE_FAIL),
     }
 }
 
@@ -43,23 +43,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_command_says_the_exit_code() {
+        for (code, end) in [
+            (0, End::PowerOff),
+            (1, End::TestFailed(1)),
+            (0xffff, End::TestFailed(0xffff)),
+        ] {
+            let bytes = command_for_exit_code(code).to_le_bytes();
+            assert_eq!(write(0, &bytes), Some(end), "{code}");
+        }
+    }
+
+    #[test]
     fn the_commands_at_every_width() {
         for (value, command) in [
-            (0x5555_u64, Command::Pass),
-            (0x0007_5555, Command::Pass),
-            (0x3333, Command::Fail(0)),
-            (0x0001_3333, Command::Fail(1)),
-            (0xffff_3333, Command::Fail(0xffff)),
-            (0x7777, Command::Reset),
-            (0xdead_beef_0002_3333, Command::Fail(2)),
+            (0x5555_u64, End::PowerOff),
+            (0x0007_5555, End::PowerOff),
+            (0x3333, End::TestFailed(0)),
+            (0x0001_3333, End::TestFailed(1)),
+            (0xffff_3333, End::TestFailed(0xffff)),
+            (0x7777, End::Reset),
+            (0xdead_beef_0002_3333, End::TestFailed(2)),
         ] {
             let bytes = value.to_le_bytes();
             assert_eq!(write(0, &bytes), Some(command), "{value:#x}");
             assert_eq!(write(0, &bytes[..4]), Some(command), "{value:#x}");
         }
-        assert_eq!(write(0, &[0x55, 0x55]), Some(Command::Pass));
-        assert_eq!(write(0, &[0x33, 0x33]), Some(Command::Fail(0)));
-        assert_eq!(write(0, &[0x33, 0x33, 0x09]), Some(Command::Fail(9)));
+        assert_eq!(write(0, &[0x55, 0x55]), Some(End::PowerOff));
+        assert_eq!(write(0, &[0x33, 0x33]), Some(End::TestFailed(0)));
+        assert_eq!(write(0, &[0x33, 0x33, 0x09]), Some(End::TestFailed(9)));
     }
 
     #[test]

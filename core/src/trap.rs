@@ -52,7 +52,7 @@ pub mod sstatus {
 const STVEC_MODE: u64 = 0b11;
 
 /// An exception.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Exception {
     /// Its number, for `scause`: one of [`cause`].
     pub cause: u64,

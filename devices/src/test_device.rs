@@ -2,21 +2,16 @@
 
 use std::sync::Arc;
 
-use hv_core::test_device::{self, Command};
+use hv_core::ending::End;
+use hv_core::test_device;
 
 use crate::bus::MmioDevice;
 
 /// Receives the guest's requests to end or reset. Called on a vCPU's thread. The guest keeps running until the owner of the
 /// machine has stopped its vCPUs, so a guest with several harts may make several calls; the first one counts.
 pub trait PowerControl: Send + Sync {
-    /// The guest powers off and reports success.
-    fn power_off(&self);
-
-    /// The guest is done and reports a failure. The code is the guest's own; QEMU makes it its exit code, 0 included.
-    fn fail(&self, code: u16);
-
-    /// The guest wants to be started anew.
-    fn reset(&self);
+    /// The guest's run is to end so.
+    fn end(&self, end: End);
 }
 
 /// The test device.
@@ -36,11 +31,8 @@ impl MmioDevice for TestDevice {
     fn read(&self, _offset: u64, _data: &mut [u8]) {}
 
     fn write(&self, offset: u64, data: &[u8]) {
-        match test_device::write(offset, data) {
-            Some(Command::Pass) => self.control.power_off(),
-            Some(Command::Fail(code)) => self.control.fail(code),
-            Some(Command::Reset) => self.control.reset(),
-            None => {}
+        if let Some(end) = test_device::write(offset, data) {
+            self.control.end(end);
         }
     }
 }
@@ -52,25 +44,12 @@ mod tests {
     use super::*;
     use crate::lock;
 
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Wish {
-        PowerOff,
-        Fail(u16),
-        Reset,
-    }
-
     #[derive(Default)]
-    struct Log(Mutex<Vec<Wish>>);
+    struct Log(Mutex<Vec<End>>);
 
     impl PowerControl for Log {
-        fn power_off(&self) {
-            lock(&self.0).push(Wish::PowerOff);
-        }
-        fn fail(&self, code: u16) {
-            lock(&self.0).push(Wish::Fail(code));
-        }
-        fn reset(&self) {
-            lock(&self.0).push(Wish::Reset);
+        fn end(&self, end: End) {
+            lock(&self.0).push(end);
         }
     }
 
@@ -82,8 +61,8 @@ mod tests {
             device.write(0, &value.to_le_bytes());
         }
         device.write(4, &0x5555_u32.to_le_bytes());
-        let wishes = [Wish::PowerOff, Wish::Fail(7), Wish::Reset];
-        assert_eq!(*lock(&log.0), wishes);
+        let ends = [End::PowerOff, End::TestFailed(7), End::Reset];
+        assert_eq!(*lock(&log.0), ends);
         let mut data = [0; 4];
         device.read(0, &mut data);
         assert_eq!(data, [0; 4]);

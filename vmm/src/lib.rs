@@ -73,3 +73,15 @@ pub enum Outcome {
     /// It was stopped from outside: by [`Config::stop`] or by [`Handle::stop`].
     Stopped,
 }
+
+impl From<hv_core::ending::End> for Outcome {
+    fn from(end: hv_core::ending::End) -> Self {
+        use hv_core::ending::End;
+        match end {
+            End::PowerOff => Self::PowerOff,
+            End::SystemFailure => Self::SystemFailure,
+            End::TestFailed(code) => Self::TestFailed(code),
+            End::Reset => Self::Reset,
+        }
+    }
+}

@@ -10,6 +10,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use hv_core::ending::End as GuestEnd;
 use hv_core::layout;
 use hv_devices::rtc::HostClock;
 use vmm_sys_util::eventfd::EventFd;
@@ -177,8 +178,7 @@ impl Vm {
                 command: &mut command,
             };
             match run.board(board, ending, alarm)? {
-                End::Reset if no_reboot => break Ok(Outcome::Reset),
-                End::Reset => {
+                End::Guest(GuestEnd::Reset) if !no_reboot => {
                     log::info!("the guest reboots");
                     control.tell(status(command), Event::Reset);
                     if restarts.are_a_storm(started.elapsed()) {
@@ -190,9 +190,7 @@ impl Vm {
                         result => result?,
                     };
                 }
-                End::PowerOff => break Ok(Outcome::PowerOff),
-                End::SystemFailure => break Ok(Outcome::SystemFailure),
-                End::TestFailed(code) => break Ok(Outcome::TestFailed(code)),
+                End::Guest(end) => break Ok(end.into()),
                 End::Stopped => break Ok(Outcome::Stopped),
                 End::Failed(error) => break Err(error),
             }
@@ -324,7 +322,7 @@ impl Run<'_> {
         match (request, *self.command) {
             (Request::Reset, _) => {
                 let _ = done.send(answer);
-                return Some(End::Reset);
+                return Some(End::Guest(GuestEnd::Reset));
             }
             (Request::Pause, Command::Run) => {
                 *self.command = Command::Pause;

@@ -9,6 +9,7 @@
 //! | [`partition`] | which harts, memory and devices each guest gets |
 //! | [`console`] | output of several guests on one screen |
 //! | [`entropy`] | a seed for each guest |
+//! | [`exit`] | why a hart left its guest |
 //! | [`gstage`] | second-stage page tables |
 //! | [`lifecycle`] | which harts of a guest run, and how all of them stop |
 //! | [`tree`] | device-tree reading, for the first two |
@@ -26,6 +27,7 @@ extern crate std;
 pub mod bundle;
 pub mod console;
 pub mod entropy;
+pub mod exit;
 pub mod gstage;
 pub mod host;
 pub mod lifecycle;

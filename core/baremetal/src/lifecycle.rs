@@ -19,7 +19,8 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
-use hv_core::sbi::{ERR_DENIED, ERR_INVALID_PARAM, hsm};
+use hv_core::ending::End;
+use hv_core::sbi::{Error, hsm};
 
 /// Where a hart begins, and with what in its registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -28,19 +29,6 @@ pub struct Start {
     pub pc: u64,
     /// For a1.
     pub opaque: u64,
-}
-
-/// How a guest ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum End {
-    /// It switched itself off.
-    PowerOff,
-    /// It switched itself off and said that something is wrong.
-    SystemFailure,
-    /// It reported a failure with this code.
-    TestFailed(u16),
-    /// It wants to be started again.
-    Reset,
 }
 
 /// What a guest is doing.
@@ -118,14 +106,14 @@ impl Lifecycle {
     /// A hart starts `hart`, which is to be interrupted after this.
     ///
     /// # Errors
-    /// Those of [`hsm::Harts::start`], and [`ERR_DENIED`] when the guest is about to end.
-    pub fn start(&mut self, hart: u32, start: Start) -> Result<(), i64> {
+    /// Those of [`hsm::Harts::start`], and [`Error::Denied`] when the guest is about to end.
+    pub fn start(&mut self, hart: u32, start: Start) -> Result<(), Error> {
         if self.phase != Phase::Running {
-            return Err(ERR_DENIED);
+            return Err(Error::Denied);
         }
         self.states.start(hart)?;
         let place = self.starts.get_mut(hart as usize);
-        *place.ok_or(ERR_INVALID_PARAM)? = start;
+        *place.ok_or(Error::InvalidParam)? = start;
         Ok(())
     }
 
@@ -133,7 +121,7 @@ impl Lifecycle {
     ///
     /// # Errors
     /// Those of [`hsm::Harts::stop`].
-    pub fn stop(&mut self, hart: u32) -> Result<Order, i64> {
+    pub fn stop(&mut self, hart: u32) -> Result<Order, Error> {
         if let Phase::Ending(_) = self.phase {
             // It may be the last one.
             return Ok(self.attend(hart));
@@ -147,7 +135,7 @@ impl Lifecycle {
     ///
     /// # Errors
     /// Those of [`hsm::Harts::suspend`].
-    pub fn suspend(&mut self, hart: u32) -> Result<(), i64> {
+    pub fn suspend(&mut self, hart: u32) -> Result<(), Error> {
         self.states.suspend(hart)?;
         self.states.suspended(hart)
     }
@@ -156,7 +144,7 @@ impl Lifecycle {
     ///
     /// # Errors
     /// Those of [`hsm::Harts::resume`].
-    pub fn resume(&mut self, hart: u32) -> Result<(), i64> {
+    pub fn resume(&mut self, hart: u32) -> Result<(), Error> {
         self.states.resume(hart)?;
         self.states.resumed(hart)
     }

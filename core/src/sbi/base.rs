@@ -1,7 +1,7 @@
 //! The base extension (SBI 3.0, chapter "Base Extension"). Of a guest under KVM, only the probes of experimental and
 //! vendor-specific extensions get here: KVM handles all other calls itself.
 
-use super::{Call, ERR_NOT_SUPPORTED, Platform, is_available};
+use super::{Call, Error, Platform, is_available};
 
 /// Extension id.
 pub const EID: u64 = 0x10;
@@ -49,7 +49,7 @@ const fn number(digits: &str) -> u64 {
 }
 
 /// Answers a call of this extension. None of its functions fails: a probe's value is 0 for what is not there.
-pub(super) fn handle(call: &Call, platform: &impl Platform) -> Result<u64, i64> {
+pub(super) fn handle(call: &Call, platform: &impl Platform) -> Result<u64, Error> {
     let [extension, ..] = call.args;
     match call.function {
         GET_SPEC_VERSION => Ok(SPEC_VERSION),
@@ -59,7 +59,7 @@ pub(super) fn handle(call: &Call, platform: &impl Platform) -> Result<u64, i64> 
         GET_MVENDORID => Ok(platform.identity().mvendorid),
         GET_MARCHID => Ok(platform.identity().marchid),
         GET_MIMPID => Ok(platform.identity().mimpid),
-        _ => Err(ERR_NOT_SUPPORTED),
+        _ => Err(Error::NotSupported),
     }
 }
 
@@ -94,10 +94,7 @@ mod tests {
         assert_eq!(call(GET_IMPL_ID, 0, &mut platform), Return::success(0x6876));
         assert!(matches!(
             call(GET_IMPL_VERSION, 0, &mut platform),
-            Return::Sbiret {
-                error: 0,
-                value: 1..
-            }
+            Return::Sbiret(Ok(1..))
         ));
         assert_eq!(number("12"), 12);
     }
@@ -174,7 +171,7 @@ mod tests {
         for function in [7, 0xbad, 1 << 32, u64::MAX] {
             assert_eq!(
                 call(function, 0, &mut TestPlatform::default()),
-                Return::error(ERR_NOT_SUPPORTED)
+                Return::error(Error::NotSupported)
             );
         }
     }

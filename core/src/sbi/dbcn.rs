@@ -4,10 +4,7 @@
 //! data moves in chunks through a buffer on the stack, and one call moves at most [`MAX_BYTES_PER_CALL`]. The
 //! specification allows both: a call may move less than was asked for, and says how much.
 
-use super::{
-    Access, BadMemory, Call, ConsoleError, ERR_FAILED, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED,
-    Platform,
-};
+use super::{Access, BadMemory, Call, ConsoleError, Error, Platform};
 use crate::addr::GuestPhysAddr;
 
 /// Extension id, "DBCN".
@@ -27,7 +24,7 @@ pub const MAX_BYTES_PER_CALL: u64 = 64 * 1024;
 const CHUNK: usize = 512;
 
 /// Answers a call of this extension.
-pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
+pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, Error> {
     let [first, low, high, ..] = call.args;
     match call.function {
         CONSOLE_WRITE => memory(first, low, high, Access::Read, platform).and_then(|address| {
@@ -37,7 +34,7 @@ pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i
             transfer(address, first.min(MAX_BYTES_PER_CALL), platform, read_chunk)
         }),
         CONSOLE_WRITE_BYTE => write_byte(first, platform),
-        _ => Err(ERR_NOT_SUPPORTED),
+        _ => Err(Error::NotSupported),
     }
 }
 
@@ -49,12 +46,12 @@ fn memory(
     high: u64,
     access: Access,
     platform: &impl Platform,
-) -> Result<GuestPhysAddr, i64> {
+) -> Result<GuestPhysAddr, Error> {
     let address = GuestPhysAddr(low);
     if high == 0 && (size == 0 || platform.is_memory(address, size, access)) {
         Ok(address)
     } else {
-        Err(ERR_INVALID_PARAM)
+        Err(Error::InvalidParam)
     }
 }
 
@@ -64,8 +61,8 @@ fn transfer<P: Platform>(
     address: GuestPhysAddr,
     size: u64,
     platform: &mut P,
-    chunk: fn(&mut P, GuestPhysAddr, &mut [u8]) -> Result<usize, i64>,
-) -> Result<u64, i64> {
+    chunk: fn(&mut P, GuestPhysAddr, &mut [u8]) -> Result<usize, Error>,
+) -> Result<u64, Error> {
     let mut buffer = [0; CHUNK];
     let mut moved = 0;
     while moved < size {
@@ -73,7 +70,7 @@ fn transfer<P: Platform>(
             .unwrap_or(CHUNK)
             .min(CHUNK);
         let buffer = buffer.get_mut(..offered).unwrap_or_default();
-        let address = address.checked_add(moved).ok_or(ERR_INVALID_PARAM)?;
+        let address = address.checked_add(moved).ok_or(Error::InvalidParam)?;
         match chunk(platform, address, buffer) {
             Ok(count) => {
                 moved = moved.saturating_add(count.min(offered) as u64);
@@ -96,7 +93,7 @@ pub fn write_pieces(
     platform: &mut impl Platform,
     address: GuestPhysAddr,
     size: u64,
-) -> Result<u64, i64> {
+) -> Result<u64, Error> {
     transfer(address, size, platform, write_chunk)
 }
 
@@ -105,7 +102,7 @@ fn write_chunk<P: Platform>(
     platform: &mut P,
     address: GuestPhysAddr,
     buffer: &mut [u8],
-) -> Result<usize, i64> {
+) -> Result<usize, Error> {
     platform
         .read_memory(address, buffer)
         .map_err(memory_error)?;
@@ -117,7 +114,7 @@ fn read_chunk<P: Platform>(
     platform: &mut P,
     address: GuestPhysAddr,
     buffer: &mut [u8],
-) -> Result<usize, i64> {
+) -> Result<usize, Error> {
     let count = platform.console_read(buffer).map_err(console_error)?;
     let bytes = buffer.get(..count).unwrap_or_default();
     platform
@@ -127,18 +124,18 @@ fn read_chunk<P: Platform>(
 }
 
 /// Writes the low byte of `byte`, whose type is `uint8_t`, and waits until the console has taken it. The value is zero.
-fn write_byte(byte: u64, platform: &mut impl Platform) -> Result<u64, i64> {
+fn write_byte(byte: u64, platform: &mut impl Platform) -> Result<u64, Error> {
     let [byte, ..] = byte.to_le_bytes();
     platform.console_write_byte(byte).map_err(console_error)?;
     Ok(0)
 }
 
-const fn memory_error(BadMemory: BadMemory) -> i64 {
-    ERR_INVALID_PARAM
+const fn memory_error(BadMemory: BadMemory) -> Error {
+    Error::InvalidParam
 }
 
-const fn console_error(ConsoleError: ConsoleError) -> i64 {
-    ERR_FAILED
+const fn console_error(ConsoleError: ConsoleError) -> Error {
+    Error::Failed
 }
 
 #[cfg(test)]
@@ -160,7 +157,8 @@ mod tests {
             args: [first, low, high, 0x55, 0x66, 0x77],
         };
         match handle(&call, platform) {
-            Return::Sbiret { error, value } => (error, value),
+            Return::Sbiret(Ok(value)) => (SUCCESS, value),
+            Return::Sbiret(Err(error)) => (error.code(), 0),
             Return::Legacy(_) => panic!("not a legacy extension"),
         }
     }
@@ -231,7 +229,7 @@ mod tests {
                 platform.input.extend(b"input");
                 assert_eq!(
                     call(function, [size, low, high], &mut platform),
-                    (ERR_INVALID_PARAM, 0)
+                    (Error::InvalidParam.code(), 0)
                 );
                 assert!(platform.written.is_empty());
                 assert_eq!(platform.input.len(), 5, "no input is lost");
@@ -248,7 +246,7 @@ mod tests {
         let moved = write_pieces(&mut platform, GuestPhysAddr(MEMORY), size);
         assert_eq!(moved, Ok(CHUNK as u64), "what has moved is told");
         let moved = write_pieces(&mut platform, GuestPhysAddr(MEMORY + 11), size);
-        assert_eq!(moved, Err(ERR_INVALID_PARAM));
+        assert_eq!(moved, Err(Error::InvalidParam));
     }
 
     #[test]
@@ -258,11 +256,11 @@ mod tests {
                 let mut platform = TestPlatform::with_memory(&[0; 16]);
                 assert_eq!(
                     call(function, [16, MEMORY, high], &mut platform),
-                    (ERR_INVALID_PARAM, 0)
+                    (Error::InvalidParam.code(), 0)
                 );
                 assert_eq!(
                     call(function, [0, MEMORY, high], &mut platform),
-                    (ERR_INVALID_PARAM, 0)
+                    (Error::InvalidParam.code(), 0)
                 );
             }
         }
@@ -279,7 +277,7 @@ mod tests {
         );
         assert_eq!(
             call(CONSOLE_READ, [4, MEMORY, 0], &mut platform),
-            (ERR_INVALID_PARAM, 0)
+            (Error::InvalidParam.code(), 0)
         );
     }
 
@@ -317,15 +315,15 @@ mod tests {
         platform.broken = true;
         assert_eq!(
             call(CONSOLE_WRITE, [4, MEMORY, 0], &mut platform),
-            (ERR_FAILED, 0)
+            (Error::Failed.code(), 0)
         );
         assert_eq!(
             call(CONSOLE_READ, [4, MEMORY, 0], &mut platform),
-            (ERR_FAILED, 0)
+            (Error::Failed.code(), 0)
         );
         assert_eq!(
             call(CONSOLE_WRITE_BYTE, [4, 0, 0], &mut platform),
-            (ERR_FAILED, 0)
+            (Error::Failed.code(), 0)
         );
     }
 
@@ -349,7 +347,7 @@ mod tests {
         for function in [3, 4, 1 << 32, u64::MAX] {
             assert_eq!(
                 call(function, [4, MEMORY, 0], &mut platform),
-                (ERR_NOT_SUPPORTED, 0)
+                (Error::NotSupported.code(), 0)
             );
         }
     }

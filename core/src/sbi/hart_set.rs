@@ -1,6 +1,6 @@
 //! The harts that a call is meant for (SBI 3.0, binary encoding, "Hart list parameter").
 
-use super::ERR_INVALID_PARAM;
+use super::Error;
 
 /// `hart_mask_base` of a call that is meant for all harts.
 const ALL: u64 = u64::MAX;
@@ -31,8 +31,8 @@ impl HartSet {
     /// -1, the mask does not count and these are all harts.
     ///
     /// # Errors
-    /// [`ERR_INVALID_PARAM`] if one of them does not exist. The base itself need not, unless bit 0 is set.
-    pub fn new(mask: u64, base: u64, harts: u32) -> Result<Self, i64> {
+    /// [`Error::InvalidParam`] if one of them does not exist. The base itself need not, unless bit 0 is set.
+    pub fn new(mask: u64, base: u64, harts: u32) -> Result<Self, Error> {
         if base == ALL {
             return Ok(Self::all(harts));
         }
@@ -43,7 +43,7 @@ impl HartSet {
             let hart = base.checked_add(bit.into())?;
             u32::try_from(hart).ok().filter(|hart| *hart < harts)
         };
-        let last = hart(highest).ok_or(ERR_INVALID_PARAM)?;
+        let last = hart(highest).ok_or(Error::InvalidParam)?;
         Ok(Self {
             first: last.saturating_sub(highest),
             end: last.saturating_add(1),
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    fn harts(mask: u64, base: u64, harts: u32) -> Result<Vec<u32>, i64> {
+    fn harts(mask: u64, base: u64, harts: u32) -> Result<Vec<u32>, Error> {
         Ok(HartSet::new(mask, base, harts)?.iter().collect())
     }
 
@@ -122,7 +122,7 @@ mod tests {
         ] {
             assert_eq!(
                 harts(mask, base, 4),
-                Err(ERR_INVALID_PARAM),
+                Err(Error::InvalidParam),
                 "{mask:#b}, {base:#x}"
             );
         }

@@ -3,10 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
-use super::{
-    Call, ERR_ALREADY_AVAILABLE, ERR_FAILED, ERR_INVALID_PARAM, ERR_INVALID_STATE,
-    ERR_NOT_SUPPORTED, Platform, entry,
-};
+use super::{Call, Error, Platform, entry};
 
 #[cfg(test)]
 mod tests;
@@ -97,13 +94,13 @@ impl Harts {
     /// Another hart starts this one.
     ///
     /// # Errors
-    /// [`ERR_INVALID_PARAM`] if there is no such hart, [`ERR_FAILED`] while it is about to stop, and
-    /// [`ERR_ALREADY_AVAILABLE`] in any other state than stopped.
-    pub fn start(&mut self, hart: u32) -> Result<(), i64> {
+    /// [`Error::InvalidParam`] if there is no such hart, [`Error::Failed`] while it is about to stop, and
+    /// [`Error::AlreadyAvailable`] in any other state than stopped.
+    pub fn start(&mut self, hart: u32) -> Result<(), Error> {
         let error = match self.state(hart) {
-            None => ERR_INVALID_PARAM,
-            Some(State::StopPending) => ERR_FAILED,
-            Some(_) => ERR_ALREADY_AVAILABLE,
+            None => Error::InvalidParam,
+            Some(State::StopPending) => Error::Failed,
+            Some(_) => Error::AlreadyAvailable,
         };
         self.step(hart, State::Stopped, State::StartPending, error)
     }
@@ -111,71 +108,81 @@ impl Harts {
     /// A hart that is to start runs.
     ///
     /// # Errors
-    /// [`ERR_INVALID_STATE`] if it is not to start.
-    pub fn started(&mut self, hart: u32) -> Result<(), i64> {
-        self.step(hart, State::StartPending, State::Started, ERR_INVALID_STATE)
+    /// [`Error::InvalidState`] if it is not to start.
+    pub fn started(&mut self, hart: u32) -> Result<(), Error> {
+        self.step(
+            hart,
+            State::StartPending,
+            State::Started,
+            Error::InvalidState,
+        )
     }
 
     /// A hart stops itself.
     ///
     /// # Errors
-    /// [`ERR_FAILED`] if it does not run, and so cannot have called.
-    pub fn stop(&mut self, hart: u32) -> Result<(), i64> {
-        self.step(hart, State::Started, State::StopPending, ERR_FAILED)
+    /// [`Error::Failed`] if it does not run, and so cannot have called.
+    pub fn stop(&mut self, hart: u32) -> Result<(), Error> {
+        self.step(hart, State::Started, State::StopPending, Error::Failed)
     }
 
     /// A hart that is to stop does not run any more.
     ///
     /// # Errors
-    /// [`ERR_INVALID_STATE`] if it is not to stop.
-    pub fn stopped(&mut self, hart: u32) -> Result<(), i64> {
-        self.step(hart, State::StopPending, State::Stopped, ERR_INVALID_STATE)
+    /// [`Error::InvalidState`] if it is not to stop.
+    pub fn stopped(&mut self, hart: u32) -> Result<(), Error> {
+        self.step(
+            hart,
+            State::StopPending,
+            State::Stopped,
+            Error::InvalidState,
+        )
     }
 
     /// A hart suspends itself.
     ///
     /// # Errors
-    /// [`ERR_FAILED`] if it does not run, and so cannot have called.
-    pub fn suspend(&mut self, hart: u32) -> Result<(), i64> {
-        self.step(hart, State::Started, State::SuspendPending, ERR_FAILED)
+    /// [`Error::Failed`] if it does not run, and so cannot have called.
+    pub fn suspend(&mut self, hart: u32) -> Result<(), Error> {
+        self.step(hart, State::Started, State::SuspendPending, Error::Failed)
     }
 
     /// A hart that is to suspend waits for an interrupt.
     ///
     /// # Errors
-    /// [`ERR_INVALID_STATE`] if it is not to suspend.
-    pub fn suspended(&mut self, hart: u32) -> Result<(), i64> {
+    /// [`Error::InvalidState`] if it is not to suspend.
+    pub fn suspended(&mut self, hart: u32) -> Result<(), Error> {
         self.step(
             hart,
             State::SuspendPending,
             State::Suspended,
-            ERR_INVALID_STATE,
+            Error::InvalidState,
         )
     }
 
     /// An interrupt has come for a suspended hart.
     ///
     /// # Errors
-    /// [`ERR_INVALID_STATE`] if it is not suspended.
-    pub fn resume(&mut self, hart: u32) -> Result<(), i64> {
+    /// [`Error::InvalidState`] if it is not suspended.
+    pub fn resume(&mut self, hart: u32) -> Result<(), Error> {
         self.step(
             hart,
             State::Suspended,
             State::ResumePending,
-            ERR_INVALID_STATE,
+            Error::InvalidState,
         )
     }
 
     /// A hart that is to resume runs.
     ///
     /// # Errors
-    /// [`ERR_INVALID_STATE`] if it is not to resume.
-    pub fn resumed(&mut self, hart: u32) -> Result<(), i64> {
+    /// [`Error::InvalidState`] if it is not to resume.
+    pub fn resumed(&mut self, hart: u32) -> Result<(), Error> {
         self.step(
             hart,
             State::ResumePending,
             State::Started,
-            ERR_INVALID_STATE,
+            Error::InvalidState,
         )
     }
 
@@ -187,7 +194,7 @@ impl Harts {
     }
 
     /// Brings a hart from one state to the next, or fails with `error` if it is in another one.
-    fn step(&mut self, hart: u32, from: State, to: State, error: i64) -> Result<(), i64> {
+    fn step(&mut self, hart: u32, from: State, to: State, error: Error) -> Result<(), Error> {
         match self.0.get_mut(hart as usize) {
             Some(state) if *state == from => {
                 *state = to;
@@ -199,41 +206,46 @@ impl Harts {
 }
 
 /// Answers a call of this extension.
-pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
+pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, Error> {
     let [first, second, third, ..] = call.args;
     match call.function {
         HART_START => start(first, second, third, platform),
         HART_STOP => platform.hart_stop().map(|()| 0),
         HART_GET_STATUS => status(first, platform),
         HART_SUSPEND => suspend(first, second, third, platform),
-        _ => Err(ERR_NOT_SUPPORTED),
+        _ => Err(Error::NotSupported),
     }
 }
 
-fn start(hart: u64, address: u64, opaque: u64, platform: &mut impl Platform) -> Result<u64, i64> {
+fn start(hart: u64, address: u64, opaque: u64, platform: &mut impl Platform) -> Result<u64, Error> {
     let hart = u32::try_from(hart)
         .ok()
         .filter(|hart| *hart < platform.harts())
-        .ok_or(ERR_INVALID_PARAM)?;
+        .ok_or(Error::InvalidParam)?;
     let address = entry(address, platform)?;
     platform.hart_start(hart, address, opaque)?;
     Ok(0)
 }
 
-fn status(hart: u64, platform: &impl Platform) -> Result<u64, i64> {
+fn status(hart: u64, platform: &impl Platform) -> Result<u64, Error> {
     u32::try_from(hart)
         .ok()
         .and_then(|hart| platform.hart_state(hart))
         .map(|state| state as u64)
-        .ok_or(ERR_INVALID_PARAM)
+        .ok_or(Error::InvalidParam)
 }
 
 /// Suspends the calling hart. The type is 32 bits wide; all others are reserved, or the platform's and not implemented.
-fn suspend(kind: u64, address: u64, opaque: u64, platform: &mut impl Platform) -> Result<u64, i64> {
+fn suspend(
+    kind: u64,
+    address: u64,
+    opaque: u64,
+    platform: &mut impl Platform,
+) -> Result<u64, Error> {
     let resume = match kind & u64::from(u32::MAX) {
         DEFAULT_RETENTIVE => None,
         DEFAULT_NON_RETENTIVE => Some((entry(address, platform)?, opaque)),
-        _ => return Err(ERR_INVALID_PARAM),
+        _ => return Err(Error::InvalidParam),
     };
     platform.hart_suspend(resume)?;
     Ok(0)

@@ -1,7 +1,7 @@
 //! Interrupts between harts (SBI 3.0, chapter "IPI Extension").
 
 use super::pmu::{self, Event};
-use super::{Call, ERR_NOT_SUPPORTED, HartSet, Platform};
+use super::{Call, Error, HartSet, Platform};
 
 /// Extension id, "sPI".
 pub const EID: u64 = 0x73_5049;
@@ -9,10 +9,10 @@ pub const EID: u64 = 0x73_5049;
 pub const SEND_IPI: u64 = 0;
 
 /// Answers a call of this extension.
-pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
+pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, Error> {
     let [mask, base, ..] = call.args;
     if call.function != SEND_IPI {
-        return Err(ERR_NOT_SUPPORTED);
+        return Err(Error::NotSupported);
     }
     send(&HartSet::new(mask, base, platform.harts())?, platform);
     Ok(0)
@@ -29,7 +29,7 @@ pub(super) fn send(harts: &HartSet, platform: &mut impl Platform) {
 #[cfg(test)]
 mod tests {
     use super::super::test_platform::TestPlatform;
-    use super::super::{ERR_INVALID_PARAM, Return, handle};
+    use super::super::{Error, Return, handle};
     use super::*;
 
     fn call(function: u64, mask: u64, base: u64, platform: &mut TestPlatform) -> Return {
@@ -64,7 +64,7 @@ mod tests {
         for (mask, base) in [(0b11, 3), (1, 4)] {
             assert_eq!(
                 call(SEND_IPI, mask, base, &mut platform),
-                Return::error(ERR_INVALID_PARAM)
+                Return::error(Error::InvalidParam)
             );
         }
         assert!(platform.interrupted.is_empty());
@@ -76,7 +76,7 @@ mod tests {
         for function in [1, 0xbad, 1 << 32] {
             assert_eq!(
                 call(function, 1, 0, &mut platform),
-                Return::error(ERR_NOT_SUPPORTED)
+                Return::error(Error::NotSupported)
             );
         }
         assert!(platform.interrupted.is_empty());

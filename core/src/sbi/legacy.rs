@@ -2,8 +2,8 @@
 //! their function id is ignored. A list of harts is a bit vector in the guest's virtual memory.
 
 use super::rfence::{self, FenceRange};
-use super::srst::{Kind, Reason, Reset};
-use super::{Call, ERR_FAILED, ERR_NOT_SUPPORTED, HartSet, Platform, SUCCESS, ipi, time};
+use super::{Call, Error, HartSet, Platform, SUCCESS, ipi, time};
+use crate::ending::End;
 use crate::layout::MAX_HARTS;
 
 #[cfg(test)]
@@ -42,7 +42,7 @@ const MAX_WORDS: usize = (MAX_HARTS as usize).div_ceil(WORD_BITS);
 /// Answers a legacy call with the value for `a0`.
 pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> i64 {
     if !platform.implements(call.extension) {
-        return ERR_NOT_SUPPORTED;
+        return Error::NotSupported.code();
     }
     let [first, start, size, asid, ..] = call.args;
     let result = match call.extension {
@@ -67,10 +67,11 @@ pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> i64 {
             })
         }),
         SHUTDOWN => shutdown(platform),
-        _ => Err(ERR_NOT_SUPPORTED),
+        _ => Err(Error::NotSupported),
     };
     match result {
-        Ok(value) | Err(value) => value,
+        Ok(value) => value,
+        Err(error) => error.code(),
     }
 }
 
@@ -81,7 +82,7 @@ fn for_harts<P: Platform>(
     list: u64,
     platform: &mut P,
     action: impl Fn(&HartSet, &mut P),
-) -> Result<i64, i64> {
+) -> Result<i64, Error> {
     let count = platform.harts();
     if list == 0 {
         action(&HartSet::all(count), platform);
@@ -91,8 +92,10 @@ fn for_harts<P: Platform>(
     let words = (count as usize).div_ceil(WORD_BITS);
     let bytes = buffer
         .get_mut(..words.saturating_mul(WORD_BYTES))
-        .ok_or(ERR_FAILED)?;
-    platform.read_virtual(list, bytes).map_err(|_| ERR_FAILED)?;
+        .ok_or(Error::Failed)?;
+    platform
+        .read_virtual(list, bytes)
+        .map_err(|_| Error::Failed)?;
     let (words, _) = bytes.as_chunks();
     for (first, word) in (0..count).step_by(WORD_BITS).zip(words) {
         let missing = u64::BITS.saturating_sub(count.saturating_sub(first));
@@ -107,11 +110,8 @@ fn for_harts<P: Platform>(
 }
 
 /// Switches the machine off.
-fn shutdown(platform: &mut impl Platform) -> Result<i64, i64> {
-    platform.system_reset(Reset {
-        kind: Kind::Shutdown,
-        reason: Reason::NoReason,
-    })?;
+fn shutdown(platform: &mut impl Platform) -> Result<i64, Error> {
+    platform.system_reset(End::PowerOff)?;
     Ok(SUCCESS)
 }
 
@@ -121,7 +121,7 @@ fn console_putchar(character: u64, platform: &mut impl Platform) -> i64 {
     let [byte, ..] = character.to_le_bytes();
     match platform.console_write_byte(byte) {
         Ok(()) => SUCCESS,
-        Err(_) => ERR_FAILED,
+        Err(_) => Error::Failed.code(),
     }
 }
 

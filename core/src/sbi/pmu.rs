@@ -1,10 +1,7 @@
 //! Firmware counters (SBI 3.0, chapter "Performance Monitoring Unit Extension"): each hart has some that count what it asks
 //! of the SBI and what other harts do to it by SBI. There are no hardware counters, and no snapshots.
 
-use super::{
-    Access, Call, ERR_ALREADY_STARTED, ERR_ALREADY_STOPPED, ERR_FAILED, ERR_INVALID_ADDRESS,
-    ERR_INVALID_PARAM, ERR_NO_SHMEM, ERR_NOT_SUPPORTED, HartSet, Platform,
-};
+use super::{Access, Call, Error, HartSet, Platform};
 use crate::addr::GuestPhysAddr;
 
 #[cfg(test)]
@@ -152,7 +149,7 @@ impl Counters {
     }
 
     /// Answers a call that needs nothing but the counters.
-    fn handle(&mut self, call: &Call) -> Result<u64, i64> {
+    fn handle(&mut self, call: &Call) -> Result<u64, Error> {
         let [base, mask, flags, fourth, data, _] = call.args;
         match call.function {
             NUM_COUNTERS => Ok(COUNTERS.into()),
@@ -163,23 +160,23 @@ impl Counters {
             COUNTER_FW_READ => self.get(base).map(|counter| counter.value),
             // All of a counter fits into the register.
             COUNTER_FW_READ_HI => self.get(base).map(|_| 0),
-            _ => Err(ERR_NOT_SUPPORTED),
+            _ => Err(Error::NotSupported),
         }
     }
 
     /// Has a counter of the set that is free count an event, and answers which. With the flag for it, that is the first one
     /// of the set, free or not.
-    fn configure(&mut self, set: u64, flags: u64, index: u64, data: u64) -> Result<u64, i64> {
+    fn configure(&mut self, set: u64, flags: u64, index: u64, data: u64) -> Result<u64, Error> {
         if flags & !CONFIG_FLAGS != 0 {
-            return Err(ERR_INVALID_PARAM);
+            return Err(Error::InvalidParam);
         }
-        let event = Event::from_guest(index, data).ok_or(ERR_NOT_SUPPORTED)?;
+        let event = Event::from_guest(index, data).ok_or(Error::NotSupported)?;
         let started = self.started;
         let is_free = |bit, counter: &Counter| counter.event.is_none() && !contains(started, bit);
         let (bit, counter) = self
             .of(set)
             .find(|(bit, counter)| flags & CONFIG_SKIP_MATCH != 0 || is_free(*bit, counter))
-            .ok_or(ERR_NOT_SUPPORTED)?;
+            .ok_or(Error::NotSupported)?;
         counter.event = Some(event);
         if flags & CONFIG_CLEAR_VALUE != 0 {
             counter.value = 0;
@@ -191,12 +188,12 @@ impl Counters {
     }
 
     /// Starts those of the set that stand. It is an error that there are others, and does not keep them from starting.
-    fn start(&mut self, set: u64, flags: u64, value: u64) -> Result<u64, i64> {
+    fn start(&mut self, set: u64, flags: u64, value: u64) -> Result<u64, Error> {
         if flags & !(START_SET_INIT_VALUE | START_INIT_SNAPSHOT) != 0 {
-            return Err(ERR_INVALID_PARAM);
+            return Err(Error::InvalidParam);
         }
         if flags & START_INIT_SNAPSHOT != 0 {
-            return Err(ERR_NO_SHMEM);
+            return Err(Error::NoShmem);
         }
         if flags & START_SET_INIT_VALUE != 0 {
             for (_, counter) in self.of(set & !self.started) {
@@ -208,18 +205,18 @@ impl Counters {
         if before & set == 0 {
             Ok(0)
         } else {
-            Err(ERR_ALREADY_STARTED)
+            Err(Error::AlreadyStarted)
         }
     }
 
     /// Stops those of the set that count. It is an error that there are others, and does not keep them from stopping. With the
     /// flag for it, all of the set lose their events: Linux begins by such a call for all counters, and expects the error.
-    fn stop(&mut self, set: u64, flags: u64) -> Result<u64, i64> {
+    fn stop(&mut self, set: u64, flags: u64) -> Result<u64, Error> {
         if flags & !(STOP_RESET | STOP_TAKE_SNAPSHOT) != 0 {
-            return Err(ERR_INVALID_PARAM);
+            return Err(Error::InvalidParam);
         }
         if flags & STOP_TAKE_SNAPSHOT != 0 {
-            return Err(ERR_NO_SHMEM);
+            return Err(Error::NoShmem);
         }
         if flags & STOP_RESET != 0 {
             for (_, counter) in self.of(set) {
@@ -231,15 +228,15 @@ impl Counters {
         if before & set == set {
             Ok(0)
         } else {
-            Err(ERR_ALREADY_STOPPED)
+            Err(Error::AlreadyStopped)
         }
     }
 
-    fn get(&self, counter: u64) -> Result<&Counter, i64> {
+    fn get(&self, counter: u64) -> Result<&Counter, Error> {
         usize::try_from(counter)
             .ok()
             .and_then(|counter| self.counters.get(counter))
-            .ok_or(ERR_INVALID_PARAM)
+            .ok_or(Error::InvalidParam)
     }
 
     /// The counters of a set, by their numbers.
@@ -251,15 +248,15 @@ impl Counters {
 }
 
 /// The counters that a guest names by bits of `mask`, whose bit 0 is counter `base`: by bits from counter 0 on.
-fn set(base: u64, mask: u64) -> Result<u64, i64> {
+fn set(base: u64, mask: u64) -> Result<u64, Error> {
     let Some(highest) = mask.checked_ilog2() else {
         return Ok(0);
     };
     match base.checked_add(highest.into()) {
         Some(last) if last < u64::from(COUNTERS) => u32::try_from(base)
             .map(|base| mask.unbounded_shl(base))
-            .map_err(|_| ERR_INVALID_PARAM),
-        _ => Err(ERR_INVALID_PARAM),
+            .map_err(|_| Error::InvalidParam),
+        _ => Err(Error::InvalidParam),
     }
 }
 
@@ -268,8 +265,8 @@ const fn contains(set: u64, bit: u32) -> bool {
 }
 
 /// Answers a call of this extension.
-pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
-    let counters = platform.pmu().ok_or(ERR_NOT_SUPPORTED)?;
+pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, Error> {
+    let counters = platform.pmu().ok_or(Error::NotSupported)?;
     if call.function == EVENT_GET_INFO {
         event_get_info(call, platform)
     } else {
@@ -278,41 +275,41 @@ pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i
 }
 
 /// Tells of each event in a table of the guest's whether it can be counted.
-fn event_get_info(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
+fn event_get_info(call: &Call, platform: &mut impl Platform) -> Result<u64, Error> {
     const EVENT_RESERVED: u32 = !0xf_ffff;
     let [low, high, count, flags, ..] = call.args;
     let table = GuestPhysAddr(low);
     if flags != 0 || !low.is_multiple_of(EVENT_ENTRY) {
-        return Err(ERR_INVALID_PARAM);
+        return Err(Error::InvalidParam);
     }
     let is_memory = |size| size == 0 || platform.is_memory(table, size, Access::Write);
     if high != 0 || !count.checked_mul(EVENT_ENTRY).is_some_and(is_memory) {
-        return Err(ERR_INVALID_ADDRESS);
+        return Err(Error::InvalidAddress);
     }
     if count > MAX_EVENT_ENTRIES {
-        return Err(ERR_FAILED);
+        return Err(Error::Failed);
     }
     for entry in 0..count {
         let mut bytes = [0; size_of::<[u64; 2]>()];
         let address = entry
             .checked_mul(EVENT_ENTRY)
             .and_then(|offset| table.checked_add(offset))
-            .ok_or(ERR_INVALID_ADDRESS)?;
+            .ok_or(Error::InvalidAddress)?;
         platform
             .read_memory(address, &mut bytes)
-            .map_err(|_| ERR_INVALID_ADDRESS)?;
+            .map_err(|_| Error::InvalidAddress)?;
         let [i0, i1, i2, i3, _, _, _, _, data @ ..] = bytes;
         let index = u32::from_le_bytes([i0, i1, i2, i3]);
         if index & EVENT_RESERVED != 0 {
-            return Err(ERR_INVALID_PARAM);
+            return Err(Error::InvalidParam);
         }
         let event = Event::from_guest(index.into(), u64::from_le_bytes(data));
         let output = address
             .checked_add(EVENT_OUTPUT)
-            .ok_or(ERR_INVALID_ADDRESS)?;
+            .ok_or(Error::InvalidAddress)?;
         platform
             .write_memory(output, &u32::from(event.is_some()).to_le_bytes())
-            .map_err(|_| ERR_INVALID_ADDRESS)?;
+            .map_err(|_| Error::InvalidAddress)?;
     }
     Ok(0)
 }

@@ -2,7 +2,7 @@
 //! have no hypervisor extension.
 
 use super::pmu::{self, Event};
-use super::{Call, ERR_INVALID_ADDRESS, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED, HartSet, Platform};
+use super::{Call, Error, HartSet, Platform};
 
 /// Extension id, "RFNC".
 pub const EID: u64 = 0x5246_4e43;
@@ -34,21 +34,21 @@ impl FenceRange {
     /// The range that a guest names: everything if both values are 0, or if the size is the largest there is.
     ///
     /// # Errors
-    /// [`ERR_INVALID_ADDRESS`] if it goes beyond the end of the address space.
-    pub const fn new(start: u64, size: u64) -> Result<Self, i64> {
+    /// [`Error::InvalidAddress`] if it goes beyond the end of the address space.
+    pub const fn new(start: u64, size: u64) -> Result<Self, Error> {
         match (start, size) {
             (0, 0) | (_, u64::MAX) => Ok(Self::All),
-            _ if start.checked_add(size.saturating_sub(1)).is_none() => Err(ERR_INVALID_ADDRESS),
+            _ if start.checked_add(size.saturating_sub(1)).is_none() => Err(Error::InvalidAddress),
             _ => Ok(Self::Part { start, size }),
         }
     }
 }
 
 /// Answers a call of this extension.
-pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
+pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, Error> {
     let [mask, base, start, size, asid, _] = call.args;
     if call.function > REMOTE_SFENCE_VMA_ASID {
-        return Err(ERR_NOT_SUPPORTED);
+        return Err(Error::NotSupported);
     }
     let harts = HartSet::new(mask, base, platform.harts())?;
     match call.function {
@@ -63,11 +63,11 @@ pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i
 }
 
 /// An address space identifier, if it can be one.
-pub(super) fn valid_asid(asid: u64) -> Result<u64, i64> {
+pub(super) fn valid_asid(asid: u64) -> Result<u64, Error> {
     if asid <= MAX_ASID {
         Ok(asid)
     } else {
-        Err(ERR_INVALID_PARAM)
+        Err(Error::InvalidParam)
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
             for function in [REMOTE_SFENCE_VMA, REMOTE_SFENCE_VMA_ASID] {
                 assert_eq!(
                     call(function, [start, size, 0], &mut platform),
-                    Return::error(ERR_INVALID_ADDRESS)
+                    Return::error(Error::InvalidAddress)
                 );
             }
         }
@@ -197,13 +197,13 @@ mod tests {
         for function in 0..3 {
             assert_eq!(
                 call_of([1, 4, 0, 0, 0, 0], function, &mut platform),
-                Return::error(ERR_INVALID_PARAM)
+                Return::error(Error::InvalidParam)
             );
         }
         for asid in [0x1_0000, u64::MAX] {
             assert_eq!(
                 call(REMOTE_SFENCE_VMA_ASID, [0, 0, asid], &mut platform),
-                Return::error(ERR_INVALID_PARAM)
+                Return::error(Error::InvalidParam)
             );
         }
         assert!(platform.fenced.is_empty());
@@ -232,7 +232,7 @@ mod tests {
             for mask in [1, u64::MAX] {
                 assert_eq!(
                     call_of([mask, 0, 0, 0, 0, 0], function, &mut platform),
-                    Return::error(ERR_NOT_SUPPORTED)
+                    Return::error(Error::NotSupported)
                 );
             }
         }

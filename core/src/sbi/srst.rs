@@ -1,60 +1,44 @@
 //! System reset (SBI 3.0, chapter "System Reset Extension").
 
-use super::{Call, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED, Platform};
+use super::{Call, Error, Platform};
+use crate::ending::End;
 
 /// Extension id, "SRST".
 pub const EID: u64 = 0x5352_5354;
 /// Function id of System Reset.
 pub const SYSTEM_RESET: u64 = 0;
 
-/// What is to become of the machine, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reset {
-    /// What is to become of it.
-    pub kind: Kind,
-    /// Why.
-    pub reason: Reason,
-}
+/// Reset type: the machine is switched off.
+pub const SHUTDOWN: u64 = 0;
+/// Reset type: it is switched off and on again.
+pub const COLD_REBOOT: u64 = 1;
+/// Reset type: its harts and part of it start anew.
+pub const WARM_REBOOT: u64 = 2;
 
-/// Reset types.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The machine is switched off.
-    Shutdown,
-    /// It is switched off and on again.
-    ColdReboot,
-    /// Its harts and part of it start anew.
-    WarmReboot,
-}
-
-/// Reset reasons.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// None that would matter.
-    NoReason,
-    /// The guest failed.
-    SystemFailure,
-}
+/// Reset reason: none that would matter.
+pub const NO_REASON: u64 = 0;
+/// Reset reason: the guest failed.
+pub const SYSTEM_FAILURE: u64 = 1;
 
 /// Answers a call of this extension. Both parameters are 32 bits wide; the values not named here are reserved, or the
 /// platform's and not implemented.
-pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
+pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, Error> {
     let [kind, reason, ..] = call.args.map(|argument| argument & u64::from(u32::MAX));
     if call.function != SYSTEM_RESET {
-        return Err(ERR_NOT_SUPPORTED);
+        return Err(Error::NotSupported);
     }
-    let kind = match kind {
-        0 => Kind::Shutdown,
-        1 => Kind::ColdReboot,
-        2 => Kind::WarmReboot,
-        _ => return Err(ERR_INVALID_PARAM),
+    let failed = match reason {
+        NO_REASON => false,
+        SYSTEM_FAILURE => true,
+        _ => return Err(Error::InvalidParam),
     };
-    let reason = match reason {
-        0 => Reason::NoReason,
-        1 => Reason::SystemFailure,
-        _ => return Err(ERR_INVALID_PARAM),
+    let end = match kind {
+        SHUTDOWN if failed => End::SystemFailure,
+        SHUTDOWN => End::PowerOff,
+        COLD_REBOOT | WARM_REBOOT => End::Reset,
+        _ => return Err(Error::InvalidParam),
     };
-    platform.system_reset(Reset { kind, reason })?;
+    platform.system_reset(end)?;
     Ok(0)
 }
 
@@ -75,21 +59,21 @@ mod tests {
 
     #[test]
     fn each_reset_is_what_it_is_called() {
-        for (number, kind) in [
-            (0, Kind::Shutdown),
-            (1, Kind::ColdReboot),
-            (2, Kind::WarmReboot),
-            (1 << 32, Kind::Shutdown),
+        for (kind, reason, end) in [
+            (0, 0, End::PowerOff),
+            (0, 1, End::SystemFailure),
+            (1, 0, End::Reset),
+            (1, 1, End::Reset),
+            (2, 0, End::Reset),
+            (2, 1, End::Reset),
+            // The upper halves of the registers do not count.
+            (1 << 32, 1 << 63, End::PowerOff),
+            (1 << 32, 1 << 63 | 1, End::SystemFailure),
+            (1 << 32 | 2, 1 << 32, End::Reset),
         ] {
-            for (code, reason) in [
-                (0, Reason::NoReason),
-                (1, Reason::SystemFailure),
-                (1 << 63 | 1, Reason::SystemFailure),
-            ] {
-                let mut platform = TestPlatform::default();
-                assert_eq!(call(0, number, code, &mut platform), Return::success(0));
-                assert_eq!(platform.reset, Some(Reset { kind, reason }));
-            }
+            let mut platform = TestPlatform::default();
+            assert_eq!(call(0, kind, reason, &mut platform), Return::success(0));
+            assert_eq!(platform.end, Some(end), "{kind:#x} {reason:#x}");
         }
     }
 
@@ -99,7 +83,7 @@ mod tests {
         for kind in [3, 0xefff_ffff, 0xf000_0000, 0xffff_ffff, u64::MAX] {
             assert_eq!(
                 call(0, kind, 0, &mut platform),
-                Return::error(ERR_INVALID_PARAM)
+                Return::error(Error::InvalidParam)
             );
         }
         for reason in [
@@ -112,21 +96,21 @@ mod tests {
         ] {
             assert_eq!(
                 call(0, 0, reason, &mut platform),
-                Return::error(ERR_INVALID_PARAM)
+                Return::error(Error::InvalidParam)
             );
         }
-        assert_eq!(platform.reset, None);
+        assert_eq!(platform.end, None);
     }
 
     #[test]
     fn what_the_platform_cannot_do_is_its_error() {
         let mut platform = TestPlatform {
-            refusal: Some(ERR_NOT_SUPPORTED),
+            refusal: Some(Error::NotSupported),
             ..TestPlatform::default()
         };
         assert_eq!(
             call(0, 2, 0, &mut platform),
-            Return::error(ERR_NOT_SUPPORTED)
+            Return::error(Error::NotSupported)
         );
     }
 
@@ -136,9 +120,9 @@ mod tests {
         for function in [1, 0xbad, 1 << 32] {
             assert_eq!(
                 call(function, 0, 0, &mut platform),
-                Return::error(ERR_NOT_SUPPORTED)
+                Return::error(Error::NotSupported)
             );
         }
-        assert_eq!(platform.reset, None);
+        assert_eq!(platform.end, None);
     }
 }

@@ -1,6 +1,6 @@
 //! System suspend (SBI 3.0, chapter "System Suspend Extension").
 
-use super::{Call, ERR_INVALID_PARAM, ERR_NOT_SUPPORTED, Platform, entry};
+use super::{Call, Error, Platform, entry};
 
 /// Extension id, "SUSP".
 pub const EID: u64 = 0x5355_5350;
@@ -11,14 +11,14 @@ pub const SYSTEM_SUSPEND: u64 = 0;
 const SUSPEND_TO_RAM: u64 = 0;
 
 /// Answers a call of this extension.
-pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
+pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, Error> {
     let [sleep_type, resume_address, opaque, ..] = call.args;
     if call.function != SYSTEM_SUSPEND {
-        return Err(ERR_NOT_SUPPORTED);
+        return Err(Error::NotSupported);
     }
     // The parameter is 32 bits wide; all other types are reserved, or the platform's and not implemented.
     if sleep_type & u64::from(u32::MAX) != SUSPEND_TO_RAM {
-        return Err(ERR_INVALID_PARAM);
+        return Err(Error::InvalidParam);
     }
     let resume_address = entry(resume_address, platform)?;
     platform.system_suspend(resume_address, opaque)?;
@@ -28,7 +28,7 @@ pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i
 #[cfg(test)]
 mod tests {
     use super::super::test_platform::{MEMORY, TestPlatform};
-    use super::super::{ERR_DENIED, ERR_INVALID_ADDRESS, Return, handle};
+    use super::super::{Error, Return, handle};
     use super::*;
     use crate::addr::GuestPhysAddr;
 
@@ -48,8 +48,8 @@ mod tests {
         let args = [0, MEMORY, 7];
         assert_eq!(call(0, args, &mut platform), Return::success(0));
         assert_eq!(platform.suspended, Some((GuestPhysAddr(MEMORY), 7)));
-        platform.suspend_error = Some(ERR_DENIED);
-        assert_eq!(call(0, args, &mut platform), Return::error(ERR_DENIED));
+        platform.suspend_error = Some(Error::Denied);
+        assert_eq!(call(0, args, &mut platform), Return::error(Error::Denied));
     }
 
     #[test]
@@ -67,17 +67,17 @@ mod tests {
         for sleep_type in [1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff] {
             assert_eq!(
                 call(0, [sleep_type, MEMORY, 7], &mut platform),
-                Return::error(ERR_INVALID_PARAM)
+                Return::error(Error::InvalidParam)
             );
         }
         assert_eq!(
             call(1, [0, MEMORY, 7], &mut platform),
-            Return::error(ERR_NOT_SUPPORTED)
+            Return::error(Error::NotSupported)
         );
         for address in [0, MEMORY + 1, MEMORY + 4, u64::MAX] {
             assert_eq!(
                 call(0, [0, address, 7], &mut platform),
-                Return::error(ERR_INVALID_ADDRESS)
+                Return::error(Error::InvalidAddress)
             );
         }
         assert_eq!(platform.suspended, None);

@@ -8,9 +8,9 @@ use core::ops::Range;
 
 use super::hsm::Harts;
 use super::pmu::Counters;
-use super::srst::Reset;
-use super::{Access, BadMemory, ConsoleError, FenceRange, HartSet, Identity, Platform, hsm};
+use super::{Access, BadMemory, ConsoleError, Error, FenceRange, HartSet, Identity, Platform, hsm};
 use crate::addr::GuestPhysAddr;
+use crate::ending::End;
 
 /// Where the memory begins.
 pub(super) const MEMORY: u64 = 0x8000_0000;
@@ -44,9 +44,9 @@ pub(super) struct TestPlatform {
     pub(super) started: Option<(u32, GuestPhysAddr, u64)>,
     /// What the calling hart suspended itself with.
     pub(super) hart_suspended: Option<Option<(GuestPhysAddr, u64)>>,
-    pub(super) reset: Option<Reset>,
+    pub(super) end: Option<End>,
     /// What to answer a hart that stops or suspends, and a reset.
-    pub(super) refusal: Option<i64>,
+    pub(super) refusal: Option<Error>,
     pub(super) counters: Option<Counters>,
     pub(super) memory: Vec<u8>,
     pub(super) read_only: bool,
@@ -58,7 +58,7 @@ pub(super) struct TestPlatform {
     pub(super) getchar_empty: i64,
     /// Where to resume, and the opaque value.
     pub(super) suspended: Option<(GuestPhysAddr, u64)>,
-    pub(super) suspend_error: Option<i64>,
+    pub(super) suspend_error: Option<Error>,
 }
 
 impl Default for TestPlatform {
@@ -81,7 +81,7 @@ impl TestPlatform {
             fenced: Vec::new(),
             started: None,
             hart_suspended: None,
-            reset: None,
+            end: None,
             refusal: None,
             counters: Some(Counters::new()),
             memory: memory.to_vec(),
@@ -104,7 +104,7 @@ impl TestPlatform {
         }
     }
 
-    fn refusal(&self) -> Result<(), i64> {
+    fn refusal(&self) -> Result<(), Error> {
         self.refusal.map_or(Ok(()), Err)
     }
 
@@ -183,7 +183,7 @@ impl Platform for TestPlatform {
         Ok(())
     }
 
-    fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
+    fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), Error> {
         if let Some(error) = self.suspend_error {
             return Err(error);
         }
@@ -216,13 +216,13 @@ impl Platform for TestPlatform {
         self.fenced.push(Fence::Memory(*harts, range, asid));
     }
 
-    fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
+    fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), Error> {
         self.harts.start(hart)?;
         self.started = Some((hart, address, opaque));
         Ok(())
     }
 
-    fn hart_stop(&mut self) -> Result<(), i64> {
+    fn hart_stop(&mut self) -> Result<(), Error> {
         self.refusal()?;
         self.harts.stop(self.hart)
     }
@@ -231,15 +231,15 @@ impl Platform for TestPlatform {
         self.harts.state(hart)
     }
 
-    fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), i64> {
+    fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), Error> {
         self.refusal()?;
         self.hart_suspended = Some(resume);
         Ok(())
     }
 
-    fn system_reset(&mut self, reset: Reset) -> Result<(), i64> {
+    fn system_reset(&mut self, end: End) -> Result<(), Error> {
         self.refusal()?;
-        self.reset = Some(reset);
+        self.end = Some(end);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The timer (SBI 3.0, chapter "Timer Extension").
 
 use super::pmu::{self, Event};
-use super::{Call, ERR_NOT_SUPPORTED, Platform};
+use super::{Call, Error, Platform};
 
 /// Extension id, "TIME".
 pub const EID: u64 = 0x5449_4d45;
@@ -9,14 +9,14 @@ pub const EID: u64 = 0x5449_4d45;
 pub const SET_TIMER: u64 = 0;
 
 /// Answers a call of this extension, which never fails.
-pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, i64> {
+pub(super) fn handle(call: &Call, platform: &mut impl Platform) -> Result<u64, Error> {
     let [deadline, ..] = call.args;
     match call.function {
         SET_TIMER => {
             set_timer(deadline, platform);
             Ok(0)
         }
-        _ => Err(ERR_NOT_SUPPORTED),
+        _ => Err(Error::NotSupported),
     }
 }
 
@@ -29,7 +29,7 @@ pub(super) fn set_timer(deadline: u64, platform: &mut impl Platform) {
 #[cfg(test)]
 mod tests {
     use super::super::test_platform::TestPlatform;
-    use super::super::{ERR_NOT_SUPPORTED, Return, handle};
+    use super::super::{Error, Return, handle};
     use super::*;
 
     fn call(function: u64, deadline: u64, platform: &mut TestPlatform) -> Return {
@@ -56,7 +56,7 @@ mod tests {
         for function in [1, 0xbad, 1 << 32, u64::MAX] {
             assert_eq!(
                 call(function, 7, &mut platform),
-                Return::error(ERR_NOT_SUPPORTED)
+                Return::error(Error::NotSupported)
             );
         }
         assert_eq!(platform.timer, None);

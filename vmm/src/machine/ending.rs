@@ -10,14 +10,8 @@ use crate::Error;
 /// Why the vCPUs are to stop.
 #[derive(Debug)]
 pub enum End {
-    /// The guest switched itself off.
-    PowerOff,
-    /// The guest switched itself off and said that something is wrong (SRST's reason "system failure").
-    SystemFailure,
-    /// The guest reported a failure with this code through the test device, and is done.
-    TestFailed(u16),
-    /// The guest wants to be started again.
-    Reset,
+    /// The guest ended its run itself.
+    Guest(hv_core::ending::End),
     /// The user, or the embedding program, ended it.
     Stopped,
     /// A vCPU cannot go on.
@@ -69,15 +63,7 @@ impl Ending {
 
 /// The test device's way to say it.
 impl PowerControl for Ending {
-    fn power_off(&self) {
-        self.report(End::PowerOff);
-    }
-
-    fn fail(&self, code: u16) {
-        self.report(End::TestFailed(code));
-    }
-
-    fn reset(&self) {
-        self.report(End::Reset);
+    fn end(&self, end: hv_core::ending::End) {
+        self.report(End::Guest(end));
     }
 }

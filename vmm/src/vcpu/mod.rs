@@ -15,7 +15,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hv_core::addr::GuestPhysAddr;
-use hv_core::sbi;
+use hv_core::ending::End as GuestEnd;
+use hv_core::sbi::{self, srst};
+use hv_core::trap::{self, Exception, cause};
 use hv_devices::bus::Bus;
 use hv_devices::thread::{self, Role};
 use vmm_sys_util::eventfd::EventFd;
@@ -30,9 +32,6 @@ use crate::machine::wakeup::Wakeup;
 use crate::vcpu::sbi_platform::SbiPlatform;
 use crate::vcpu::seed::Seed;
 use crate::vcpu::thread_timer::ThreadTimer;
-
-/// The SRST reset reason "system failure" (SBI specification, chapter "System Reset Extension").
-const REASON_SYSTEM_FAILURE: u64 = 1;
 
 /// The seed CSR of Zkr (RISC-V Cryptography Extensions, "The seed CSR").
 const CSR_SEED: u16 = 0x015;
@@ -291,11 +290,11 @@ impl Hart {
                 return Next::IllegalInstruction;
             }
             Exit::Interrupted => return Next::Interrupted,
-            Exit::Reset => return Next::End(End::Reset),
+            Exit::Reset => return Next::End(End::Guest(GuestEnd::Reset)),
             Exit::Shutdown {
-                reason: REASON_SYSTEM_FAILURE,
-            } => return Next::End(End::SystemFailure),
-            Exit::Shutdown { .. } => return Next::End(End::PowerOff),
+                reason: srst::SYSTEM_FAILURE,
+            } => return Next::End(End::Guest(GuestEnd::SystemFailure)),
+            Exit::Shutdown { .. } => return Next::End(End::Guest(GuestEnd::PowerOff)),
             Exit::Failed(why) => why,
         };
         Next::End(End::Failed(Error::Vcpu {
@@ -328,14 +327,9 @@ impl Hart {
         log::debug!("hart {}: the machine wakes up", self.id);
     }
 
-    /// Makes the instruction that the vCPU left the guest with trap as an illegal one, as a hart does that lacks the CSR
-    /// (RISC-V Privileged Architecture, "Supervisor Trap Vector Base Address Register" and "Supervisor Status Register").
+    /// Makes the instruction that the vCPU left the guest with trap as an illegal one, as a hart does that lacks the CSR.
     fn inject_illegal_instruction(&mut self) -> Result<(), Error> {
-        const ILLEGAL_INSTRUCTION: u64 = 2;
         const MODE_S: u64 = 1;
-        const SSTATUS_SIE: u64 = 1 << 1;
-        const SSTATUS_SPIE: u64 = 1 << 5;
-        const SSTATUS_SPP: u64 = 1 << 8;
 
         // KVM finishes the access on its next entry: it writes the destination register and steps over the instruction.
         // So the state from before is kept, and put back.
@@ -356,25 +350,23 @@ impl Hart {
             }
         }
         let read = |register| self.vcpu.read(register).unwrap_or(0);
-        let status = read(Register::Csr(Csr::Sstatus));
-        let from_s = read(Register::Core(Core::Mode)) == MODE_S;
-        let mut trapped = status & !(SSTATUS_SIE | SSTATUS_SPIE | SSTATUS_SPP);
-        if status & SSTATUS_SIE != 0 {
-            trapped |= SSTATUS_SPIE;
-        }
-        if from_s {
-            trapped |= SSTATUS_SPP;
-        }
-        set(Register::Csr(Csr::Sepc), pc)?;
-        set(Register::Csr(Csr::Scause), ILLEGAL_INSTRUCTION)?;
-        // stval may be zero for an illegal instruction.
-        set(Register::Csr(Csr::Stval), 0)?;
-        set(Register::Csr(Csr::Sstatus), trapped)?;
+        let before = trap::Before {
+            sstatus: read(Register::Csr(Csr::Sstatus)),
+            stvec: read(Register::Csr(Csr::Stvec)),
+            pc,
+            from_supervisor: read(Register::Core(Core::Mode)) == MODE_S,
+        };
+        let exception = Exception {
+            cause: cause::ILLEGAL_INSTRUCTION,
+            // It may be zero for an illegal instruction.
+            value: 0,
+        };
+        let after = trap::take(before, exception);
+        set(Register::Csr(Csr::Sepc), after.sepc)?;
+        set(Register::Csr(Csr::Scause), after.scause)?;
+        set(Register::Csr(Csr::Stval), after.stval)?;
+        set(Register::Csr(Csr::Sstatus), after.sstatus)?;
         set(Register::Core(Core::Mode), MODE_S)?;
-        // Exceptions go to the base in both modes of stvec.
-        set(
-            Register::Core(Core::Pc),
-            read(Register::Csr(Csr::Stvec)) & !0b11,
-        )
+        set(Register::Core(Core::Pc), after.pc)
     }
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use hv_core::addr::GuestPhysAddr;
-use hv_core::sbi::{
-    Access, BadMemory, ConsoleError, ERR_INVALID_PARAM, Platform, base, dbcn, legacy, susp,
-};
+use hv_core::sbi::{Access, BadMemory, ConsoleError, Error, Platform, base, dbcn, legacy, susp};
 use hv_devices::chardev::{InputSink, OutputSink};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -37,11 +35,11 @@ impl Platform for SbiPlatform {
         Ok(bytes.len())
     }
 
-    fn console_write_memory(&mut self, address: GuestPhysAddr, size: u64) -> Result<u64, i64> {
-        let length = usize::try_from(size).map_err(|_| ERR_INVALID_PARAM)?;
+    fn console_write_memory(&mut self, address: GuestPhysAddr, size: u64) -> Result<u64, Error> {
+        let length = usize::try_from(size).map_err(|_| Error::InvalidParam)?;
         for slice in self.memory.get_slices(GuestAddress(address.0), length) {
             self.output
-                .write_memory(&slice.map_err(|_| ERR_INVALID_PARAM)?);
+                .write_memory(&slice.map_err(|_| Error::InvalidParam)?);
         }
         Ok(size)
     }
@@ -78,7 +76,7 @@ impl Platform for SbiPlatform {
 
     /// KVM has seen to it that no other hart runs, and has the caller resume where it asked for when it is entered again
     /// (arch/riscv/kvm/vcpu_sbi_system.c). What is left is the sleep.
-    fn system_suspend(&mut self, _: GuestPhysAddr, _: u64) -> Result<(), i64> {
+    fn system_suspend(&mut self, _: GuestPhysAddr, _: u64) -> Result<(), Error> {
         self.suspended = true;
         Ok(())
     }
@@ -88,7 +86,7 @@ impl Platform for SbiPlatform {
 mod tests {
     use std::time::Duration;
 
-    use hv_core::sbi::{Call, ERR_INVALID_PARAM, Return, handle};
+    use hv_core::sbi::{Call, Error, Return, handle};
     use hv_devices::chardev::OutputThread;
 
     use super::*;
@@ -143,7 +141,7 @@ mod tests {
             write(100_000, BASE),
             Return::success(dbcn::MAX_BYTES_PER_CALL)
         );
-        assert_eq!(write(2, BASE + 99_999), Return::error(ERR_INVALID_PARAM));
+        assert_eq!(write(2, BASE + 99_999), Return::error(Error::InvalidParam));
         assert!(output.close(Duration::from_secs(60)));
         let expected = [
             &text[..usize::try_from(written).unwrap()],

@@ -8,7 +8,7 @@ use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
-use hv_core::sbi::{ERR_ALREADY_AVAILABLE, ERR_FAILED};
+use hv_core::sbi::Error;
 
 use super::*;
 
@@ -458,7 +458,7 @@ fn words_and_flags_would_hang() {
 #[test]
 fn a_hart_begins_where_it_was_last_told() {
     let mut life = Lifecycle::new(2);
-    assert_eq!(life.start(1, Start::default()), Err(ERR_DENIED));
+    assert_eq!(life.start(1, Start::default()), Err(Error::Denied));
     assert_eq!(life.attend(0), Order::Continue);
     let first = Start { pc: 1, opaque: 2 };
     life.run(first);
@@ -469,15 +469,15 @@ fn a_hart_begins_where_it_was_last_told() {
         let start = Start { pc, opaque: pc };
         assert_eq!(life.start(1, start), Ok(()));
         let again = life.start(1, Start::default());
-        assert_eq!(again, Err(ERR_ALREADY_AVAILABLE));
+        assert_eq!(again, Err(Error::AlreadyAvailable));
         assert_eq!(life.hart(1), Some(hsm::State::StartPending));
         assert!(!life.is_alone(0));
         assert_eq!(life.attend(1), Order::Begin(start));
         assert_eq!(life.stop(1), Ok(Order::Halt));
-        assert_eq!(life.stop(1), Err(ERR_FAILED));
+        assert_eq!(life.stop(1), Err(Error::Failed));
         assert!(life.is_alone(0));
     }
-    assert_eq!(life.start(2, first), Err(ERR_INVALID_PARAM));
+    assert_eq!(life.start(2, first), Err(Error::InvalidParam));
     assert_eq!(life.hart(2), None);
 }
 
@@ -490,7 +490,7 @@ fn a_start_does_not_outlive_the_guest() {
     assert_eq!(life.start(1, Start::default()), Ok(()));
     assert_eq!(life.end(0, End::Reset), Order::Finish(End::Reset));
     assert_eq!(life.attend(1), Order::Continue);
-    assert_eq!(life.start(1, Start::default()), Err(ERR_DENIED));
+    assert_eq!(life.start(1, Start::default()), Err(Error::Denied));
 }
 
 /// The first hart to end determines how the guest ends; the last one to halt carries it out, also if it meant to stop.

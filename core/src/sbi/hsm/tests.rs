@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::super::test_platform::{MEMORY, TestPlatform};
-use super::super::{ERR_INVALID_ADDRESS, Return, handle};
+use super::super::{Error, Return, handle};
 use super::*;
 use crate::addr::GuestPhysAddr;
 
@@ -54,12 +54,12 @@ fn a_hart_starts_where_it_is_told() {
 #[test]
 fn a_hart_that_runs_or_is_about_to_is_already_available() {
     let mut platform = platform();
-    for expected in [Return::success(0), Return::error(ERR_ALREADY_AVAILABLE)] {
+    for expected in [Return::success(0), Return::error(Error::AlreadyAvailable)] {
         assert_eq!(call(HART_START, [1, MEMORY, 0], &mut platform), expected);
     }
     assert_eq!(
         call(HART_START, [0, MEMORY, 0], &mut platform),
-        Return::error(ERR_ALREADY_AVAILABLE),
+        Return::error(Error::AlreadyAvailable),
         "the hart that calls"
     );
 }
@@ -71,12 +71,12 @@ fn there_is_no_hart_that_does_not_exist() {
         for address in [MEMORY, 0] {
             assert_eq!(
                 call(HART_START, [hart, address, 0], &mut platform),
-                Return::error(ERR_INVALID_PARAM)
+                Return::error(Error::InvalidParam)
             );
         }
         assert_eq!(
             call(HART_GET_STATUS, [hart, 0, 0], &mut platform),
-            Return::error(ERR_INVALID_PARAM)
+            Return::error(Error::InvalidParam)
         );
     }
     assert_eq!(platform.started, None);
@@ -96,12 +96,12 @@ fn no_hart_starts_or_resumes_where_no_instruction_can_be() {
         for hart in [0, 1] {
             assert_eq!(
                 call(HART_START, [hart, address, 0], &mut platform),
-                Return::error(ERR_INVALID_ADDRESS)
+                Return::error(Error::InvalidAddress)
             );
         }
         assert_eq!(
             call(HART_SUSPEND, [0x8000_0000, address, 0], &mut platform),
-            Return::error(ERR_INVALID_ADDRESS)
+            Return::error(Error::InvalidAddress)
         );
     }
     assert_eq!((platform.started, platform.hart_suspended), (None, None));
@@ -115,10 +115,10 @@ fn a_hart_stops_itself() {
         call(HART_GET_STATUS, [0, 0, 0], &mut platform),
         Return::success(3)
     );
-    platform.refusal = Some(ERR_FAILED);
+    platform.refusal = Some(Error::Failed);
     assert_eq!(
         call(HART_STOP, [9; 3], &mut platform),
-        Return::error(ERR_FAILED)
+        Return::error(Error::Failed)
     );
 }
 
@@ -177,7 +177,7 @@ fn other_suspend_types_are_invalid_parameters() {
     ] {
         assert_eq!(
             call(HART_SUSPEND, [kind, MEMORY, 0], &mut platform),
-            Return::error(ERR_INVALID_PARAM)
+            Return::error(Error::InvalidParam)
         );
     }
     assert_eq!(platform.hart_suspended, None);
@@ -186,10 +186,10 @@ fn other_suspend_types_are_invalid_parameters() {
 #[test]
 fn what_the_platform_cannot_do_is_its_error() {
     let mut platform = platform();
-    platform.refusal = Some(ERR_NOT_SUPPORTED);
+    platform.refusal = Some(Error::NotSupported);
     assert_eq!(
         call(HART_SUSPEND, [0x8000_0000, MEMORY, 0], &mut platform),
-        Return::error(ERR_NOT_SUPPORTED)
+        Return::error(Error::NotSupported)
     );
 }
 
@@ -199,7 +199,7 @@ fn there_is_no_fifth_function() {
     for function in [4, 0xbad, 1 << 32, u64::MAX] {
         assert_eq!(
             call(function, [1, MEMORY, 0], &mut platform),
-            Return::error(ERR_NOT_SUPPORTED)
+            Return::error(Error::NotSupported)
         );
     }
 }
@@ -230,7 +230,7 @@ fn a_hart_is_alone_while_all_others_are_stopped() {
 }
 
 /// A transition, the state it begins in, and the one it leads to.
-type Edge = (fn(&mut Harts, u32) -> Result<(), i64>, State, State);
+type Edge = (fn(&mut Harts, u32) -> Result<(), Error>, State, State);
 
 /// The specification's figure "SBI HSM State Machine".
 const EDGES: [Edge; 8] = [
@@ -250,11 +250,11 @@ fn a_start_says_why_it_fails() {
         let mut harts = Harts([state].into());
         let expected = match state {
             State::Stopped => Ok(()),
-            State::StopPending => Err(ERR_FAILED),
-            _ => Err(ERR_ALREADY_AVAILABLE),
+            State::StopPending => Err(Error::Failed),
+            _ => Err(Error::AlreadyAvailable),
         };
         assert_eq!(harts.start(0), expected, "{state:?}");
-        assert_eq!(harts.start(1), Err(ERR_INVALID_PARAM));
+        assert_eq!(harts.start(1), Err(Error::InvalidParam));
     }
 }
 

@@ -54,7 +54,7 @@ fn the_reserved_extensions_are_not_supported_and_leave_a1() {
     for extension in SHUTDOWN + 1..=LAST_EID {
         assert_eq!(
             call(extension, 0, &mut platform),
-            [ERR_NOT_SUPPORTED.cast_unsigned(), 0x1111]
+            [Error::NotSupported.code().cast_unsigned(), 0x1111]
         );
     }
     assert!(platform.written.is_empty());
@@ -72,7 +72,7 @@ fn what_the_platform_leaves_to_others_is_not_supported_and_leaves_a1() {
         assert_eq!(answer == [(-2_i64).cast_unsigned(), 0x1111], !there);
     }
     assert!(platform.written.is_empty() && platform.fenced.is_empty());
-    assert_eq!((platform.timer, platform.reset), (None, None));
+    assert_eq!((platform.timer, platform.end), (None, None));
 }
 
 #[test]
@@ -96,8 +96,7 @@ fn clearing_an_interrupt_tells_whether_there_was_one() {
 fn a_shutdown_is_a_reset() {
     let mut platform = TestPlatform::default();
     call(SHUTDOWN, 0, &mut platform);
-    let (kind, reason) = (Kind::Shutdown, Reason::NoReason);
-    assert_eq!(platform.reset, Some(Reset { kind, reason }));
+    assert_eq!(platform.end, Some(End::PowerOff));
 }
 
 /// A platform of so many harts, with a list of harts at the beginning of its memory and nothing behind it.

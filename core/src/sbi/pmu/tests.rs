@@ -24,7 +24,7 @@ fn ask<const N: usize>(function: u64, first: [u64; N], platform: &mut TestPlatfo
 
 fn value(counter: u64, platform: &mut TestPlatform) -> u64 {
     match ask(COUNTER_FW_READ, [counter], platform) {
-        Return::Sbiret { error: 0, value } => value,
+        Return::Sbiret(Ok(value)) => value,
         other => panic!("{other:?}"),
     }
 }
@@ -52,8 +52,7 @@ fn every_counter_is_a_firmware_counter_of_64_bits() {
     let mut platform = TestPlatform::default();
     assert_eq!(ask(NUM_COUNTERS, [], &mut platform), Return::success(16));
     for counter in 0..16 {
-        let Return::Sbiret { error: 0, value } = ask(COUNTER_GET_INFO, [counter], &mut platform)
-        else {
+        let Return::Sbiret(Ok(value)) = ask(COUNTER_GET_INFO, [counter], &mut platform) else {
             panic!("counter {counter} is not there");
         };
         assert_eq!((value >> 63, value >> 12 & 0x3f), (1, 63));
@@ -66,7 +65,7 @@ fn every_counter_is_a_firmware_counter_of_64_bits() {
         for counter in [16, 64, 1 << 32, u64::MAX] {
             assert_eq!(
                 ask(function, [counter], &mut platform),
-                Return::error(ERR_INVALID_PARAM)
+                Return::error(Error::InvalidParam)
             );
         }
     }
@@ -177,9 +176,9 @@ fn each_event_takes_the_next_free_counter_of_the_set() {
     };
     assert_eq!(configure(3, 0b101), Return::success(3));
     assert_eq!(configure(3, 0b101), Return::success(5), "3 has an event");
-    assert_eq!(configure(3, 0b101), Return::error(ERR_NOT_SUPPORTED));
+    assert_eq!(configure(3, 0b101), Return::error(Error::NotSupported));
     assert_eq!(configure(4, 0b1), Return::success(4));
-    assert_eq!(configure(4, 0), Return::error(ERR_NOT_SUPPORTED));
+    assert_eq!(configure(4, 0), Return::error(Error::NotSupported));
 }
 
 #[test]
@@ -193,7 +192,7 @@ fn a_counter_is_free_once_it_is_stopped_and_reset() {
     for stop in [0, STOP_RESET] {
         assert_eq!(
             ask(COUNTER_CONFIG_MATCHING, args, &mut platform),
-            Return::error(ERR_NOT_SUPPORTED)
+            Return::error(Error::NotSupported)
         );
         let _ = ask(COUNTER_STOP, [2, 1, stop], &mut platform);
     }
@@ -264,7 +263,7 @@ fn what_cannot_be_counted_is_not_supported() {
                     [0, ALL, flags, index, data],
                     &mut platform
                 ),
-                Return::error(ERR_NOT_SUPPORTED)
+                Return::error(Error::NotSupported)
             );
         }
     }
@@ -282,13 +281,13 @@ fn counters_that_are_not_there_and_reserved_flags_are_invalid_parameters() {
         for [base, mask] in MISSING {
             assert_eq!(
                 ask(function, [base, mask, 0, 0xf_0005], &mut platform),
-                Return::error(ERR_INVALID_PARAM)
+                Return::error(Error::InvalidParam)
             );
         }
         for flags in [reserved, 1 << 63, reserved | 1] {
             assert_eq!(
                 ask(function, [0, 1, flags, 0xf_0005], &mut platform),
-                Return::error(ERR_INVALID_PARAM)
+                Return::error(Error::InvalidParam)
             );
         }
     }
@@ -321,7 +320,7 @@ fn some_that_stand_or_count_already_do_not_keep_the_others_from_it() {
             [0, 0b111, START_SET_INIT_VALUE, 5],
             &mut platform
         ),
-        Return::error(ERR_ALREADY_STARTED)
+        Return::error(Error::AlreadyStarted)
     );
     assert_eq!(
         [0, 1, 2].map(|counter| value(counter, &mut platform)),
@@ -333,7 +332,7 @@ fn some_that_stand_or_count_already_do_not_keep_the_others_from_it() {
     );
     assert_eq!(
         ask(COUNTER_STOP, [0, 0b111], &mut platform),
-        Return::error(ERR_ALREADY_STOPPED)
+        Return::error(Error::AlreadyStopped)
     );
     assert_eq!(platform.counters.as_ref().unwrap().started, 0);
 }
@@ -348,7 +347,7 @@ fn linux_can_stop_and_reset_everything_at_the_beginning() {
     );
     assert_eq!(
         ask(COUNTER_STOP, [0, ALL, STOP_RESET], &mut platform),
-        Return::error(ERR_ALREADY_STOPPED)
+        Return::error(Error::AlreadyStopped)
     );
     assert_eq!(platform.counters, Some(Counters::new()));
 }
@@ -358,15 +357,15 @@ fn there_are_no_snapshots() {
     let mut platform = TestPlatform::with_memory(&[0; 4096]);
     assert_eq!(
         ask(SNAPSHOT_SET_SHMEM, [MEMORY], &mut platform),
-        Return::error(ERR_NOT_SUPPORTED)
+        Return::error(Error::NotSupported)
     );
     assert_eq!(
         ask(COUNTER_START, [0, 1, START_INIT_SNAPSHOT], &mut platform),
-        Return::error(ERR_NO_SHMEM)
+        Return::error(Error::NoShmem)
     );
     assert_eq!(
         ask(COUNTER_STOP, [0, 1, STOP_TAKE_SNAPSHOT], &mut platform),
-        Return::error(ERR_NO_SHMEM)
+        Return::error(Error::NoShmem)
     );
     assert_eq!(platform.counters, Some(Counters::new()));
 }
@@ -377,14 +376,14 @@ fn there_is_no_tenth_function_and_none_without_counters() {
     for function in [9, 0xbad, 1 << 32] {
         assert_eq!(
             ask(function, [], &mut platform),
-            Return::error(ERR_NOT_SUPPORTED)
+            Return::error(Error::NotSupported)
         );
     }
     platform.counters = None;
     for function in 0..10 {
         assert_eq!(
             ask(function, [MEMORY, 1], &mut platform),
-            Return::error(ERR_NOT_SUPPORTED)
+            Return::error(Error::NotSupported)
         );
     }
 }
@@ -424,13 +423,13 @@ fn a_table_of_events_is_answered_entry_by_entry() {
 fn a_table_that_cannot_be_is_refused() {
     let mut platform = table(&[(0xf_0005, 0); 2]);
     for (args, error) in [
-        ([MEMORY, 0, 2, 1], ERR_INVALID_PARAM),
-        ([MEMORY + 8, 0, 1, 0], ERR_INVALID_PARAM),
-        ([MEMORY, 1, 2, 0], ERR_INVALID_ADDRESS),
-        ([MEMORY, 0, 3, 0], ERR_INVALID_ADDRESS),
-        ([MEMORY, 0, 1 << 60, 0], ERR_INVALID_ADDRESS),
-        ([MEMORY, 0, u64::MAX, 0], ERR_INVALID_ADDRESS),
-        ([0, 0, 1, 0], ERR_INVALID_ADDRESS),
+        ([MEMORY, 0, 2, 1], Error::InvalidParam),
+        ([MEMORY + 8, 0, 1, 0], Error::InvalidParam),
+        ([MEMORY, 1, 2, 0], Error::InvalidAddress),
+        ([MEMORY, 0, 3, 0], Error::InvalidAddress),
+        ([MEMORY, 0, 1 << 60, 0], Error::InvalidAddress),
+        ([MEMORY, 0, u64::MAX, 0], Error::InvalidAddress),
+        ([0, 0, 1, 0], Error::InvalidAddress),
     ] {
         assert_eq!(
             ask(EVENT_GET_INFO, args, &mut platform),
@@ -445,12 +444,12 @@ fn a_table_that_cannot_be_is_refused() {
     platform.read_only = true;
     assert_eq!(
         ask(EVENT_GET_INFO, [MEMORY, 0, 2], &mut platform),
-        Return::error(ERR_INVALID_ADDRESS)
+        Return::error(Error::InvalidAddress)
     );
     let mut platform = table(&[(0x10_0000, 0)]);
     assert_eq!(
         ask(EVENT_GET_INFO, [MEMORY, 0, 1], &mut platform),
-        Return::error(ERR_INVALID_PARAM)
+        Return::error(Error::InvalidParam)
     );
     let mut platform = table(&[(0, 0); 1024]);
     assert_eq!(
@@ -460,7 +459,7 @@ fn a_table_that_cannot_be_is_refused() {
     let mut platform = table(&[(0, 0); 1025]);
     assert_eq!(
         ask(EVENT_GET_INFO, [MEMORY, 0, 1025], &mut platform),
-        Return::error(ERR_FAILED)
+        Return::error(Error::Failed)
     );
 }
 
@@ -496,7 +495,7 @@ proptest! {
                     let answer = call(function, args, &mut platform);
                     let after = platform.counters.as_ref().unwrap();
                     let [base, mask, ..] = args;
-                    if answer == Return::error(ERR_INVALID_PARAM) || answer == Return::error(ERR_NOT_SUPPORTED) {
+                    if answer == Return::error(Error::InvalidParam) || answer == Return::error(Error::NotSupported) {
                         prop_assert_eq!(after, &before);
                     }
                     for (counter, (now, then)) in (0..).zip(after.counters.iter().zip(&before.counters)) {

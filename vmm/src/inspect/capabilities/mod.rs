@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hv_core::layout;
 use hv_core::machine::MmuType;
-use hv_core::sbi::{dbcn, legacy};
+use hv_core::sbi::{self, base, dbcn, hsm, ipi, legacy, pmu, rfence, srst, susp, time};
 
 use crate::Error;
 use crate::kvm::aia::AiaError;
@@ -80,16 +80,16 @@ const SBI_EXTENSIONS: [SbiExtension; 11] = {
         }
     }
     [
-        extension("TIME", 0x5449_4d45, Kernel),
-        extension("IPI", 0x0073_5049, Kernel),
-        extension("RFENCE", 0x5246_4e43, Kernel),
-        extension("HSM", 0x0048_534d, Kernel),
-        extension("SRST", 0x5352_5354, Kernel),
-        extension("PMU", 0x0050_4d55, Kernel),
-        extension("STA", 0x0053_5441, Kernel),
-        extension("FWFT", 0x4657_4654, Kernel),
+        extension("TIME", time::EID, Kernel),
+        extension("IPI", ipi::EID, Kernel),
+        extension("RFENCE", rfence::EID, Kernel),
+        extension("HSM", hsm::EID, Kernel),
+        extension("SRST", srst::EID, Kernel),
+        extension("PMU", pmu::EID, Kernel),
+        extension("STA", sbi::STA_EID, Kernel),
+        extension("FWFT", sbi::FWFT_EID, Kernel),
         extension("DBCN", dbcn::EID, Userspace),
-        extension("SUSP", 0x5355_5350, Userspace),
+        extension("SUSP", susp::EID, Userspace),
         LEGACY_CONSOLE,
     ]
 };
@@ -171,9 +171,7 @@ fn aia(kvm: &Kvm, max_cpus: u32) -> Result<Result<AiaFeatures, AiaAbsence>, Erro
 impl Probe {
     /// Whether a guest finds the extension, which it probes for by BASE (SBI 3.0, section 4.4, "Probe SBI extension").
     fn has(&mut self, extension: &SbiExtension) -> Result<bool, Error> {
-        const BASE: u64 = 0x10;
-        const PROBE_EXTENSION: u64 = 3;
-        let answer = self.call(BASE, PROBE_EXTENSION, extension.id)?;
+        let answer = self.call(base::EID, base::PROBE_EXTENSION, extension.id)?;
         Ok(matches!(answer, Answer::Kernel { error: 0, value } if value != 0))
     }
 }

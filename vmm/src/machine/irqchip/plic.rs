@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hv_core::addr::GuestPhysAddr;
 use hv_core::layout;
 use hv_core::machine::InterruptController;
-use hv_core::plic::{HartLines, Plic};
+use hv_core::plic::{HartLines, Plic, map};
 use hv_devices::bus::MmioDevice;
 use hv_devices::interrupt::IrqLine;
 
@@ -14,11 +14,11 @@ use super::{Irqchip, Loss, Trigger};
 use crate::Error;
 use crate::kvm::InterruptPin;
 
-/// Offset of the contexts' threshold and claim registers (PLIC specification, "Memory Map").
-const CONTEXTS: u64 = 0x20_0000;
+/// Offset of the contexts' threshold and claim registers.
+const CONTEXTS: u64 = map::CONTEXT as u64;
 
-/// Bytes between the registers of one hart and the next: two contexts of a page each.
-const PER_HART: u64 = 0x2000;
+/// Bytes between the registers of one hart and the next, which has two contexts.
+const PER_HART: u64 = map::CONTEXT_STRIDE as u64 * 2;
 
 /// The chip of one machine.
 #[derive(Clone)]

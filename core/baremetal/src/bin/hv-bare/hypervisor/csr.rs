@@ -138,20 +138,6 @@ pub fn forget_guest_translations() {
     };
 }
 
-/// Bits of `sstatus` and `vsstatus`.
-pub mod status {
-    /// Interrupts are enabled.
-    pub const SIE: u64 = 1 << 1;
-    /// They were, before the trap.
-    pub const SPIE: u64 = 1 << 5;
-    /// The trap came from S-mode.
-    pub const SPP: u64 = 1 << 8;
-    /// Vector state, both bits: it is dirty.
-    pub const VS: u64 = 3 << 9;
-    /// Floating-point state, both bits: it is dirty.
-    pub const FS: u64 = 3 << 13;
-}
-
 /// Bits of `hstatus`.
 pub mod hstatus {
     /// The trap came from a guest.

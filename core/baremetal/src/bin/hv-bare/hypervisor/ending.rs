@@ -9,8 +9,9 @@ use super::guest::{self, Guest};
 use super::hart::Vhart;
 use super::mmio;
 use super::statistics::Sums;
-use hv_bare::lifecycle::{End, Phase};
-use hv_core::layout;
+use hv_bare::lifecycle::Phase;
+use hv_core::ending::End;
+use hv_core::test_device;
 
 /// The exit code of a guest that says it failed, and of the hypervisor when it cannot go on.
 const FAILURE: u16 = 1;
@@ -97,10 +98,7 @@ pub fn fail() -> ! {
 pub fn switch_off(code: u16) -> ! {
     console::flush();
     if let Some(device) = boot::test_device() {
-        let value = match code {
-            0 => u32::from(layout::TEST_DEVICE_PASS),
-            code => u32::from(code) << 16 | u32::from(layout::TEST_DEVICE_FAIL),
-        };
+        let value = test_device::command_for_exit_code(code);
         // SAFETY: the host's device tree says that the test device is there, and ending the machine is what is wanted.
         unsafe { mmio::write32(device, value) };
         // QEMU ends when its main loop gets to it. The firmware would meanwhile end the machine by the same device, and with

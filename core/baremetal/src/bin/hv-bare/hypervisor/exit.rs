@@ -4,66 +4,58 @@ pub mod mmio;
 mod reflect;
 mod sbi;
 
+use hv_bare::exit::{self, Exit, TrapCsrs};
+use hv_core::trap::cause;
+
 use super::csr::{self, number};
 use super::hart::Vhart;
 use super::statistics::Cause;
 
-/// `scause`: it was an interrupt.
-const INTERRUPT: u64 = 1 << 63;
-
-/// Interrupts and exceptions by their numbers in `scause` (privileged specification, table "Supervisor cause register values
-/// after trap").
-mod cause {
-    pub const SUPERVISOR_SOFTWARE: u64 = super::INTERRUPT | 1;
-    pub const SUPERVISOR_TIMER: u64 = super::INTERRUPT | 5;
-    pub const SUPERVISOR_EXTERNAL: u64 = super::INTERRUPT | 9;
-    pub const ILLEGAL_INSTRUCTION: u64 = 2;
-    pub const ECALL_FROM_VS: u64 = 10;
-    pub const INSTRUCTION_GUEST_PAGE_FAULT: u64 = 20;
-    pub const LOAD_GUEST_PAGE_FAULT: u64 = 21;
-    pub const VIRTUAL_INSTRUCTION: u64 = 22;
-    pub const STORE_GUEST_PAGE_FAULT: u64 = 23;
-}
-
 /// Handles what the hart has come back for. It is entered again after that if it is still running.
 pub fn handle(hart: &mut Vhart) {
-    let scause = csr::read::<{ number::SCAUSE }>();
     // Counted first: what is done about it may be to print the counts.
     let count = |cause| hart.link.counts.count(cause);
-    match scause {
-        cause::SUPERVISOR_SOFTWARE => {
+    match exit::decode(&trap_csrs()) {
+        Exit::HostSoftware => {
             count(Cause::HostSoftware);
             hart.serve_software();
         }
-        cause::SUPERVISOR_TIMER => {
+        Exit::HostTimer => {
             count(Cause::HostTimer);
             hart.serve_timer();
         }
-        cause::SUPERVISOR_EXTERNAL => {
+        Exit::HostExternal => {
             count(Cause::HostExternal);
             hart.serve_external();
         }
-        cause::ECALL_FROM_VS => sbi::handle(hart),
-        cause::LOAD_GUEST_PAGE_FAULT | cause::STORE_GUEST_PAGE_FAULT => {
-            mmio::handle(hart, scause == cause::STORE_GUEST_PAGE_FAULT);
+        Exit::SbiCall => sbi::handle(hart),
+        Exit::Mmio(access) => mmio::handle(hart, access),
+        Exit::Reflect(exception) => {
+            count(match exception.cause {
+                cause::ILLEGAL_INSTRUCTION => Cause::VirtualInstruction,
+                _ => Cause::Nothing,
+            });
+            reflect::exception(hart, exception);
         }
-        cause::INSTRUCTION_GUEST_PAGE_FAULT => {
-            count(Cause::Nothing);
-            let address = csr::read::<{ number::STVAL }>();
-            reflect::exception(hart, reflect::INSTRUCTION_ACCESS_FAULT, address);
-        }
-        // On a hart without the H extension, what makes this exception is illegal.
-        cause::VIRTUAL_INSTRUCTION => {
-            count(Cause::VirtualInstruction);
-            let instruction = csr::read::<{ number::STVAL }>();
-            reflect::exception(hart, cause::ILLEGAL_INSTRUCTION, instruction);
-        }
-        // Everything else is delegated; should the hardware not delegate one, it is the guest's all the same.
-        other if other & INTERRUPT == 0 => {
+        Exit::NotDelegated(exception) => {
             count(Cause::Other);
-            let value = csr::read::<{ number::STVAL }>();
-            reflect::exception(hart, other, value);
+            reflect::exception(hart, exception);
         }
-        _ => count(Cause::Other),
+        Exit::UnknownInterrupt => count(Cause::Other),
     }
+}
+
+/// What the trap left in the CSRs. Those that only a guest-page fault writes are not read without one.
+fn trap_csrs() -> TrapCsrs {
+    let scause = csr::read::<{ number::SCAUSE }>();
+    let mut csrs = TrapCsrs {
+        scause,
+        stval: csr::read::<{ number::STVAL }>(),
+        ..TrapCsrs::default()
+    };
+    if let cause::LOAD_GUEST_PAGE_FAULT | cause::STORE_GUEST_PAGE_FAULT = scause {
+        csrs.htval = csr::read::<{ number::HTVAL }>();
+        csrs.htinst = csr::read::<{ number::HTINST }>();
+    }
+    csrs
 }

@@ -1,5 +1,6 @@
 //! Calls of the SBI firmware below the hypervisor.
 
+use hv_core::sbi;
 use sbi_rt::{HartMask, Physical};
 
 use super::word;
@@ -49,7 +50,6 @@ pub fn remote_hfence_vvma(mask: usize, base: usize, start: u64, size: u64, asid:
 /// Asks the firmware to have hardware set accessed and dirty bits, in guests as well (SBI 3.0, "Firmware Features
 /// Extension", `PTE_AD_HW_UPDATING`). Whether it does.
 pub fn update_page_table_bits() -> bool {
-    const FWFT: usize = 0x4657_4654;
     const SET: usize = 0;
     const PTE_AD_HW_UPDATING: usize = 4;
     let error: usize;
@@ -61,7 +61,7 @@ pub fn update_page_table_bits() -> bool {
             inlateout("a1") 1_usize => _,
             in("a2") 0_usize,
             in("a6") SET,
-            in("a7") FWFT,
+            in("a7") word(sbi::FWFT_EID),
             options(nostack),
         );
     }

@@ -4,13 +4,15 @@
 use core::arch::asm;
 use core::sync::atomic::Ordering;
 
-use hv_bare::lifecycle::{End, Order, Start};
+use hv_bare::lifecycle::{Order, Start};
+use hv_core::ending::End;
 use hv_core::sbi::pmu;
+use hv_core::trap::sstatus;
 
 use super::boot::hypervisor;
 use super::clock;
 use super::console;
-use super::csr::{self, hstatus, interrupt, number, status};
+use super::csr::{self, hstatus, interrupt, number};
 use super::ending;
 use super::exit;
 use super::firmware;
@@ -139,13 +141,13 @@ impl Vhart {
         let (mut initial, mut available) = (0, 0);
         if self.guest.has_float {
             initial |= FLOAT_INITIAL;
-            available |= status::FS;
+            available |= sstatus::FS;
             clear_float_registers();
         }
         // Not without the registers: some harts keep the bits all the same, and a guest believes them.
         if self.guest.has_vector {
             initial |= VECTOR_INITIAL;
-            available |= status::VS;
+            available |= sstatus::VS;
         }
         // SAFETY: all of these are the guest's, but for sstatus and hstatus, which say that the next sret enters it in VS-mode,
         // as `vector` wants it.
@@ -160,7 +162,7 @@ impl Vhart {
             csr::write::<{ number::VSATP }>(0);
             csr::write::<{ number::SCOUNTEREN }>(COUNTERS);
             csr::write::<{ number::SENVCFG }>(0);
-            csr::set::<{ number::SSTATUS }>(status::SPP | available);
+            csr::set::<{ number::SSTATUS }>(sstatus::SPP | available);
             csr::write::<{ number::HSTATUS }>(hstatus::VSXL_64 | hstatus::SPV | hstatus::SPVP);
         }
         csr::forget_translations();
@@ -301,7 +303,7 @@ pub fn set_up_host() {
     // out of its guest; traps of the hypervisor's own go where they are reported.
     unsafe {
         csr::write::<{ number::STVEC }>(vector::own_trap_address());
-        csr::clear::<{ number::SSTATUS }>(status::SIE | status::SPIE);
+        csr::clear::<{ number::SSTATUS }>(sstatus::SIE | sstatus::SPIE);
         csr::write::<{ number::SIE }>(interrupt::SOFTWARE | interrupt::TIMER | interrupt::EXTERNAL);
     }
     firmware::set_timer(u64::MAX);
@@ -358,7 +360,7 @@ fn guest_interrupt_pending() -> bool {
 fn clear_float_registers() {
     // SAFETY: this program has no use for these registers, being compiled without them; the hart has them.
     unsafe {
-        csr::set::<{ number::SSTATUS }>(status::FS);
+        csr::set::<{ number::SSTATUS }>(sstatus::FS);
         asm!(
             ".option push",
             ".option arch, +d",

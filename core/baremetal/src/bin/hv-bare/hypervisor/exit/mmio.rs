@@ -1,14 +1,12 @@
 //! Loads and stores of a guest at addresses where it has no memory: its devices, or nothing.
 
-use hv_bare::lifecycle::End;
-use hv_core::addr::GuestPhysAddr;
+use hv_bare::exit::Access;
 use hv_core::instruction::{self, Htinst, Kind, MmioAccess};
-use hv_core::test_device::{self, Command};
+use hv_core::test_device;
 use hv_core::virtio_mmio;
 
-use super::reflect::{self, LOAD_ACCESS_FAULT, STORE_ACCESS_FAULT};
+use super::reflect;
 use crate::hypervisor::boot::hypervisor;
-use crate::hypervisor::csr::{self, number};
 use crate::hypervisor::ending;
 use crate::hypervisor::guest::{Guest, board::Device, board::device_at, mail};
 use crate::hypervisor::hart::Vhart;
@@ -19,11 +17,8 @@ use crate::hypervisor::vector;
 const VIRTIO_VERSION: u32 = 2;
 
 /// Handles a load or a store.
-pub fn handle(hart: &mut Vhart, is_store: bool) {
-    let virtual_address = csr::read::<{ number::STVAL }>();
-    // htval is the address without its last two bits, which are those of the virtual one.
-    let address = GuestPhysAddr(csr::read::<{ number::HTVAL }>() << 2 | virtual_address & 0b11);
-    let access = match Htinst::parse(csr::read::<{ number::HTINST }>()) {
+pub fn handle(hart: &mut Vhart, exit: Access) {
+    let access = match Htinst::parse(exit.instruction) {
         Htinst::Access(access) => Some(access),
         Htinst::Partial(_) | Htinst::PageTableWalk { .. } => None,
         Htinst::Unknown => match read_instruction(hart.context.pc) {
@@ -32,15 +27,10 @@ pub fn handle(hart: &mut Vhart, is_store: bool) {
             None => return hart.link.counts.count(Cause::Other),
         },
     };
-    let found = access.and_then(|access| Some((access, device_at(address, access.width)?)));
+    let found = access.and_then(|access| Some((access, device_at(exit.address, access.width)?)));
     let Some((access, (device, offset))) = found else {
-        let cause = if is_store {
-            STORE_ACCESS_FAULT
-        } else {
-            LOAD_ACCESS_FAULT
-        };
         hart.link.counts.count(Cause::Nothing);
-        reflect::exception(hart, cause, virtual_address);
+        reflect::exception(hart, exit.fault());
         return;
     };
     hart.link.counts.count(match device {
@@ -131,12 +121,11 @@ fn write(hart: &mut Vhart, device: Device, offset: u64, data: &[u8]) {
             }
         }
         Device::Rtc => write_rtc(hart, offset, data),
-        Device::Test => match test_device::write(offset, data) {
-            Some(Command::Pass) => ending::end(hart, End::PowerOff),
-            Some(Command::Fail(code)) => ending::end(hart, End::TestFailed(code)),
-            Some(Command::Reset) => ending::end(hart, End::Reset),
-            None => {}
-        },
+        Device::Test => {
+            if let Some(end) = test_device::write(offset, data) {
+                ending::end(hart, end);
+            }
+        }
         Device::EmptySlot => {}
     }
 }

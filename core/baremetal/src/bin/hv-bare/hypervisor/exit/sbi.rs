@@ -1,11 +1,14 @@
 //! The guest's SBI calls: the platform for core's dispatcher and extensions.
 
-use hv_bare::lifecycle::{End, Start};
+use hv_bare::lifecycle::Start;
 use hv_core::addr::GuestPhysAddr;
+use hv_core::ending::End;
 use hv_core::sbi::{
-    self, Access, BadMemory, Call, ConsoleError, ERR_DENIED, ERR_FAILED, FenceRange, HartSet,
-    Identity, Platform, dbcn, hsm, ipi, legacy, pmu, rfence, srst, time,
+    self, Access, BadMemory, Call, ConsoleError, Error, FenceRange, HartSet, Identity, Platform,
+    dbcn, hsm, ipi, legacy, pmu, rfence, time,
 };
+
+use hv_core::trap::{Exception, cause};
 
 use super::reflect;
 use crate::hypervisor::csr::{self, interrupt, number};
@@ -50,7 +53,7 @@ pub fn handle(hart: &mut Vhart) {
         function: a6,
         args: [a0, a1, a2, a3, a4, a5],
     };
-    hart.link.counts.count(cause(call.extension));
+    hart.link.counts.count(counted_as(call.extension));
     let mut platform = Hypervisor {
         hart,
         diverted: false,
@@ -66,7 +69,7 @@ pub fn handle(hart: &mut Vhart) {
 }
 
 /// As what a call of an extension counts.
-const fn cause(extension: u64) -> Cause {
+const fn counted_as(extension: u64) -> Cause {
     match extension {
         time::EID | legacy::SET_TIMER => Cause::SbiTimer,
         ipi::EID | legacy::SEND_IPI => Cause::SbiIpi,
@@ -130,7 +133,7 @@ impl Platform for Hypervisor<'_> {
     }
 
     /// No more at a time than a few lines: the port is slow, and what else the hart has to do for the host waits.
-    fn console_write_memory(&mut self, address: GuestPhysAddr, size: u64) -> Result<u64, i64> {
+    fn console_write_memory(&mut self, address: GuestPhysAddr, size: u64) -> Result<u64, Error> {
         dbcn::write_pieces(self, address, size.min(MAX_WRITE))
     }
 
@@ -166,10 +169,10 @@ impl Platform for Hypervisor<'_> {
                 Ok(value) => *byte = value,
                 Err(fault) => {
                     let cause = match fault.cause {
-                        super::cause::LOAD_GUEST_PAGE_FAULT => reflect::LOAD_ACCESS_FAULT,
+                        cause::LOAD_GUEST_PAGE_FAULT => cause::LOAD_ACCESS_FAULT,
                         cause => cause,
                     };
-                    reflect::exception(self.hart, cause, at);
+                    reflect::exception(self.hart, Exception { cause, value: at });
                     self.diverted = true;
                     return Err(BadMemory);
                 }
@@ -222,8 +225,13 @@ impl Platform for Hypervisor<'_> {
         }
     }
 
-    fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
-        let link = self.hart.guest.harts.get(hart as usize).ok_or(ERR_FAILED)?;
+    fn hart_start(&mut self, hart: u32, address: GuestPhysAddr, opaque: u64) -> Result<(), Error> {
+        let link = self
+            .hart
+            .guest
+            .harts
+            .get(hart as usize)
+            .ok_or(Error::Failed)?;
         let start = Start {
             pc: address.0,
             opaque,
@@ -233,7 +241,7 @@ impl Platform for Hypervisor<'_> {
         Ok(())
     }
 
-    fn hart_stop(&mut self) -> Result<(), i64> {
+    fn hart_stop(&mut self) -> Result<(), Error> {
         // Nothing of the guest's is touched after that: another hart may start this one at once, or end the guest.
         let order = self.hart.guest.lifecycle.lock().stop(self.hart.id)?;
         self.diverted = true;
@@ -245,7 +253,7 @@ impl Platform for Hypervisor<'_> {
         self.hart.guest.lifecycle.lock().hart(hart)
     }
 
-    fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), i64> {
+    fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), Error> {
         let id = self.hart.id;
         self.hart.guest.lifecycle.lock().suspend(id)?;
         self.hart.wait_for_guest_interrupt();
@@ -262,20 +270,15 @@ impl Platform for Hypervisor<'_> {
         Ok(())
     }
 
-    fn system_reset(&mut self, reset: srst::Reset) -> Result<(), i64> {
-        let end = match (reset.kind, reset.reason) {
-            (srst::Kind::Shutdown, srst::Reason::NoReason) => End::PowerOff,
-            (srst::Kind::Shutdown, srst::Reason::SystemFailure) => End::SystemFailure,
-            (srst::Kind::ColdReboot | srst::Kind::WarmReboot, _) => End::Reset,
-        };
+    fn system_reset(&mut self, end: End) -> Result<(), Error> {
         self.diverted = true;
         ending::end(self.hart, end);
         Ok(())
     }
 
-    fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), i64> {
+    fn system_suspend(&mut self, resume_address: GuestPhysAddr, opaque: u64) -> Result<(), Error> {
         if !self.hart.guest.lifecycle.lock().is_alone(self.hart.id) {
-            return Err(ERR_DENIED);
+            return Err(Error::Denied);
         }
         self.hart.wait_for_guest_interrupt();
         if self.hart.running {

@@ -3,17 +3,9 @@
 use alloc::vec::Vec;
 
 use hv_core::addr::HostPhysAddr;
+use hv_core::plic::map;
 
 use crate::hypervisor::mmio;
-
-/// Bytes from the base to the enable bits, and of those of one context.
-const ENABLE: u64 = 0x2000;
-const ENABLE_STRIDE: u64 = 0x80;
-/// Bytes from the base to the contexts' registers, and of those of one context.
-const CONTEXT: u64 = 0x20_0000;
-const CONTEXT_STRIDE: u64 = 0x1000;
-/// Bytes from a context's threshold to its claim register.
-const CLAIM: u64 = 4;
 
 /// The chip.
 #[derive(Debug)]
@@ -31,14 +23,15 @@ impl Plic {
 
     /// Enables `source` for the hart at `place` with the lowest priority there is.
     pub fn route(&self, source: u32, place: usize) {
-        self.write(u64::from(source) * 4, 1);
-        let word = ENABLE + self.context(place) * ENABLE_STRIDE + u64::from(source / 32) * 4;
+        self.write(u64::from(map::PRIORITY) + u64::from(source) * 4, 1);
+        let enable = u64::from(map::ENABLE) + self.context(place) * u64::from(map::ENABLE_STRIDE);
+        let word = enable + u64::from(source / 32) * 4;
         self.write(word, self.read(word) | 1 << (source % 32));
     }
 
     /// Lets all priorities through to the hart at `place`.
     pub fn enable_hart(&self, place: usize) {
-        self.write(CONTEXT + self.context(place) * CONTEXT_STRIDE, 0);
+        self.write(self.registers(place) + u64::from(map::THRESHOLD), 0);
     }
 
     /// Claims for the hart at `place`.
@@ -56,8 +49,12 @@ impl Plic {
         self.contexts.get(place).copied().unwrap_or(0).into()
     }
 
+    fn registers(&self, place: usize) -> u64 {
+        u64::from(map::CONTEXT) + self.context(place) * u64::from(map::CONTEXT_STRIDE)
+    }
+
     fn claim_register(&self, place: usize) -> u64 {
-        CONTEXT + self.context(place) * CONTEXT_STRIDE + CLAIM
+        self.registers(place) + u64::from(map::CLAIM)
     }
 
     fn read(&self, offset: u64) -> u32 {
