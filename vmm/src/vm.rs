@@ -15,6 +15,7 @@ use hv_core::layout;
 use hv_devices::rtc::HostClock;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::boot::file::OpenFiles;
 use crate::config::{Config, Inputs};
 use crate::consoles::{Consoles, PseudoTerminal};
 use crate::control::stop::Stop;
@@ -85,6 +86,7 @@ impl Vm {
             payload: config.payload,
             initrd: config.initrd,
             dtb: config.dtb,
+            files: OpenFiles::default(),
             virtio,
             command_line,
             cpus: config.cpus,
@@ -147,7 +149,7 @@ impl Vm {
     /// thread serves the consoles' input meanwhile.
     ///
     /// # Errors
-    /// If KVM cannot go on, if the guest's files are gone when it reboots, or if it ended and some of its output could not be
+    /// If KVM cannot go on, if the guest's files cannot be read when it reboots, or if it ended and some of its output could not be
     /// written ([`Error::OutputLost`]).
     pub fn run(self) -> Result<Outcome, Error> {
         let Vm {

@@ -9,7 +9,7 @@ use hv_core::machine::Machine;
 use hv_devices::entropy;
 
 use crate::Error;
-use crate::boot::file;
+use crate::boot::file::OpenFiles;
 use crate::error::file_problem;
 
 /// The largest tree that is taken, bytes. Linux maps two large pages for it before it knows where memory is
@@ -55,12 +55,16 @@ pub struct TreeFile {
 }
 
 impl TreeFile {
-    /// Reads the tree at `path`, whose command line becomes `command_line` if there is one.
+    /// Reads the tree at `path` among `files`, whose command line becomes `command_line` if there is one.
     ///
     /// # Errors
     /// [`Error::DeviceTreeFile`] for what is no device tree.
-    pub fn open(path: &Path, command_line: Option<String>) -> Result<TreeFile, Error> {
-        let blob = read(path).and_then(|blob| {
+    pub fn open(
+        path: &Path,
+        command_line: Option<String>,
+        files: &OpenFiles,
+    ) -> Result<TreeFile, Error> {
+        let blob = read(path, files).and_then(|blob| {
             given::check(&blob)
                 .map_err(|problem| problem.to_string())
                 .map(|()| blob)
@@ -88,9 +92,9 @@ impl TreeFile {
 }
 
 /// The bytes of the tree in the file, which may go on after it.
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+fn read(path: &Path, files: &OpenFiles) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| file_problem(&error);
-    let file = file::open(path, "device tree")?;
+    let file = files.open(path, "device tree")?;
     let mut blob = Vec::new();
     file.take(MAX_SIZE + 1)
         .read_to_end(&mut blob)
@@ -166,7 +170,7 @@ mod tests {
     fn open(bytes: &[u8], line: Option<&str>) -> Result<TreeFile, Error> {
         let named = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(named.path(), bytes).unwrap();
-        TreeFile::open(named.path(), line.map(str::to_owned))
+        TreeFile::open(named.path(), line.map(str::to_owned), &OpenFiles::default())
     }
 
     fn chosen(blob: &[u8], name: &str) -> Option<Vec<u8>> {
@@ -248,7 +252,7 @@ mod tests {
             assert!(problem.contains(expected), "{problem}");
         }
         let problem = |path| {
-            TreeFile::open(Path::new(path), None)
+            TreeFile::open(Path::new(path), None, &OpenFiles::default())
                 .unwrap_err()
                 .to_string()
         };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use hv_core::layout;
 
 use crate::boot::devicetree::TreeFile;
+use crate::boot::file::OpenFiles;
 use crate::boot::initrd::Initrd;
 use crate::boot::kernel::Kernel;
 use crate::config::Config;
@@ -35,16 +36,17 @@ impl BootFiles {
     /// What is wrong with a file.
     pub fn open(config: &Config) -> Result<BootFiles, Error> {
         config.warn_of_a_long_command_line();
+        let files = OpenFiles::default();
         let base = layout::RAM_BASE.0;
         let ram = base..base.saturating_add(config.memory);
-        let kernel = Kernel::open(&config.payload, &ram)?;
+        let kernel = Kernel::open(&config.payload, &ram, &files)?;
         let free = ram.end.saturating_sub(kernel.occupied.end);
         let (Payload::Kernel(path) | Payload::Firmware(path)) = &config.payload;
         if let Some(tree) = &config.dtb {
-            TreeFile::open(tree, config.command_line.clone())?;
+            TreeFile::open(tree, config.command_line.clone(), &files)?;
         }
         let initrd = |path: &PathBuf| {
-            let unpacked = Initrd::open(path, free)?.unpacked();
+            let unpacked = Initrd::open(path, free, &files)?.unpacked();
             let path = path.clone();
             Ok::<_, Error>(BootFile { path, unpacked })
         };

@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
 use crate::boot::compression::{Codec, UnpackError, Unpacked};
-use crate::boot::file;
+use crate::boot::file::OpenFiles;
 use crate::error::file_problem;
 use crate::machine::memory::fill;
 
@@ -37,19 +37,19 @@ enum Contents {
 }
 
 impl<'a> Initrd<'a> {
-    /// Opens the initrd at `path` for a guest whose kernel leaves it `free` bytes of memory.
+    /// Opens the initrd at `path` among `files`, for a guest whose kernel leaves it `free` bytes of memory.
     ///
     /// # Errors
     /// What is wrong with the file, as [`Error::Initrd`].
-    pub fn open(path: &'a Path, free: u64) -> Result<Initrd<'a>, Error> {
-        Self::open_file(path, free).map_err(|problem| Error::Initrd {
+    pub fn open(path: &'a Path, free: u64, files: &OpenFiles) -> Result<Initrd<'a>, Error> {
+        Self::open_file(path, free, files).map_err(|problem| Error::Initrd {
             path: path.to_owned(),
             problem,
         })
     }
 
-    fn open_file(path: &'a Path, free: u64) -> Result<Initrd<'a>, String> {
-        let mut file = file::open(path, "archive")?;
+    fn open_file(path: &'a Path, free: u64, files: &OpenFiles) -> Result<Initrd<'a>, String> {
+        let mut file = files.open(path, "archive")?;
         let mut head = Vec::new();
         (&file)
             .take(HEAD as u64)
@@ -188,7 +188,7 @@ mod tests {
         let mut named = tempfile::NamedTempFile::new().unwrap();
         named.write_all(file).unwrap();
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0x1000), 1 << 20)]).unwrap();
-        let initrd = Initrd::open(named.path(), free).unwrap();
+        let initrd = Initrd::open(named.path(), free, &OpenFiles::default()).unwrap();
         let mut found = vec![0; usize::try_from(initrd.size).unwrap()];
         initrd.load(0x2000, &memory).unwrap();
         memory.read_slice(&mut found, GuestAddress(0x2000)).unwrap();
@@ -236,7 +236,11 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_refused() {
-        let problem = |path: &Path| Initrd::open(path, 1 << 20).unwrap_err().to_string();
+        let problem = |path: &Path| {
+            Initrd::open(path, 1 << 20, &OpenFiles::default())
+                .unwrap_err()
+                .to_string()
+        };
         assert!(problem(Path::new("/")).contains("directory"));
         assert!(problem(Path::new("/no/such/file")).contains("no such file"));
         for (magic, expected) in [

@@ -16,6 +16,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
 use crate::boot::devicetree::Tree;
+use crate::boot::file::OpenFiles;
 use crate::boot::initrd::Initrd;
 use crate::boot::kernel::Kernel;
 use crate::config::Payload;
@@ -29,7 +30,7 @@ pub struct BootRegisters {
     pub device_tree: u64,
 }
 
-/// Puts kernel or firmware, initrd and device tree into `memory`, the `ram_size` bytes of the guest's RAM, and answers where
+/// Puts kernel or firmware, initrd and device tree, each of `files`, into `memory`, the `ram_size` bytes of the guest's RAM, and answers where
 /// hart 0 starts and the tree itself, in which the initrd is entered. The guest has it with room for more.
 ///
 /// # Errors
@@ -40,9 +41,10 @@ pub fn load(
     mut tree: Tree,
     ram_size: u64,
     memory: &GuestMemoryMmap,
+    files: &OpenFiles,
 ) -> Result<(BootRegisters, Vec<u8>), Error> {
     let ram = layout::RAM_BASE.0..layout::RAM_BASE.0 + ram_size;
-    let kernel = Kernel::open(payload, &ram)?;
+    let kernel = Kernel::open(payload, &ram, files)?;
     let does_not_fit = |what| Error::DoesNotFit {
         what,
         memory: ram_size >> 20,
@@ -53,7 +55,7 @@ pub fn load(
     let size = with_room(&first).len() as u64;
     let tree_range = free.take(size).ok_or_else(|| does_not_fit("device tree"))?;
     let initrd = initrd
-        .map(|path| Initrd::open(path, free.size()))
+        .map(|path| Initrd::open(path, free.size(), files))
         .transpose()?;
     let mut place = |file: &Initrd| free.take(file.size).ok_or_else(|| does_not_fit("initrd"));
     let initrd_range = initrd.as_ref().map(&mut place).transpose()?;
@@ -131,13 +133,14 @@ mod tests {
         let base = GuestAddress(layout::RAM_BASE.0);
         let memory =
             GuestMemoryMmap::from_ranges(&[(base, usize::try_from(RAM).unwrap())]).unwrap();
-        let tree = TreeFile::open(&dtb, Some("quiet".into())).unwrap();
+        let tree = TreeFile::open(&dtb, Some("quiet".into()), &OpenFiles::default()).unwrap();
         let (registers, blob) = load(
             &Payload::Kernel(kernel),
             Some(&initrd),
             Tree::File(tree),
             RAM,
             &memory,
+            &OpenFiles::default(),
         )
         .unwrap();
 

@@ -21,6 +21,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::Error;
 use crate::boot::devicetree::{Tree, TreeFile};
+use crate::boot::file::OpenFiles;
 use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
 use crate::consoles::Consoles;
@@ -49,6 +50,8 @@ pub struct Blueprint {
     pub initrd: Option<PathBuf>,
     /// The user's device tree file, if there is one.
     pub dtb: Option<PathBuf>,
+    /// What is open of these three.
+    pub files: OpenFiles,
     /// The virtio devices, and the files and interfaces of the host that are open for them.
     pub virtio: Devices,
     /// The kernel's command line, unless firmware or the user's device tree determine it.
@@ -505,14 +508,15 @@ fn load_files(
     let initrd = blueprint.initrd.clone();
     let dtb = blueprint.dtb.clone().unwrap_or_default();
     let command_line = blueprint.command_line.clone();
+    let files = blueprint.files.clone();
     let size = blueprint.memory;
     let memory = ram.memory().clone();
     stop.unless_stopped(move || {
         let tree = match machine {
             Some(machine) => Tree::Machine(machine),
-            None => Tree::File(TreeFile::open(&dtb, command_line)?),
+            None => Tree::File(TreeFile::open(&dtb, command_line, &files)?),
         };
-        boot::load(&payload, initrd.as_ref(), tree, size, &memory)
+        boot::load(&payload, initrd.as_ref(), tree, size, &memory, &files)
     })?
 }
 

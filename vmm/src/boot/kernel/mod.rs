@@ -21,7 +21,7 @@ use hv_core::kernel::{self, HEAD, Segment};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
-use crate::boot::file;
+use crate::boot::file::OpenFiles;
 use crate::config::Payload;
 use crate::error::file_problem;
 use crate::machine::memory::fill;
@@ -65,16 +65,16 @@ enum Contents {
 }
 
 impl Kernel {
-    /// Opens the kernel or firmware for a guest whose RAM is `ram` (guest-physical).
+    /// Opens the kernel or firmware among `files`, for a guest whose RAM is `ram` (guest-physical).
     ///
     /// # Errors
     /// What is wrong with the file, as [`Error::Payload`].
-    pub fn open(payload: &Payload, ram: &Range<u64>) -> Result<Kernel, Error> {
-        Self::open_file(payload.path(), ram).map_err(|problem| error(payload, problem))
+    pub fn open(payload: &Payload, ram: &Range<u64>, files: &OpenFiles) -> Result<Kernel, Error> {
+        Self::open_file(payload.path(), ram, files).map_err(|problem| error(payload, problem))
     }
 
-    fn open_file(path: &Path, ram: &Range<u64>) -> Result<Kernel, Problem> {
-        let mut file = file::open(path, "kernel file").map_err(Problem::Open)?;
+    fn open_file(path: &Path, ram: &Range<u64>, files: &OpenFiles) -> Result<Kernel, Problem> {
+        let mut file = files.open(path, "kernel file").map_err(Problem::Open)?;
         let mut head = Vec::with_capacity(HEAD);
         (&mut file).take(HEAD as u64).read_to_end(&mut head)?;
         let (placement, contents) = match compressed::detect(&head)? {

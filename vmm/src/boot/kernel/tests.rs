@@ -78,7 +78,7 @@ fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
 }
 
 fn open(bytes: &[u8]) -> Result<Kernel, Problem> {
-    Kernel::open_file(file(bytes).path(), &RAM)
+    Kernel::open_file(file(bytes).path(), &RAM, &OpenFiles::default())
 }
 
 fn loaded(bytes: &[u8], address: u64, length: usize) -> Vec<u8> {
@@ -87,7 +87,7 @@ fn loaded(bytes: &[u8], address: u64, length: usize) -> Vec<u8> {
     let memory =
         GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM.start), (RAM.end - RAM.start) as usize)])
             .unwrap();
-    Kernel::open(&payload, &RAM)
+    Kernel::open(&payload, &RAM, &OpenFiles::default())
         .unwrap()
         .load(&payload, &memory)
         .unwrap();
@@ -287,11 +287,11 @@ fn the_wrong_architecture_is_named() {
 fn files_that_are_no_kernel_are_refused() {
     assert!(matches!(open(b""), Err(Problem::File(Empty))));
     assert!(matches!(
-        Kernel::open_file(Path::new("/"), &RAM),
+        Kernel::open_file(Path::new("/"), &RAM, &OpenFiles::default()),
         Err(Problem::Open(_))
     ));
     assert!(matches!(
-        Kernel::open_file(Path::new("/no/such/file"), &RAM),
+        Kernel::open_file(Path::new("/no/such/file"), &RAM, &OpenFiles::default()),
         Err(Problem::Open(_))
     ));
     let problem = open(&zboot(b"xz\0", b"", 0x5064)).unwrap_err().to_string();
