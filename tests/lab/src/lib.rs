@@ -6,3 +6,4 @@ pub mod cache;
 pub mod host;
 pub mod initramfs;
 pub mod provision;
+pub mod test_kernel;
