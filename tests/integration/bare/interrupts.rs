@@ -1,7 +1,7 @@
 //! Interrupts in numbers: none may be lost.
 
 use crate::fixture::{CHIPS, Chip, Setup, scratch_disk, testing};
-use crate::report::Report;
+use hv_lab::test_kernel::Report;
 
 /// Timer, a device that the hypervisor makes and one of the host's, 10,000 interrupts each.
 fn counts(chip: Chip, harts: u32, legacy: bool, cpu: Option<&'static str>) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::fixture::{CHIPS, Chip, MAX_CPU, Setup, guest, lines_of, scratch_disk, testing};
-use crate::report::Report;
+use hv_lab::test_kernel::Report;
 
 /// Ctrl-a x, which ends the machine.
 const OFF: &str = "\x01x";

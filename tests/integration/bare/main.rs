@@ -10,8 +10,6 @@ mod guest_disk;
 mod interrupts;
 mod isolation;
 mod linux;
-#[path = "../shared/report.rs"]
-mod report;
 #[path = "../shared/session.rs"]
 mod session;
 mod test_kernel;

@@ -3,7 +3,7 @@
 //! What it finds wrong, and is the host's, is listed here with the reason.
 
 use crate::fixture::{CHIPS, Chip, MAX_CPU, Setup, scratch_disk, testing};
-use crate::report::Report;
+use hv_lab::test_kernel::Report;
 
 /// Tests of what these guests do not have: an interrupt chip other than a PLIC, system suspend, a virtio console, machines
 /// without the legacy extensions.

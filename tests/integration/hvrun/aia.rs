@@ -1,10 +1,11 @@
 //! Hosts whose AIA is not what QEMU makes it.
 
 use hv_lab::host::{Host, HostChip, HostConfig, SUPERVISOR_IMSICS};
+use hv_lab::test_kernel::{Machine, Virtio};
 
 use crate::doctor::report;
 use crate::fixture::{Disk, Kernel, guest, hvrun, power_off, run};
-use crate::test_kernel::{Machine, Virtio, judge_on_hvrun_with};
+use crate::test_kernel::judge_on_hvrun_with;
 
 /// A cell of the guest's device tree.
 fn cell(console: &mut hv_lab::host::Console, node: &str, property: &str) -> u32 {

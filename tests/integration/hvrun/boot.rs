@@ -29,7 +29,7 @@ fn boots(chip: HostChip, kernel: Kernel, cpus: u32) {
     // All harts do work, and what they write arrives on the disk.
     run(
         &mut console,
-        "for n in $(seq 8); do seq 20000 | md5sum > /root/sum.$n & done; wait; sync",
+        "for n in $(seq 8); do seq 5000 | md5sum > /root/sum.$n & done; wait; sync",
     );
     assert_eq!(run(&mut console, "sort -u /root/sum.* | wc -l"), "1");
     run(&mut console, "echo written by the guest > /root/file; sync");

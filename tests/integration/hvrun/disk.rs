@@ -190,7 +190,10 @@ fn discards_free_space() {
             .parse::<u64>()
             .unwrap()
     };
-    on_host("yes w | head -c 8388608 > /dev/discard.img");
+    on_host(&format!(
+        "{} | head -c 8388608 > /dev/discard.img",
+        lines_of("1")
+    ));
     let before = blocks();
     let mut console = guest(host, Kernel::Small, &disk, &["--disk", "/dev/discard.img"]);
     run(&mut console, "blkdiscard -o 1048576 -l 6291456 /dev/vdb");
@@ -204,6 +207,11 @@ fn discards_free_space() {
         left.split_whitespace().collect::<Vec<_>>(),
         ["2097152", "8388608"]
     );
+}
+
+/// A shell command that prints lines with this number without end, as fast as an emulated hart can: few long lines.
+fn lines_of(number: &str) -> String {
+    format!("yes $(printf %0999d {number})")
 }
 
 /// 8 MiB around the page cache, with several harts at once, come back as they were.
@@ -221,8 +229,11 @@ fn data_is_not_mixed_up() {
         );
         run(
             &mut console,
-            "for n in 0 1 2 3; do (yes part $n | dd of=/dev/vdb bs=64k seek=$((n * 32)) count=32 \
-             iflag=fullblock oflag=direct conv=notrunc 2>/dev/null) & done; wait; sync; echo 3 > /proc/sys/vm/drop_caches",
+            &format!(
+                "for n in 0 1 2 3; do ({} | dd of=/dev/vdb bs=64k seek=$((n * 32)) count=32 iflag=fullblock oflag=direct \
+                 conv=notrunc 2>/dev/null) & done; wait; sync; echo 3 > /proc/sys/vm/drop_caches",
+                lines_of("$n")
+            ),
         );
         for number in 0..4 {
             let read = run(
@@ -233,7 +244,10 @@ fn data_is_not_mixed_up() {
             );
             let expected = run(
                 &mut console,
-                &format!("yes part {number} | head -c 2097152 | md5sum"),
+                &format!(
+                    "{} | head -c 2097152 | md5sum",
+                    lines_of(&number.to_string())
+                ),
             );
             assert_eq!(read, expected);
         }
@@ -264,10 +278,11 @@ fn small_requests_are_not_mixed_up() {
         let mut console = guest(host, Kernel::Small, &disk, &more);
         for disk in ["vdb", "vdc"] {
             for block in [512, 16384] {
+                let lines = lines_of(&format!("{block}$n"));
                 run(
                     &mut console,
                     &format!(
-                        "for n in 0 1 2 3; do (yes {block} part $n | dd of=/dev/{disk} bs={block} seek=$((n * 64)) \
+                        "for n in 0 1 2 3; do ({lines} | dd of=/dev/{disk} bs={block} seek=$((n * 64)) \
                          count=64 iflag=fullblock oflag=direct conv=notrunc 2>/dev/null) & done; wait"
                     ),
                 );
@@ -280,7 +295,7 @@ fn small_requests_are_not_mixed_up() {
                 let expected = run(
                     &mut console,
                     &format!(
-                        "for n in 0 1 2 3; do yes {block} part $n | head -c $((64 * {block})); done | md5sum"
+                        "for n in 0 1 2 3; do {lines} | head -c $((64 * {block})); done | md5sum"
                     ),
                 );
                 assert_eq!(read, expected, "{disk} on {chip:?} by {block}");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use hv_lab::host::{Console, Exec, Host, HostChip, HostConfig};
+use hv_lab::host::{Console, Exec, Host, HostChip, HostKernel};
 use hv_lab::provision::{self, DebianKernel, GUEST_GREETING, GUEST_PROMPT, KernelFiles};
 
 pub use crate::guest_disk::{Disk, text};
@@ -42,15 +42,7 @@ pub fn newest_host(chip: HostChip) -> &'static Host {
         HostChip::Aia => &AIA,
         HostChip::AiaFiles => &AIA_FILES,
     };
-    host.get_or_init(|| {
-        let config = HostConfig::new(chip).kernel(debian(DebianKernel::Backports));
-        let config = match chip {
-            // The usual one, but that it sets accessed and dirty bits by itself (Svadu without Svade), for guests too.
-            HostChip::Plic => config.cpu("rv64,h=true,sv57=off,sv48=off,svade=off,svadu=on"),
-            HostChip::Aia | HostChip::AiaFiles => config,
-        };
-        Host::boot(config).unwrap()
-    })
+    host.get_or_init(|| boot(HostKernel::Newest, chip))
 }
 
 /// The host with the oldest kernel that hvrun runs on, which all tests share. It knows no AIA. Its harts have state enable
@@ -58,10 +50,11 @@ pub fn newest_host(chip: HostChip) -> &'static Host {
 pub fn oldest_host() -> &'static Host {
     static HOST: OnceLock<Host> = OnceLock::new();
     hvrun();
-    HOST.get_or_init(|| {
-        let config = HostConfig::new(HostChip::Plic).kernel(provision::oldest_kernel().unwrap());
-        Host::boot(config.cpu("rv64,h=true,sv57=off,sv48=off,smstateen=on")).unwrap()
-    })
+    HOST.get_or_init(|| boot(HostKernel::Oldest, HostChip::Plic))
+}
+
+fn boot(kernel: HostKernel, chip: HostChip) -> Host {
+    Host::boot(kernel.config(chip).unwrap()).unwrap()
 }
 
 /// hvrun with these arguments, on this machine's files.

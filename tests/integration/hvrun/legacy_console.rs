@@ -2,10 +2,11 @@
 
 use hv_lab::host::{Host, HostConfig};
 use hv_lab::provision;
+use hv_lab::test_kernel::{Machine, Virtio};
 
 use crate::doctor::{answered_by, report};
 use crate::fixture::{CHIPS, STEP, command, hvrun};
-use crate::test_kernel::{Machine, Virtio, judge_on_hvrun, kernel};
+use crate::test_kernel::{judge_on_hvrun, kernel};
 
 /// A guest that prints and reads by nothing else, with both answers to "no character".
 fn prints_and_reads(host: &Host) {

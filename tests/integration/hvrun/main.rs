@@ -22,8 +22,6 @@ mod pause;
 mod payloads;
 mod program;
 mod refused;
-#[path = "../shared/report.rs"]
-mod report;
 mod suspend;
 mod test_kernel;
 mod user_errors;

@@ -73,12 +73,12 @@ fn boots_from_huge_pages(chip: HostChip) {
     // Devices reach it: what is written arrives on the disk.
     run(
         &mut console,
-        "seq 200000 > /root/file; sync; md5sum /root/file",
+        "seq 20000 > /root/file; sync; md5sum /root/file",
     );
     // Another boot of the guest has them anew.
     reboot(&mut console);
     assert_eq!(free(&host), 2);
-    assert_eq!(run(&mut console, "tail -n 1 /root/file"), "200000");
+    assert_eq!(run(&mut console, "tail -n 1 /root/file"), "20000");
     power_off(console);
     assert_eq!(free(&host), PAGES + 2, "the host has all of them back");
 }

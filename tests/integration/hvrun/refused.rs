@@ -3,10 +3,11 @@
 
 use hv_lab::host::{Exec, FinishedProcess, Host, HostChip};
 use hv_lab::provision::GUEST_PROMPT;
+use hv_lab::test_kernel::{Machine, Virtio};
 use serde_json::Value;
 
 use crate::fixture::{BOOT, Disk, Kernel, STEP, command, host, power_off, run};
-use crate::test_kernel::{Machine, Virtio, judge_on_hvrun_with, kernel};
+use crate::test_kernel::{judge_on_hvrun_with, kernel};
 
 /// Requests of ioctl(2) (linux/kvm.h, linux/vhost.h).
 const KVM_CREATE_DEVICE: u32 = 0xc00c_aee0;

@@ -5,4 +5,6 @@ pub mod bench;
 pub mod cache;
 pub mod host;
 pub mod initramfs;
+pub mod matrix;
 pub mod provision;
+pub mod test_kernel;

@@ -5,6 +5,7 @@ mod bench;
 mod default_guest;
 mod disks;
 mod hvrun;
+mod matrix;
 mod session;
 mod setup;
 mod signals;
@@ -92,6 +93,11 @@ enum Command {
     },
     /// Run clippy on the bare-metal hypervisor and the test kernel, each for its own target.
     Clippy,
+    /// Check hvrun on hosts of every interrupt chip and kernel: a Linux guest with disk, network and consoles, a reboot, and the
+    /// test kernel.
+    ///
+    /// Prints a table; the exit code is 1 if anything failed. The first run builds the kernel of the oldest host, which takes minutes.
+    Matrix(matrix::Options),
     /// Measure hvrun and other VMMs side by side, in nested hosts whose clock counts instructions.
     Bench(bench::Options),
     /// Count instructions by host kernel, hvrun and guest, and by function.
@@ -129,6 +135,7 @@ fn main() -> ExitCode {
         Command::Shell => in_host(&["sh".into()]),
         Command::Exec { command } => in_host(&command),
         Command::Clippy => provision::clippy().map(|()| 0).map_err(Failure::from),
+        Command::Matrix(options) => matrix::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Profile(options) => bench::profile(&options),
         Command::Clean => clean(),

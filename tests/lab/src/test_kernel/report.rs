@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 /// What the kernel printed, by test.
 #[derive(Debug, Default)]
 pub struct Report<'a> {
+    /// How many tests are ok.
     pub passed: usize,
+    /// The tests that are not, each with what is wrong.
     pub failed: BTreeMap<&'a str, &'a str>,
+    /// The tests that did not run, each with the reason.
     pub skipped: BTreeMap<&'a str, &'a str>,
     /// The last line, with the counts.
     pub done: &'a str,
@@ -14,6 +17,7 @@ pub struct Report<'a> {
 
 impl<'a> Report<'a> {
     /// Of the lines of the kernel.
+    #[must_use]
     pub fn parse(printed: &'a str) -> Self {
         let mut report = Self::default();
         for line in printed.lines() {
