@@ -40,7 +40,8 @@ pub enum Error {
         /// How many bytes it was to be.
         size: u64,
     },
-    /// The tree cannot be written. The one cause in a machine's description is a command line with a NUL in it.
+    /// The tree cannot be written. The causes in a machine's description are a command line with a NUL in it, and a name that no
+    /// node or property can have.
     #[error("the device tree cannot be written: {0}")]
     Write(vm_fdt::Error),
 }
@@ -140,6 +141,9 @@ fn soc(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
     tree.flag("ranges")?;
     devices::test(tree)?;
     devices::rtc(tree, machine)?;
+    for node in &machine.platform {
+        devices::platform(tree, machine, node)?;
+    }
     match machine.interrupts {
         InterruptController::Plic { sources } => interrupts::plic(tree, machine, sources)?,
         InterruptController::Aia { sources, .. } => interrupts::aplic(tree, sources)?,

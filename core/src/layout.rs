@@ -11,6 +11,10 @@
 //!              | goldfish real-time clock     |
 //! 0x0010_2000  +------------------------------+
 //!              | nothing (CLINT: M-mode only) |
+//! 0x0400_0000  +------------------------------+ PLATFORM_BASE
+//!              | devices of the program's own |
+//! 0x0600_0000  +------------------------------+
+//!              | nothing                      |
 //! 0x0c00_0000  +------------------------------+ PLIC_BASE
 //!              | PLIC, up to 0x1000_0000      |  one of the two
 //! 0x0d00_0000  | - - - - - - - - - - - - - -  | APLIC_BASE
@@ -55,6 +59,14 @@ pub const RTC_BASE: GuestPhysAddr = GuestPhysAddr(0x10_1000);
 pub const RTC_SIZE: u64 = 0x1000;
 /// Interrupt source of the real-time clock's alarm.
 pub const RTC_IRQ: u32 = 11;
+
+/// The platform bus, for devices that the board does not have by itself (QEMU: `VIRT_PLATFORM_BUS`).
+pub const PLATFORM_BASE: GuestPhysAddr = GuestPhysAddr(0x400_0000);
+/// Size in bytes of the platform bus.
+pub const PLATFORM_SIZE: u64 = 0x200_0000;
+/// The interrupt sources of its devices, from the first to the last. QEMU has 64 to 95 for them, which an APLIC of 63 sources does
+/// not have; 32 to 35 are PCI's there.
+pub const PLATFORM_IRQS: core::ops::RangeInclusive<u32> = 36..=63;
 
 /// The platform-level interrupt controller, on a machine without AIA.
 pub const PLIC_BASE: GuestPhysAddr = GuestPhysAddr(0xc00_0000);
@@ -126,6 +138,9 @@ pub const fn imsic_file(hart: u32) -> Option<GuestPhysAddr> {
 }
 
 const _: () = {
+    assert!(RTC_BASE.0 + RTC_SIZE <= PLATFORM_BASE.0);
+    assert!(PLATFORM_BASE.0 + PLATFORM_SIZE <= PLIC_BASE.0);
+    assert!(*PLATFORM_IRQS.start() > RTC_IRQ && *PLATFORM_IRQS.end() <= APLIC_SOURCES);
     assert!(PLIC_BASE.0 + PLIC_SIZE <= UART_BASE.0);
     assert!(UART_BASE.0 + UART_SIZE <= VIRTIO_BASE.0);
     assert!(VIRTIO_BASE.0 + VIRTIO_STRIDE * (VIRTIO_SLOTS as u64) <= IMSIC_BASE.0);

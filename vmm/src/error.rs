@@ -107,6 +107,14 @@ pub enum Error {
         "virtio slot {0} is given to two devices; give one of them another slot, or none to have it chosen"
     )]
     SlotTaken(u32),
+    /// A device of the program's own that the machine cannot have.
+    #[error("the guest cannot have the device '{name}': {problem}")]
+    PlatformDevice {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        problem: crate::devices::PlatformProblem,
+    },
     /// Two devices with one id.
     #[error("two devices have the id {0:?}; give one of them another")]
     SameId(String),

@@ -18,6 +18,9 @@
 //!
 //! On a host of another architecture, everything builds, and [`Vm::new`] fails with the message that it needs a RISC-V host.
 //!
+//! [`Vm::handle`] gives a [`Handle`], by which other threads control the machine. Devices of the program's own are
+//! [`PlatformDevice`]s and [`CustomConfig`]s. The package's examples show each: `boot`, `control`, `pause`, `own_device`.
+//!
 //! # What the process has to do
 //! - Leave the signal SIGRTMIN to the machine, which uses it to make vCPU threads leave KVM.
 //! - Ignore SIGPIPE (Rust's runtime does), and SIGXFSZ if the size of files may be limited (RLIMIT_FSIZE). A write that fails is
@@ -44,9 +47,13 @@ pub use config::{Config, IrqchipChoice, Payload};
 pub use consoles::{Chardev, InputFilter, PseudoTerminal, Stdio};
 pub use control::{Event, Handle, Refused, Status};
 pub use devices::{
-    ConsoleConfig, DeviceConfig, DeviceKind, DiskConfig, Location, NetConfig, PortConfig, RngConfig,
+    ConsoleConfig, CustomConfig, DeviceConfig, DeviceKind, DiskConfig, Location, NetConfig,
+    PlatformDevice, PlatformProblem, PortConfig, RngConfig,
 };
 pub use error::Error;
+/// The interfaces of devices: [`MmioDevice`](hv_devices::bus::MmioDevice) for a [`PlatformDevice`],
+/// [`VirtioDevice`](hv_devices::virtio::VirtioDevice) for a [`CustomConfig`].
+pub use hv_devices;
 pub use hv_devices::chardev::LostOutput;
 pub use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
 pub use hv_devices::virtio::block::{ImageFormat, Serial};

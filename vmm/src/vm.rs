@@ -20,7 +20,7 @@ use crate::config::{Config, Inputs};
 use crate::consoles::{Consoles, PseudoTerminal};
 use crate::control::stop::Stop;
 use crate::control::{Answer, Asked, Control, Controlled, Event, Handle, Request, Status};
-use crate::devices::Devices;
+use crate::devices::{Devices, platform};
 use crate::inspect::capabilities;
 use crate::kvm::Kvm;
 use crate::machine::alarm::Alarm;
@@ -76,6 +76,7 @@ impl Vm {
             _ => {}
         }
         let mut config = config;
+        platform::sort(&mut config.platform)?;
         let stop = Stop::new(config.stop.take())?;
         let control = Controlled::new(&stop)?;
         let inputs = config.inputs();
@@ -88,6 +89,7 @@ impl Vm {
             dtb: config.dtb,
             files: OpenFiles::default(),
             virtio,
+            platform: config.platform,
             command_line,
             cpus: config.cpus,
             memory: config.memory,

@@ -4,7 +4,7 @@ use super::interrupts::{self, Trigger};
 use super::{Error, Phandle, Tree};
 use crate::addr::GuestPhysAddr;
 use crate::layout;
-use crate::machine::Machine;
+use crate::machine::{Machine, PlatformNode};
 
 /// The test device, as a register that other nodes refer to (bindings: `mfd/syscon.yaml`).
 pub(super) fn test(tree: &mut Tree) -> Result<(), Error> {
@@ -39,6 +39,24 @@ pub(super) fn rtc(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
         tree.string("compatible", "google,goldfish-rtc")?;
         tree.reg(layout::RTC_BASE, layout::RTC_SIZE)?;
         interrupts::wire(tree, machine, layout::RTC_IRQ, Trigger::LevelHigh)
+    })
+}
+
+/// A device on the platform bus, whose own properties follow its binding.
+pub(super) fn platform(
+    tree: &mut Tree,
+    machine: &Machine,
+    node: &PlatformNode,
+) -> Result<(), Error> {
+    tree.node_at(&node.name, node.base, |tree| {
+        for (name, value) in &node.properties {
+            tree.bytes(name, value)?;
+        }
+        tree.reg(node.base, node.size)?;
+        match node.irq {
+            Some(irq) => interrupts::wire(tree, machine, irq, Trigger::LevelHigh),
+            None => Ok(()),
+        }
     })
 }
 

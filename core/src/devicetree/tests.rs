@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::isa::Isa;
-use crate::machine::{Hart, MmuType};
+use crate::machine::{Hart, MmuType, PlatformNode};
 
 pub(super) const PLIC: InterruptController = InterruptController::Plic { sources: 95 };
 const AIA: InterruptController = InterruptController::Aia {
@@ -32,6 +32,7 @@ pub(super) fn machine(harts: u32, interrupts: InterruptController) -> Machine {
         ram_size: 0x2000_0000,
         interrupts,
         hypervisor: "linux,kvm",
+        platform: Vec::new(),
         command_line: String::from("console=ttyS0 root=/dev/vda rw"),
         initrd: Some(0x1_9000_0000..0x1_9123_4567),
         rng_seed: Some([0xa7; 32]),
@@ -566,4 +567,27 @@ fn room_is_behind_the_last_block_and_counted_in() {
     assert!(roomy[blob.len()..].iter().all(|byte| *byte == 0));
     // A guest's parser takes it.
     assert!(dtoolkit::fdt::Fdt::new(&roomy).is_ok());
+}
+
+#[test]
+fn a_device_on_the_platform_bus_has_its_own_properties() {
+    for (chip, interrupts) in [(PLIC, &[36][..]), (AIA, &[36, 4])] {
+        let mut machine = machine(1, chip);
+        let node = |base, irq| PlatformNode {
+            name: "counter".into(),
+            base: GuestPhysAddr(base),
+            size: 0x100,
+            irq,
+            properties: vec![("compatible".into(), b"example,counter\0".to_vec())],
+        };
+        machine.platform = vec![node(0x400_0000, Some(36)), node(0x400_1000, None)];
+        let nodes = Nodes::of(&machine);
+        let path = "/soc/counter@4000000";
+        assert_eq!(nodes.strings(path, "compatible"), ["example,counter"]);
+        assert_eq!(nodes.cells(path, "reg"), [0, 0x400_0000, 0, 0x100]);
+        assert_eq!(nodes.cells(path, "interrupts"), interrupts);
+        assert_eq!(nodes.get("/soc/counter@4001000", "interrupts"), None);
+        machine.platform[0].name = "nul\0".into();
+        assert!(matches!(build(&machine), Err(Error::Write(_))));
+    }
 }

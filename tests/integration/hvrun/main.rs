@@ -9,6 +9,7 @@ mod control;
 mod device_tree;
 mod disk;
 mod doctor;
+mod embedding;
 mod ends;
 mod fixture;
 #[path = "../shared/guest_disk.rs"]

@@ -9,7 +9,7 @@ use hv_devices::virtio::transport::mmio::Version;
 
 use crate::Error;
 use crate::consoles::{Chardev, kernel_arguments};
-use crate::devices::{self, ConsoleConfig, DeviceConfig, DeviceKind, DiskConfig};
+use crate::devices::{self, ConsoleConfig, DeviceConfig, DeviceKind, DiskConfig, PlatformDevice};
 
 pub use inputs::Inputs;
 
@@ -46,6 +46,8 @@ pub struct Config {
     /// The virtio devices. The board has slots for 8 of them, which they get in this order unless they ask for others. The first
     /// disk is Linux's `vda`, the first network interface its `eth0`.
     pub devices: Vec<DeviceConfig>,
+    /// The devices of the program's own with registers of their own, on the board's platform bus.
+    pub platform: Vec<PlatformDevice>,
     /// The version of the virtio-mmio registers of every slot whose device does not ask for one.
     pub virtio: Version,
     /// The return value of the legacy SBI call Console Getchar if there is no character: -1 as specified, or the value that this
@@ -112,6 +114,7 @@ impl Config {
             irqchip: IrqchipChoice::Auto,
             serial: None,
             devices: Vec::new(),
+            platform: Vec::new(),
             virtio: Version::default(),
             getchar_empty: -1,
             no_reboot: false,
@@ -179,6 +182,13 @@ impl Config {
     #[must_use]
     pub fn device(mut self, device: impl Into<DeviceConfig>) -> Config {
         self.devices.push(device.into());
+        self
+    }
+
+    /// Adds a device to [`Config::platform`].
+    #[must_use]
+    pub fn platform_device(mut self, device: PlatformDevice) -> Config {
+        self.platform.push(device);
         self
     }
 

@@ -3,8 +3,10 @@
 
 mod cable;
 mod console;
+mod custom;
 mod disk;
 mod net;
+pub mod platform;
 mod rng;
 mod slots;
 
@@ -24,8 +26,10 @@ use crate::control::stop::Stop;
 use cable::Cable;
 
 pub use console::{ConsoleConfig, PortConfig};
+pub use custom::CustomConfig;
 pub use disk::DiskConfig;
 pub use net::NetConfig;
+pub use platform::{PlatformDevice, PlatformProblem};
 pub use rng::RngConfig;
 pub use slots::slots;
 
@@ -89,6 +93,8 @@ pub enum DeviceKind {
     Rng(RngConfig),
     /// A virtio console with its ports. A machine has one at most.
     Console(ConsoleConfig),
+    /// A device of the program's own.
+    Custom(CustomConfig),
 }
 
 impl DeviceKind {
@@ -98,6 +104,7 @@ impl DeviceKind {
             DeviceKind::Net(net) => net,
             DeviceKind::Rng(rng) => rng,
             DeviceKind::Console(console) => console,
+            DeviceKind::Custom(custom) => custom,
         }
     }
 

@@ -27,7 +27,7 @@ use crate::config::{IrqchipChoice, Payload};
 use crate::consoles::Consoles;
 use crate::control::Control;
 use crate::control::stop::Stop;
-use crate::devices::Devices;
+use crate::devices::{Devices, PlatformDevice};
 use crate::inspect::capabilities;
 use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::{Core, Register, SbiExtension};
@@ -54,6 +54,8 @@ pub struct Blueprint {
     pub files: OpenFiles,
     /// The virtio devices, and the files and interfaces of the host that are open for them.
     pub virtio: Devices,
+    /// The devices on the platform bus, in the order of their addresses.
+    pub platform: Vec<PlatformDevice>,
     /// The kernel's command line, unless firmware or the user's device tree determine it.
     pub command_line: Option<String>,
     /// Number of harts.
@@ -124,6 +126,8 @@ struct Chassis {
 struct Lines {
     uart: Arc<dyn IrqLine>,
     rtc: Arc<dyn IrqLine>,
+    /// Of each device on the platform bus; `None` for one that has none.
+    platform: Vec<Option<Arc<dyn IrqLine>>>,
     /// Of each virtio slot; `None` where no device is.
     virtio: Vec<Option<Arc<dyn IrqLine>>>,
 }
@@ -163,6 +167,12 @@ impl Chassis {
         let lines = Lines {
             uart: line(layout::UART_IRQ, Trigger::Level)?,
             rtc: line(layout::RTC_IRQ, Trigger::Level)?,
+            platform: (blueprint.platform.iter())
+                .map(|device| {
+                    let irq = device.node().irq;
+                    irq.map(|irq| line(irq, Trigger::Level)).transpose()
+                })
+                .collect::<Result<_, _>>()?,
             virtio: (0..)
                 .map_while(layout::virtio_slot)
                 .zip(0..)
@@ -235,6 +245,12 @@ impl Board {
         )?;
         let rtc = Arc::new(Rtc::new(lines.rtc, blueprint.clock.clone()));
         attach(layout::RTC_BASE, layout::RTC_SIZE, rtc.clone())?;
+        for (device, line) in blueprint.platform.iter().zip(lines.platform) {
+            let node = device.node();
+            let registers = (device.power_on(line))
+                .map_err(Error::host("make a device on the platform bus"))?;
+            attach(node.base, node.size, registers)?;
+        }
 
         let mut virtio = Vec::new();
         for (slot, line) in (0..).zip(lines.virtio) {
@@ -491,6 +507,9 @@ fn describe(
         ram_size: blueprint.memory,
         interrupts: irqchip.describe(),
         hypervisor: "linux,kvm",
+        platform: (blueprint.platform.iter())
+            .map(|device| device.node().clone())
+            .collect(),
         command_line: blueprint.command_line.clone().unwrap_or_default(),
         initrd: None,
         rng_seed: entropy::fill(&mut seed).ok().map(|()| seed),

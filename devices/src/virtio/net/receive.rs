@@ -147,6 +147,22 @@ impl<'m> Receiver<'m> {
         Ok(Received::More)
     }
 
+    /// Loses a turn's worth of packets, which would otherwise reach the guest when its link is up again.
+    pub fn discard(&mut self, backend: &dyn Backend) -> Received {
+        self.waiting = None;
+        for _ in 0..TURN {
+            match backend.receive(&mut IoVector::default(), &mut self.overflow) {
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Received::Empty,
+                    io::ErrorKind::Interrupted => {}
+                    _ => return Received::Gone,
+                },
+            }
+        }
+        Received::More
+    }
+
     /// Takes buffers until there is room for a packet, or no buffer.
     fn fill(&mut self) -> Result<(), Broken> {
         loop {

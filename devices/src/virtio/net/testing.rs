@@ -106,6 +106,11 @@ impl TestBackend {
         self.change(|state| state.incoming.push_back(packet));
     }
 
+    /// How many packets for the guest nobody has taken.
+    pub fn incoming(&self) -> usize {
+        self.state.lock().unwrap().incoming.len()
+    }
+
     /// Waits for the next packet of the guest.
     pub fn sent(&self) -> Vec<u8> {
         let state = self.state.lock().unwrap();

@@ -344,6 +344,24 @@ fn without_a_link_packets_are_lost() {
     assert_eq!(bench.backend.sent(), packet(2, 50));
 }
 
+/// Also those that the back end would have kept until the link is up again, and one that waits for buffers.
+#[test]
+fn without_a_link_packets_from_the_network_are_lost() {
+    let mut bench = Bench::started(MODERN);
+    bench.backend.arrive(packet(1, 50));
+    bench.wait_asleep();
+    bench.link.set(false);
+    for _ in 0..2 * TURN {
+        bench.backend.arrive(packet(2, 50));
+    }
+    bench.driver.give(0, 0, &[writable(DATA, 100)]);
+    until(|| bench.backend.incoming() == 0);
+    assert_eq!(bench.driver.used(0), None);
+    bench.link.set(true);
+    bench.backend.arrive(packet(3, 40));
+    assert_eq!(bench.driver.wait_used(0), (0, 52));
+}
+
 /// It is asked for nothing more until the next activation.
 #[test]
 fn a_back_end_that_is_gone_leaves_the_guest_running() {

@@ -112,10 +112,12 @@ impl Server<'_> {
             let transmitted = self.transmitter.run(connected.then_some(self.backend))?;
             let received = if connected {
                 self.receiver.run(self.backend)?
-            } else {
+            } else if self.gone {
                 Received::Gone
+            } else {
+                self.receiver.discard(self.backend)
             };
-            self.gone |= connected && received == Received::Gone;
+            self.gone |= received == Received::Gone;
             self.interrupt()?;
             if transmitted != Transmitted::More && received != Received::More {
                 self.wait(transmitted, received)?;

@@ -169,6 +169,7 @@ impl Guest {
                 sources: layout::PLIC_SOURCES,
             },
             hypervisor: "hvrun,hv-bare",
+            platform: Vec::new(),
             command_line: files.command_line.into(),
             initrd: None,
             rng_seed: None,
