@@ -3,7 +3,7 @@
 //! The formats and their placement are in [`hv_core::kernel`]. Each may also be compressed by gzip or zstd,
 //! or wrapped as an EFI zboot program (`compressed.rs`). An error describes in one line what is wrong with the file.
 //!
-//! Crate linux-loader (0.14) is not used, although it loads the same files to the same addresses. Its `loader::pe` and
+//! Crate linux-loader (0.14) is not used, although what both load goes to the same addresses. Its `loader::pe` and
 //! `loader::elf` copy a file and do not check what it claims: the end of the kernel that they report leaves out `image_size` of an
 //! `Image` and segments that are only .bss, so that an initrd behind it would be overwritten. They accept big-endian and
 //! truncated Images, ELF files for other processors, and entry points outside of the file; an ELF file's virtual entry point
