@@ -1,6 +1,6 @@
 //! The kernels that hosts of the lab run.
 
-use super::{HostChip, HostConfig, Result, setup_error};
+use super::{HostChip, HostConfig, Result, SV57_CPU, setup_error};
 use crate::provision::{self, DebianKernel};
 
 /// The kernel of a nested host, by its age.
@@ -52,7 +52,7 @@ impl HostKernel {
             (Self::Oldest, _) => config.cpu("rv64,h=true,sv57=off,sv48=off,smstateen=on"),
             // The usual one, but that it sets accessed and dirty bits by itself (Svadu without Svade), for guests too.
             (_, HostChip::Plic) => config.cpu("rv64,h=true,sv57=off,sv48=off,svade=off,svadu=on"),
-            (_, HostChip::Aia | HostChip::AiaFiles) => config,
+            (_, HostChip::Aia | HostChip::AiaFiles) => config.cpu(SV57_CPU),
         })
     }
 }

@@ -56,7 +56,7 @@ use logs::Logs;
 use process::{ANSWER_TIMEOUT, path_text};
 pub use process::{Exec, FinishedProcess, Process};
 use qemu::{Boot, Qemu};
-pub(crate) use qemu::{FAST_CPU, escape_commas};
+pub(crate) use qemu::{FAST_CPU, SV57_CPU, escape_commas};
 
 use crate::cache;
 use crate::provision::{self, DebianKernel, progress};

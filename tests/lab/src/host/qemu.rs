@@ -35,8 +35,12 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests \
 /// emulated guest does is to walk page tables, a level of the host's for every level of its own, so few levels pay.
 pub(crate) const FAST_CPU: &str = "rv64,h=true,sv57=off,sv48=off";
 
-/// All that QEMU has, but for what makes everything else slow: the recording of control transfers, and total store order.
-const AIA_CPU: &str = "max,smctr=off,ssctr=off,ztso=off";
+/// All that QEMU has, but for what makes everything else slow: the recording of control transfers, total store order, and more
+/// than three levels of page tables.
+const AIA_CPU: &str = "max,smctr=off,ssctr=off,ztso=off,sv57=off,sv48=off";
+
+/// The same with five levels of page tables, Sv57 and Sv57x4.
+pub(crate) const SV57_CPU: &str = "max,smctr=off,ssctr=off,ztso=off";
 
 /// Options of a 9p mount, the best first; Linux before 6.4 does not know them.
 ///
@@ -239,7 +243,7 @@ pub(super) fn machine(command: &mut Command, config: &HostConfig) {
         HostChip::Plic => ("virt", FAST_CPU),
         HostChip::Aia => ("virt,aia=aplic-imsic", AIA_CPU),
         // One file for each hart of a guest that runs on a hart of the host at the same time.
-        HostChip::AiaFiles => ("virt,aia=aplic-imsic,aia-guests=3", AIA_CPU),
+        HostChip::AiaFiles => ("virt,aia=aplic-imsic,aia-guests=3", SV57_CPU),
     };
     let options: Vec<&str> = std::iter::once(machine)
         .chain(config.machine.iter().map(String::as_str))
