@@ -1,15 +1,20 @@
-//! The program.
+//! The program, in layers: a module uses those in the rows below its own, and none above.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`boot`] | from the firmware to the first guest |
-//! | [`hart`] | what a hart of the host does: wait, enter its guest, handle the exit |
-//! | [`exit`] | why a guest was left, and what is done about it |
+//! | [`run`] | the loop of a hart of the host: enter its guest, handle the exit, wait |
+//! | [`exit`] | what is done about an exit, and what the hart does next |
+//! | [`hart`] | a hart of the host with its guest's hart: start, halt, interrupts |
+//! | [`ending`] | the end of a guest |
+//! | [`monitor`] | what the user types |
+//! | [`guests`] | all guests |
 //! | [`guest`] | what the harts of a guest share |
-//! | [`interrupts`] | the host's interrupt chips |
-//! | [`console`] | one serial port for all guests |
-//! | [`firmware`] | what the firmware below does for the hypervisor |
-//! | [`csr`], [`vector`], [`mmio`] | the machine's own interface |
+//! | [`state`], [`vcpu`] | the host machine; a virtual hart as a value |
+//! | [`interrupts`], [`vector`] | the host's interrupt chips; entry into a guest and exit from it |
+//! | [`power`] | the end of the machine |
+//! | [`console`] | one serial port for the output of all guests |
+//! | [`clock`], [`firmware`], [`csr`], [`mmio`], [`heap`], [`statistics`] | the machine's own interface, and counts |
 
 mod boot;
 mod clock;
@@ -19,24 +24,24 @@ mod ending;
 mod exit;
 mod firmware;
 mod guest;
+mod guests;
 mod hart;
 mod heap;
 mod interrupts;
 mod mmio;
+mod monitor;
+mod power;
+mod run;
+mod state;
 mod statistics;
+mod vcpu;
 mod vector;
 
 use core::panic::PanicInfo;
-
-/// A number of 64 bits as a word of this machine, which has as many.
-#[allow(clippy::cast_possible_truncation)]
-const fn word(number: u64) -> usize {
-    number as usize
-}
 
 /// A fault of the hypervisor's own: no guest can go on after that.
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     console::emergency(format_args!("{info}"));
-    ending::fail()
+    power::fail()
 }

@@ -19,25 +19,25 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use dtoolkit::Node;
 use dtoolkit::fdt::Fdt;
 use hv_bare::bundle::Bundle;
 use hv_bare::entropy::Entropy;
 use hv_bare::gstage::Mode;
 use hv_bare::host::{self, Host};
-use hv_bare::partition::{self, Passthrough};
+use hv_bare::partition;
 use hv_bare::tree;
 use hv_core::addr::HostPhysAddr;
 use hv_core::placement::FreeMemory;
-use spin::{Mutex, Once};
+use spin::Mutex;
 
-use dtoolkit::Node;
-
-use super::clock::{self, Clock};
-use super::csr::{self, number};
+use super::clock::Clock;
+use super::csr::{self, number, word};
 use super::guest::{self, Guest};
-use super::hart::{self, Vhart};
+use super::hart::Vhart;
 use super::interrupts::Chip;
-use super::{console, ending, firmware, heap, word};
+use super::state::{self, State};
+use super::{console, firmware, guests, heap, power, run};
 
 /// Bytes of stack of each hart.
 const STACK: usize = 32 << 10;
@@ -121,70 +121,12 @@ struct Stack([u8; STACK]);
 
 static mut BOOT_STACK: Stack = Stack([0; STACK]);
 
-/// What there is, from the moment on that guests are made.
-#[derive(Debug)]
-pub struct Hypervisor {
-    /// The host machine.
-    pub host: Host,
-    /// Its interrupt chip.
-    pub chip: Chip,
-    /// The time of day.
-    pub clock: Clock,
-    /// The guests.
-    pub guests: Vec<Guest>,
-    /// Whether exits are printed by cause when a guest ends.
-    pub prints_statistics: bool,
-    /// Where guests' seeds come from, if the firmware gave any.
-    pub entropy: Mutex<Option<Entropy>>,
-}
-
-impl Hypervisor {
-    /// Whose interrupt `source` of the host's chip is: the guest, and its device. `None` for the console's.
-    pub fn owner(&self, source: u32) -> Option<(&Guest, &Passthrough)> {
-        self.guests.iter().find_map(|guest| {
-            let mut devices = guest.passthrough.iter();
-            let device = devices.find(|device| device.host_irq == source)?;
-            Some((guest, device))
-        })
-    }
-}
-
-static HYPERVISOR: Once<Hypervisor> = Once::new();
-
-/// The test device, for an end before all else is there.
-static TEST_DEVICE: Once<HostPhysAddr> = Once::new();
-
-/// What there is. It is there when the first guest is.
-pub fn hypervisor() -> &'static Hypervisor {
-    match HYPERVISOR.get() {
-        Some(hypervisor) => hypervisor,
-        None => give_up(&"a guest ran before the hypervisor was ready"),
-    }
-}
-
-/// The device that ends the machine with an exit code.
-pub fn test_device() -> Option<HostPhysAddr> {
-    TEST_DEVICE.get().copied()
-}
-
-/// Entropy for a guest that begins now, if there is any.
-pub fn seed(guest: usize) -> Option<[u8; 32]> {
-    let mut entropy = hypervisor().entropy.lock();
-    Some(entropy.as_mut()?.next(guest, clock::ticks()))
-}
-
-/// Ends the machine with a line that says why.
-fn give_up(why: &dyn core::fmt::Display) -> ! {
-    console::message(format_args!("{why}"));
-    ending::fail()
-}
-
 extern "C" fn begin(hart: u64, tree: *const u8, bundle: *const u8, bundle_size: usize) -> ! {
     // SAFETY: the firmware, or `move_up`, has put a device tree there, and nothing else writes there.
     let blob = unsafe { tree_at(tree) };
     let tree = match Fdt::new(blob) {
         Ok(tree) => tree,
-        Err(error) => give_up(&format_args!(
+        Err(error) => power::give_up(&format_args!(
             "the firmware's device tree cannot be read: {error}"
         )),
     };
@@ -194,7 +136,8 @@ extern "C" fn begin(hart: u64, tree: *const u8, bundle: *const u8, bundle_size: 
             .find(|node| tree::is_compatible(node, &["sifive,test0"]))?;
         tree::ranges(&test).next()
     }) {
-        TEST_DEVICE.call_once(|| test.start);
+        // SAFETY: the firmware's device tree says so.
+        unsafe { power::use_test_device(test.start) };
     }
     if bundle.is_null() {
         move_up(hart, &tree, blob);
@@ -205,7 +148,7 @@ extern "C" fn begin(hart: u64, tree: *const u8, bundle: *const u8, bundle_size: 
     unsafe { heap::initialize() };
     // What the program has to itself: everything from the bundle to its own end.
     let own = HostPhysAddr(bundle.as_ptr() as u64)..HostPhysAddr(own_image().end);
-    run(hart, &tree, bundle, own)
+    start(hart, &tree, bundle, own)
 }
 
 /// The device tree at an address that the firmware gave.
@@ -222,7 +165,7 @@ unsafe fn tree_at(tree: *const u8) -> &'static [u8] {
         _ => 0,
     };
     if !(40..=MAX_TREE).contains(&size) {
-        give_up(&"the firmware gives no device tree, or one that is too large");
+        power::give_up(&"the firmware gives no device tree, or one that is too large");
     }
     // SAFETY: the caller's.
     unsafe { slice::from_raw_parts(tree, size) }
@@ -237,7 +180,7 @@ fn own_image() -> Range<u64> {
 fn move_up(hart: u64, tree: &Fdt<'_>, blob: &[u8]) -> ! {
     static mut TREE: [u8; MAX_TREE] = [0; MAX_TREE];
     let Some(bundle) = host::initrd(tree) else {
-        give_up(&"there is no bundle of guests; give QEMU one with -initrd");
+        power::give_up(&"there is no bundle of guests; give QEMU one with -initrd");
     };
     let own = own_image();
     let memory = tree
@@ -248,7 +191,9 @@ fn move_up(hart: u64, tree: &Fdt<'_>, blob: &[u8]) -> ! {
             tree::ranges(&node).find(|range| range.start.0 <= own.start && own.end <= range.end.0)
         });
     let Some(memory) = memory else {
-        give_up(&"the program is not in the memory that the firmware's device tree tells of");
+        power::give_up(
+            &"the program is not in the memory that the firmware's device tree tells of",
+        );
     };
     let bundle_size = bundle.end.0.saturating_sub(bundle.start.0);
     let size = own.end.saturating_sub(own.start);
@@ -260,7 +205,7 @@ fn move_up(hart: u64, tree: &Fdt<'_>, blob: &[u8]) -> ! {
         Some((image.start, tree.start, bundle.start))
     };
     let Some((image, tree, moved)) = place() else {
-        give_up(&"the machine has too little memory for the bundle");
+        power::give_up(&"the machine has too little memory for the bundle");
     };
     // SAFETY: the device tree says that all of this is memory, and the checks above that the program itself is not
     // overwritten. The tree is copied first, to a place within the program, and the bundle before what may lie on it.
@@ -294,23 +239,23 @@ fn move_up(hart: u64, tree: &Fdt<'_>, blob: &[u8]) -> ! {
 }
 
 /// Makes the guests and becomes one of their harts.
-fn run(hart: u64, tree: &Fdt<'static>, bundle: &'static [u8], own: Range<HostPhysAddr>) -> ! {
-    let mut host = Host::from_tree(tree).unwrap_or_else(|error| give_up(&error));
-    let bundle = Bundle::parse(bundle).unwrap_or_else(|error| give_up(&error));
+fn start(hart: u64, tree: &Fdt<'static>, bundle: &'static [u8], own: Range<HostPhysAddr>) -> ! {
+    let mut host = Host::from_tree(tree).unwrap_or_else(|error| power::give_up(&error));
+    let bundle = Bundle::parse(bundle).unwrap_or_else(|error| power::give_up(&error));
     let mut free = host.memory.clone();
     for taken in host.reserved.iter().chain([&own]) {
         partition::take(&mut free, taken);
     }
     let shares = partition::divide(&bundle, &host, free, |path| host::device(tree, path))
-        .unwrap_or_else(|error| give_up(&error));
+        .unwrap_or_else(|error| power::give_up(&error));
     let Some(first) = host.harts.first() else {
-        give_up(&"the host has no harts");
+        power::give_up(&"the host has no harts");
     };
     if !host.harts.iter().all(|hart| hart.hart.isa.contains("h")) {
-        give_up(&"the host's harts have no H extension; QEMU has it with -cpu rv64,h=true");
+        power::give_up(&"the host's harts have no H extension; QEMU has it with -cpu rv64,h=true");
     }
     let Some(mode) = Mode::ALL.into_iter().find(|mode| has_mode(*mode)) else {
-        give_up(&"the host's harts have no second-stage translation");
+        power::give_up(&"the host's harts have no second-stage translation");
     };
     let features = guest::features(&first.hart, firmware::update_page_table_bits());
     let boot_place = host
@@ -327,30 +272,30 @@ fn run(hart: u64, tree: &Fdt<'static>, bundle: &'static [u8], own: Range<HostPhy
     console::start(port, &names);
     let port_irq = port.and_then(|port| port.irq);
 
-    let mut guests = Vec::new();
-    for (index, (files, share)) in bundle.guests.into_iter().zip(shares).enumerate() {
-        let name = files.name;
-        match Guest::new(index, files, share, features.clone(), mode, &host) {
-            Ok(guest) => guests.push(guest),
-            Err(error) => give_up(&format_args!("guest {name}: {error}")),
-        }
-    }
     let chip = Chip::new(&host);
-    if let Some(irq) = port_irq {
-        chip.route(irq, boot_place);
-    }
     let entropy = Entropy::new(&mut host.seed);
-    let hypervisor = HYPERVISOR.call_once(|| Hypervisor {
+    let state = state::initialize(State {
         entropy: Mutex::new(entropy),
         chip,
         clock: Clock::new(host.timebase_frequency, host.rtc),
         host,
-        guests,
         prints_statistics: bundle.statistics,
     });
-    announce(hypervisor);
+    let mut guests = Vec::new();
+    for (index, (files, share)) in bundle.guests.into_iter().zip(shares).enumerate() {
+        let name = files.name;
+        match Guest::new(index, files, share, features.clone(), mode, &state.host) {
+            Ok(guest) => guests.push(guest),
+            Err(error) => power::give_up(&format_args!("guest {name}: {error}")),
+        }
+    }
+    if let Some(irq) = port_irq {
+        state.chip.route(irq, boot_place);
+    }
+    let guests = guests::initialize(guests);
+    announce(guests);
     let mut mine = None;
-    for guest in &hypervisor.guests {
+    for guest in guests {
         for (id, link) in (0..).zip(&guest.harts) {
             let Some(hart) = Vhart::new(guest, id) else {
                 continue;
@@ -362,19 +307,19 @@ fn run(hart: u64, tree: &Fdt<'static>, bundle: &'static [u8], own: Range<HostPhy
             }
         }
     }
-    for guest in &hypervisor.guests {
-        if let Err(error) = guest.start(seed(guest.index)) {
-            give_up(&format_args!("guest {}: {error}", guest.name));
+    for guest in guests {
+        if let Err(error) = guest.start(state.seed(guest.index)) {
+            power::give_up(&format_args!("guest {}: {error}", guest.name));
         }
     }
     match mine {
-        Some(mine) => mine.run(),
-        None => hart::idle(boot_place),
+        Some(mine) => run::run(mine),
+        None => run::idle(boot_place),
     }
 }
 
-fn announce(hypervisor: &Hypervisor) {
-    for guest in &hypervisor.guests {
+fn announce(guests: &[Guest]) {
+    for guest in guests {
         let harts: Vec<_> = guest
             .harts
             .iter()
@@ -420,7 +365,7 @@ fn start_hart(id: u64, hart: Vhart) {
     *top = start as u128;
     let entry = entry_of_others as *const () as usize;
     if !firmware::start_hart(id, entry, ptr::from_mut(top) as usize) {
-        give_up(&format_args!(
+        power::give_up(&format_args!(
             "the firmware does not start the host's hart {id}"
         ));
     }
@@ -430,5 +375,5 @@ extern "C" fn begin_other(_: u64, top: *const u128) -> ! {
     // SAFETY: `start_hart` has put the address of a boxed value there, for this hart alone.
     let start = unsafe { Box::from_raw(top.read() as usize as *mut Start) };
     let Start { hart } = *start;
-    hart.run()
+    run::run(hart)
 }

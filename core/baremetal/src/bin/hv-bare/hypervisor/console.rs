@@ -2,7 +2,7 @@
 //!
 //! The output of a single guest is printed unchanged. With several guests, each line begins with the name of its guest, and control
 //! sequences that could falsify that are left out ([`hv_bare::console`]). Output of the guest that has the keyboard appears
-//! immediately, that of the others by complete lines. Input goes to the guest that has the keyboard, except Ctrl-a and the key after it.
+//! immediately, that of the others by complete lines. What is typed is read here and understood by the [`monitor`](super::monitor).
 //!
 //! The port is slow, and a hart that prints waits for it with interrupts disabled. So the lock is held for a line at most, and
 //! harts get it in the order in which they ask for it.
@@ -11,22 +11,13 @@ mod port;
 
 use core::fmt::{self, Write};
 
-use spin::{Mutex, Once};
-
-use super::ending;
-use super::firmware;
-use super::guest::{self, Guest, mail};
 use hv_bare::console::{Output, Screen};
 use hv_bare::host::Device;
-use hv_bare::lifecycle::Phase;
-pub use port::Port;
+use spin::{Mutex, Once};
 
-/// Ctrl-a.
-const ESCAPE: u8 = 1;
+use port::Port;
 
-/// What Ctrl-a and any other key tells.
-const HELP: &str = "Ctrl-a 1 to 4: keyboard to that guest; e: end it; r: restart it; s: statistics; x: switch off; \
-                    Ctrl-a: Ctrl-a itself";
+use super::firmware;
 
 /// The most that a single guest prints before another hart has a chance, bytes.
 const PIECE: usize = 256;
@@ -41,17 +32,6 @@ struct Console {
     port: Option<Port>,
     /// What several guests print; `None` if there is one.
     output: Option<Output>,
-    /// The guest that has the keyboard.
-    focus: usize,
-    /// Ctrl-a was typed, and its key was not.
-    escaped: bool,
-}
-
-/// What a key asks for.
-enum Request {
-    Input(usize, u8),
-    Statistics,
-    Off,
 }
 
 /// Begins to use the serial port, for guests of these names. Without a port of the hypervisor's own, what it has to say goes to
@@ -63,8 +43,6 @@ pub fn start(port: Option<&Device>, names: &[&str]) {
             // SAFETY: the host's device tree says that a 16550 is there, and no guest has it.
             port: port.map(|device| unsafe { Port::new(device.registers.start) }),
             output: several.then(|| Output::new(names)),
-            focus: 0,
-            escaped: false,
         })
     });
 }
@@ -89,18 +67,21 @@ pub fn message(text: fmt::Arguments<'_>) {
     }
 }
 
-/// A guest has ended. If it had the keyboard, the next one that has not gets it.
-pub fn ended(guest: usize) {
-    let lives = |guest: &&Guest| !matches!(guest.lifecycle.lock().phase(), Phase::Ended(_));
-    let next = guest::all().iter().find(lives).map(|guest| guest.index);
-    if let Some(console) = CONSOLE.get()
-        && let Some(next) = next
-    {
+/// Prints a line of the hypervisor's own, after which the output of this guest appears immediately.
+pub fn set_focus(guest: usize, text: fmt::Arguments<'_>) {
+    if let Some(console) = CONSOLE.get() {
         let mut console = console.lock();
-        if console.focus == guest {
-            console.switch(next);
+        console.message(text);
+        let Console { port, output } = &mut *console;
+        if let (Some(output), Some(port)) = (output, port) {
+            output.set_focus(guest, port);
         }
     }
+}
+
+/// The next character that was typed.
+pub fn read() -> Option<u8> {
+    CONSOLE.get()?.lock().port.as_ref()?.read()
 }
 
 /// Prints what guests have left unfinished.
@@ -108,7 +89,7 @@ pub fn flush() {
     if let Some(console) = CONSOLE.get()
         && let Some(mut console) = console.try_lock()
     {
-        let Console { port, output, .. } = &mut *console;
+        let Console { port, output } = &mut *console;
         if let (Some(output), Some(port)) = (output, port) {
             output.flush_all(port);
         }
@@ -118,35 +99,6 @@ pub fn flush() {
 /// Prints a line although the console may be in use, or not there yet.
 pub fn emergency(text: fmt::Arguments<'_>) {
     let _ = writeln!(Firmware, "{OWN_NAME}{text}");
-}
-
-/// The serial port has interrupted. `running` is the guest's hart that is running here, if one is.
-pub fn serve(running: Option<(&Guest, u32)>) {
-    let Some(console) = CONSOLE.get() else {
-        return;
-    };
-    loop {
-        // Not locked while a guest gets its input: a guest that prints has locks of its own, and wants this one after them.
-        let request = console.lock().next_request();
-        match request {
-            None => return,
-            Some(Request::Input(guest, byte)) => {
-                if let Some(guest) = guest::all().get(guest) {
-                    let hart = running.filter(|(other, _)| core::ptr::eq(*other, guest));
-                    guest.input(&[byte], hart.map(|(_, id)| id));
-                }
-            }
-            Some(Request::Statistics) => {
-                for guest in guest::all() {
-                    ending::print_statistics(guest);
-                }
-            }
-            Some(Request::Off) => {
-                message(format_args!("switched off"));
-                ending::switch_off(0);
-            }
-        }
-    }
 }
 
 impl Console {
@@ -178,49 +130,6 @@ impl Console {
             Some(port) => writeln!(Lines(port), "{OWN_NAME}{text}"),
             None => writeln!(Firmware, "{OWN_NAME}{text}"),
         };
-    }
-
-    /// What the next keys ask for, `None` when there are no more.
-    fn next_request(&mut self) -> Option<Request> {
-        loop {
-            let byte = self.port.as_ref()?.read()?;
-            if !core::mem::take(&mut self.escaped) {
-                if byte == ESCAPE {
-                    self.escaped = true;
-                    continue;
-                }
-                return Some(Request::Input(self.focus, byte));
-            }
-            match byte {
-                ESCAPE => return Some(Request::Input(self.focus, byte)),
-                b'x' => return Some(Request::Off),
-                b's' => return Some(Request::Statistics),
-                b'1'..=b'4' => self.switch(usize::from(byte - b'1')),
-                b'e' => self.post_to_focus(mail::END),
-                b'r' => self.post_to_focus(mail::RESTART),
-                _ => self.message(format_args!("{HELP}")),
-            }
-        }
-    }
-
-    /// Tells the guest that has the keyboard something.
-    fn post_to_focus(&self, mail: u32) {
-        let guest = guest::all().get(self.focus);
-        if let Some(hart) = guest.and_then(|guest| guest.harts.first()) {
-            hart.post(mail);
-        }
-    }
-
-    /// Gives the keyboard to a guest.
-    fn switch(&mut self, guest: usize) {
-        let Some(chosen) = guest::all().get(guest) else {
-            return;
-        };
-        self.focus = guest;
-        self.message(format_args!("the keyboard is guest {}'s", chosen.name));
-        if let (Some(output), Some(port)) = (&mut self.output, &mut self.port) {
-            output.set_focus(guest, port);
-        }
     }
 }
 

@@ -3,6 +3,12 @@
 
 use core::arch::asm;
 
+/// A number of 64 bits as a word of this machine, which has as many.
+#[allow(clippy::cast_possible_truncation)]
+pub const fn word(number: u64) -> usize {
+    number as usize
+}
+
 /// Addresses of the registers.
 #[allow(missing_docs)]
 pub mod number {

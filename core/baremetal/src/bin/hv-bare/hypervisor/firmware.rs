@@ -3,7 +3,7 @@
 use hv_core::sbi;
 use sbi_rt::{HartMask, Physical};
 
-use super::word;
+use super::csr::word;
 
 /// Writes to the firmware's console, for before there is another and after there is none.
 pub fn write(mut bytes: &[u8]) {

@@ -4,6 +4,7 @@
 pub mod board;
 mod load;
 mod memory;
+mod rtc;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -23,11 +24,11 @@ use spin::Mutex;
 pub use board::Board;
 pub use memory::GuestMemory;
 
-use super::boot::{Hypervisor, hypervisor};
 use super::console;
 use super::firmware;
-use super::hart;
+use super::state::state;
 use super::statistics::Counts;
+use super::vcpu::{self, Parts};
 
 /// Requests from one hart to another: the bits of its IPI mailbox.
 pub mod mail {
@@ -125,12 +126,8 @@ pub struct Guest {
     pub hgatp: u64,
     /// For the CSR of this name.
     pub henvcfg: u64,
-    /// Whether its harts have a timer of their own (Sstc).
-    pub has_timer: bool,
-    /// Whether its harts have floating-point registers.
-    pub has_float: bool,
-    /// Whether its harts have vector registers.
-    pub has_vector: bool,
+    /// What its harts have.
+    pub parts: Parts,
     /// What legacy Console Getchar answers for nothing.
     pub getchar_empty: i64,
     machine: Machine,
@@ -193,9 +190,11 @@ impl Guest {
             passthrough: share.devices,
             hgatp,
             henvcfg: features.henvcfg,
-            has_timer: machine.hart.isa.contains("sstc"),
-            has_float: machine.hart.isa.contains("d"),
-            has_vector: machine.hart.isa.contains("v"),
+            parts: Parts {
+                timer: machine.hart.isa.contains("sstc"),
+                float: machine.hart.isa.contains("d"),
+                vector: machine.hart.isa.contains("v"),
+            },
             getchar_empty: files.getchar_empty,
             machine,
             files,
@@ -232,7 +231,7 @@ impl Guest {
         {
             board::reset_virtio(device);
         }
-        let chip = &hypervisor().chip;
+        let chip = &state().chip;
         for device in &self.passthrough {
             if self.board.take_in_flight(device.irq) {
                 chip.complete(device.host_irq, self.home());
@@ -312,7 +311,7 @@ impl HartLines for Lines<'_> {
         };
         link.external.store(asserted, Ordering::Release);
         if self.hart == Some(hart) {
-            hart::set_external(asserted);
+            vcpu::set_external(asserted);
         } else {
             link.post(mail::EXTERNAL_INTERRUPT);
         }
@@ -323,9 +322,7 @@ impl HartLines for Lines<'_> {
         if let Some(device) = devices.find(|device| device.irq == source)
             && self.guest.board.take_in_flight(source)
         {
-            hypervisor()
-                .chip
-                .complete(device.host_irq, self.guest.home());
+            state().chip.complete(device.host_irq, self.guest.home());
         }
     }
 }
@@ -443,10 +440,4 @@ pub fn features(host: &Hart, updates_page_tables: bool) -> Features {
         },
         henvcfg: bits,
     }
-}
-
-/// All guests.
-pub fn all() -> &'static [Guest] {
-    let hypervisor: &'static Hypervisor = hypervisor();
-    &hypervisor.guests
 }

@@ -1,7 +1,6 @@
-//! A hart of the host and the guest's hart that runs on it permanently: it waits to be started, enters the guest, and handles
-//! its exits.
+//! A hart of the host and the guest's hart that runs on it permanently: what its guest, other harts and the host's interrupts
+//! have it do. The loop is in [`super::run`].
 
-use core::arch::asm;
 use core::sync::atomic::Ordering;
 
 use hv_bare::lifecycle::{Order, Start};
@@ -9,15 +8,11 @@ use hv_core::ending::End;
 use hv_core::sbi::pmu;
 use hv_core::trap::sstatus;
 
-use super::boot::hypervisor;
-use super::clock;
-use super::console;
-use super::csr::{self, hstatus, interrupt, number};
-use super::ending;
-use super::exit;
-use super::firmware;
+use super::csr::{self, interrupt, number};
 use super::guest::{Guest, Link, mail};
-use super::vector::{self, Context};
+use super::state::state;
+use super::vcpu::{self, Vcpu};
+use super::{clock, ending, firmware, guests, monitor, vector};
 
 /// What traps within the guest, without the hypervisor: everything that a hart without the H extension would trap to S-mode
 /// (privileged specification, section 21.2.2). What is left are the guest's calls and the second stage.
@@ -27,21 +22,26 @@ const DELEGATED_EXCEPTIONS: u64 = 0b1011_0001_1111_1111;
 const DELEGATED_INTERRUPTS: u64 =
     interrupt::VS_SOFTWARE | interrupt::VS_TIMER | interrupt::VS_EXTERNAL;
 
-/// The counters that a guest reads without an exit: `cycle`, `time`, `instret`.
-const COUNTERS: u64 = 0b111;
-
 /// `hstateen0`: `senvcfg`, and `sstateen0` itself.
 const STATE_ENABLED: u64 = 1 << 63 | 1 << 62;
 
-/// State that the guest can use, and that it has not used yet, in `vsstatus`: as firmware hands a hart over.
-const FLOAT_INITIAL: u64 = 1 << 13;
-const VECTOR_INITIAL: u64 = 1 << 9;
+/// What a hart does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// It enters its guest.
+    Run,
+    /// It waits for an interrupt.
+    Wait,
+    /// Its guest ends.
+    End(End),
+}
 
 /// The hart.
 #[derive(Debug)]
 pub struct Vhart {
-    /// Its registers while it does not run.
-    pub context: Context,
+    /// What it is to its guest. It is loaded while the hart runs.
+    pub vcpu: Vcpu,
     /// Its guest.
     pub guest: &'static Guest,
     /// Its number in the guest.
@@ -49,11 +49,9 @@ pub struct Vhart {
     /// What others know of it.
     pub link: &'static Link,
     /// Whether it is to be entered.
-    pub running: bool,
+    running: bool,
     /// Its firmware counters.
     pub counters: pmu::Counters,
-    /// When the guest's timer is due, in ticks, for guests without their own.
-    deadline: u64,
     /// When the alarm of the guest's real-time clock is due, in ticks.
     alarm: u64,
 }
@@ -62,35 +60,37 @@ impl Vhart {
     /// The guest's hart with this id, not started. `None` if the guest has no such hart.
     pub fn new(guest: &'static Guest, id: u32) -> Option<Self> {
         Some(Self {
-            context: Context::new(),
+            vcpu: Vcpu::new(id, 0, 0, guest.parts),
             guest,
             id,
             link: guest.harts.get(id as usize)?,
             running: false,
             counters: pmu::Counters::new(),
-            deadline: u64::MAX,
             alarm: u64::MAX,
         })
     }
 
-    /// Runs the hart. Never returns.
-    pub fn run(mut self) -> ! {
-        self.set_up();
-        // Requests that were posted before the firmware started this hart have interrupted nothing.
-        self.serve_software();
-        loop {
-            if self.running {
-                vector::enter(&mut self.context);
-                exit::handle(&mut self);
-            } else {
-                csr::wait_for_interrupt();
-                self.serve();
-            }
-        }
+    /// What it does next, unless its guest ends.
+    pub const fn next(&self) -> Next {
+        if self.running { Next::Run } else { Next::Wait }
+    }
+
+    /// Its guest ends, or begins again.
+    pub fn end(&mut self, end: End) -> Next {
+        let order = self.guest.lifecycle.lock().end(self.id, end);
+        self.guest.alert_others(self.id);
+        self.obey(order)
+    }
+
+    /// The user wants its guest to begin anew.
+    fn restart(&mut self) -> Next {
+        let order = self.guest.lifecycle.lock().restart(self.id);
+        self.guest.alert_others(self.id);
+        self.obey(order)
     }
 
     /// Sets the registers that never change afterwards.
-    fn set_up(&self) {
+    pub fn set_up(&self) {
         let guest = self.guest;
         set_up_host();
         // SAFETY: all of these say how the guest runs, which is behind the second stage; the hypervisor's own memory is not
@@ -98,16 +98,16 @@ impl Vhart {
         unsafe {
             csr::write::<{ number::HEDELEG }>(DELEGATED_EXCEPTIONS);
             csr::write::<{ number::HIDELEG }>(DELEGATED_INTERRUPTS);
-            csr::write::<{ number::HCOUNTEREN }>(COUNTERS);
+            csr::write::<{ number::HCOUNTEREN }>(vcpu::COUNTERS);
             csr::write::<{ number::HTIMEDELTA }>(0);
             csr::write::<{ number::HENVCFG }>(guest.henvcfg);
             csr::write::<{ number::HGATP }>(guest.hgatp);
-            let host = hypervisor().host.harts.get(self.link.place);
+            let host = state().host.harts.get(self.link.place);
             if host.is_some_and(|host| host.hart.isa.contains("smstateen")) {
                 csr::write::<{ number::HSTATEEN0 }>(STATE_ENABLED);
             }
         }
-        let chip = &hypervisor().chip;
+        let chip = &state().chip;
         chip.enable_hart(self.link.place);
         if self.link.place == guest.home() {
             // Not before the hart runs: the firmware, as it has the hart going, disables all sources that are its.
@@ -119,61 +119,25 @@ impl Vhart {
 
     /// Begins as a hart does that SBI starts ("Hart start"): nothing is pending and no timer set, whatever ran on it before.
     fn begin(&mut self, start: Start) {
-        self.deadline = u64::MAX;
-        // SAFETY: both are the guest's.
-        unsafe {
-            csr::write::<{ number::HVIP }>(0);
-            if self.guest.has_timer {
-                csr::write::<{ number::VSTIMECMP }>(u64::MAX);
-            }
-        }
-        self.enter_at(start);
+        // SAFETY: it is the guest's.
+        unsafe { csr::write::<{ number::HVIP }>(0) };
+        self.enter_at(start, u64::MAX);
     }
 
-    /// Goes on as a hart does that SBI starts or resumes: with its number in a0, and without translation and interrupts (SBI
-    /// 3.0, "Hart start" and "Hart suspend").
-    fn enter_at(&mut self, start: Start) {
-        self.context = Context::new();
-        self.context.pc = start.pc;
-        let [_, _, _, _, _, _, _, _, _, _, a0, a1, ..] = &mut self.context.registers;
-        *a0 = self.id.into();
-        *a1 = start.opaque;
-        let (mut initial, mut available) = (0, 0);
-        if self.guest.has_float {
-            initial |= FLOAT_INITIAL;
-            available |= sstatus::FS;
-            clear_float_registers();
-        }
-        // Not without the registers: some harts keep the bits all the same, and a guest believes them.
-        if self.guest.has_vector {
-            initial |= VECTOR_INITIAL;
-            available |= sstatus::VS;
-        }
-        // SAFETY: all of these are the guest's, but for sstatus and hstatus, which say that the next sret enters it in VS-mode,
-        // as `vector` wants it.
-        unsafe {
-            csr::write::<{ number::VSSTATUS }>(initial);
-            csr::write::<{ number::VSIE }>(0);
-            csr::write::<{ number::VSTVEC }>(0);
-            csr::write::<{ number::VSSCRATCH }>(0);
-            csr::write::<{ number::VSEPC }>(0);
-            csr::write::<{ number::VSCAUSE }>(0);
-            csr::write::<{ number::VSTVAL }>(0);
-            csr::write::<{ number::VSATP }>(0);
-            csr::write::<{ number::SCOUNTEREN }>(COUNTERS);
-            csr::write::<{ number::SENVCFG }>(0);
-            csr::set::<{ number::SSTATUS }>(sstatus::SPP | available);
-            csr::write::<{ number::HSTATUS }>(hstatus::VSXL_64 | hstatus::SPV | hstatus::SPVP);
-        }
+    /// Goes on as a hart does that SBI starts or resumes, with its timer set so.
+    fn enter_at(&mut self, start: Start, timer: u64) {
+        self.vcpu = Vcpu::new(self.id, start.pc, start.opaque, self.guest.parts);
+        self.vcpu.timer = timer;
+        self.vcpu.load();
         csr::forget_translations();
         // The kernel may have been written by this or another hart.
         csr::fence_i();
-        set_external(self.link.external.load(Ordering::Acquire));
+        vcpu::set_external(self.link.external.load(Ordering::Acquire));
         self.running = true;
     }
 
     /// Does as the guest's lifecycle has it do.
-    pub fn obey(&mut self, order: Order) {
+    pub fn obey(&mut self, order: Order) -> Next {
         match order {
             Order::Continue => {}
             Order::Begin(start) => self.begin(start),
@@ -183,6 +147,7 @@ impl Vhart {
                 ending::finish(self.guest, end);
             }
         }
+        self.next()
     }
 
     /// Does not run any more.
@@ -196,22 +161,38 @@ impl Vhart {
     /// Goes on at another place, as after a suspension that kept no registers. What woke the hart is pending still, and its
     /// timer set: no interrupt is lost by sleeping.
     pub fn resume(&mut self, pc: u64, opaque: u64) {
-        self.enter_at(Start { pc, opaque });
+        let timer = if self.guest.parts.timer {
+            csr::read::<{ number::VSTIMECMP }>()
+        } else {
+            self.vcpu.timer
+        };
+        self.enter_at(Start { pc, opaque }, timer);
+    }
+
+    /// Sleeps until an interrupt is there for the guest, or until the hart is told to halt. Returns whether it goes on.
+    pub fn sleep(&mut self) -> bool {
+        self.vcpu.store();
+        self.wait_for_guest_interrupt();
+        if self.running {
+            self.vcpu.load();
+        }
+        self.running
     }
 
     /// Waits until an interrupt is there for the guest, or until the hart is told to halt.
-    pub fn wait_for_guest_interrupt(&mut self) {
+    fn wait_for_guest_interrupt(&mut self) {
         while self.running && !guest_interrupt_pending() {
             csr::wait_for_interrupt();
-            self.serve();
+            // An end has halted the hart.
+            let _ = self.serve();
         }
     }
 
     /// Sees to all interrupts that are there for the hypervisor.
-    pub fn serve(&mut self) {
+    pub fn serve(&mut self) -> Next {
         let pending = csr::read::<{ number::SIP }>() & csr::read::<{ number::SIE }>();
         if pending & interrupt::SOFTWARE != 0 {
-            self.serve_software();
+            let _ = self.serve_software();
         }
         if pending & interrupt::EXTERNAL != 0 {
             self.serve_external();
@@ -219,28 +200,29 @@ impl Vhart {
         if pending & interrupt::TIMER != 0 {
             self.serve_timer();
         }
+        self.next()
     }
 
     /// Another hart has posted something.
-    pub fn serve_software(&mut self) {
+    pub fn serve_software(&mut self) -> Next {
         // SAFETY: it is the interrupt that is being served.
         unsafe { csr::clear::<{ number::SIP }>(interrupt::SOFTWARE) };
         let mail = self.link.take_mail();
         if mail & mail::ATTEND != 0 {
             let order = self.guest.lifecycle.lock().attend(self.id);
-            self.obey(order);
+            let _ = self.obey(order);
         }
         if mail & mail::ALARM != 0 {
             self.set_alarm();
         }
         if mail & mail::END != 0 {
-            ending::end(self, End::PowerOff);
+            let _ = self.end(End::PowerOff);
         }
         if mail & mail::RESTART != 0 {
-            ending::restart(self);
+            let _ = self.restart();
         }
         if !self.running {
-            return;
+            return Next::Wait;
         }
         if mail & mail::SOFTWARE_INTERRUPT != 0 {
             self.counters.count(pmu::Event::IpiReceived, 1);
@@ -248,8 +230,9 @@ impl Vhart {
             unsafe { csr::set::<{ number::HVIP }>(interrupt::VS_SOFTWARE) };
         }
         if mail & mail::EXTERNAL_INTERRUPT != 0 {
-            set_external(self.link.external.load(Ordering::Acquire));
+            vcpu::set_external(self.link.external.load(Ordering::Acquire));
         }
+        Next::Run
     }
 
     /// A device of the host has interrupted.
@@ -260,13 +243,13 @@ impl Vhart {
     /// The timer is due: the guest's, or the alarm.
     pub fn serve_timer(&mut self) {
         let now = clock::ticks();
-        if self.deadline <= now {
-            self.deadline = u64::MAX;
+        if !self.guest.parts.timer && self.vcpu.timer <= now {
+            self.vcpu.timer = u64::MAX;
             // SAFETY: it is the guest's.
             unsafe { csr::set::<{ number::HVIP }>(interrupt::VS_TIMER) };
         }
         if self.alarm <= now {
-            exit::mmio::poll_alarm(self);
+            self.guest.poll_alarm(self.id);
             self.set_alarm();
         } else {
             self.program_timer();
@@ -275,25 +258,30 @@ impl Vhart {
 
     /// The guest sets its timer, in ticks.
     pub fn set_timer(&mut self, deadline: u64) {
-        if self.guest.has_timer {
+        if self.guest.parts.timer {
             // SAFETY: it is the guest's.
             unsafe { csr::write::<{ number::VSTIMECMP }>(deadline) };
         } else {
             // SAFETY: it is the guest's.
             unsafe { csr::clear::<{ number::HVIP }>(interrupt::VS_TIMER) };
-            self.deadline = deadline;
+            self.vcpu.timer = deadline;
             self.program_timer();
         }
     }
 
     /// Asks to be interrupted when the alarm of the guest's real-time clock is due.
     pub fn set_alarm(&mut self) {
-        self.alarm = exit::mmio::alarm_ticks(self.guest);
+        self.alarm = self.guest.alarm_ticks();
         self.program_timer();
     }
 
     fn program_timer(&self) {
-        firmware::set_timer(self.deadline.min(self.alarm));
+        let guest = if self.guest.parts.timer {
+            u64::MAX
+        } else {
+            self.vcpu.timer
+        };
+        firmware::set_timer(guest.min(self.alarm));
     }
 }
 
@@ -310,42 +298,18 @@ pub fn set_up_host() {
 }
 
 /// A device of the host has interrupted the hart at `place`, on which the hart of a guest runs.
-fn serve_external(place: usize, running: Option<(&Guest, u32)>) {
-    let hypervisor = hypervisor();
-    while let Some(source) = hypervisor.chip.claim(place) {
-        match hypervisor.owner(source) {
+pub fn serve_external(place: usize, running: Option<(&Guest, u32)>) {
+    let chip = &state().chip;
+    while let Some(source) = chip.claim(place) {
+        match guests::owner(source) {
             Some((guest, device)) => {
                 let same = running.filter(|(other, _)| core::ptr::eq(*other, guest));
                 guest.forward(device, same.map(|(_, id)| id));
             }
             None => {
-                console::serve(running);
-                hypervisor.chip.complete(source, place);
+                monitor::serve(running);
+                chip.complete(source, place);
             }
-        }
-    }
-}
-
-/// Sees to the console for ever, on a hart that has no guest.
-pub fn idle(place: usize) -> ! {
-    set_up_host();
-    hypervisor().chip.enable_hart(place);
-    loop {
-        csr::wait_for_interrupt();
-        // SAFETY: nobody posts anything to a hart without a guest, and its timer is never set.
-        unsafe { csr::clear::<{ number::SIP }>(interrupt::SOFTWARE) };
-        serve_external(place, None);
-    }
-}
-
-/// The external interrupt of the guest's hart that is running here.
-pub fn set_external(asserted: bool) {
-    // SAFETY: it is the guest's.
-    unsafe {
-        if asserted {
-            csr::set::<{ number::HVIP }>(interrupt::VS_EXTERNAL);
-        } else {
-            csr::clear::<{ number::HVIP }>(interrupt::VS_EXTERNAL);
         }
     }
 }
@@ -354,22 +318,4 @@ pub fn set_external(asserted: bool) {
 fn guest_interrupt_pending() -> bool {
     let pending = csr::read::<{ number::HIP }>() & csr::read::<{ number::HIE }>();
     pending & DELEGATED_INTERRUPTS != 0
-}
-
-/// Takes what another guest, or this one before its restart, left in the registers.
-fn clear_float_registers() {
-    // SAFETY: this program has no use for these registers, being compiled without them; the hart has them.
-    unsafe {
-        csr::set::<{ number::SSTATUS }>(sstatus::FS);
-        asm!(
-            ".option push",
-            ".option arch, +d",
-            ".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
-            "fmv.d.x f\\n, zero",
-            ".endr",
-            "fscsr zero",
-            ".option pop",
-            options(nomem, nostack)
-        );
-    }
 }

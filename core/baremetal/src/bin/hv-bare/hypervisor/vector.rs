@@ -2,7 +2,7 @@
 
 use core::arch::global_asm;
 
-use super::{console, ending};
+use super::{console, power};
 
 /// A guest's registers while it does not run, as `guest_enter` and `guest_exit` below know them.
 #[repr(C)]
@@ -240,5 +240,5 @@ extern "C" fn own_trap_handler(cause: u64, pc: u64, value: u64) -> ! {
     console::emergency(format_args!(
         "trap in the hypervisor: cause {cause:#x} at {pc:#x}, stval {value:#x}"
     ));
-    ending::fail()
+    power::fail()
 }

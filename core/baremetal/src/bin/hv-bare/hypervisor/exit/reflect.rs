@@ -11,7 +11,7 @@ pub fn exception(hart: &mut Vhart, exception: Exception) {
     let before = Before {
         sstatus: csr::read::<{ number::VSSTATUS }>(),
         stvec: csr::read::<{ number::VSTVEC }>(),
-        pc: hart.context.pc,
+        pc: hart.vcpu.context.pc,
         from_supervisor: csr::read::<{ number::SSTATUS }>() & sstatus::SPP != 0,
     };
     let after = trap::take(before, exception);
@@ -23,5 +23,5 @@ pub fn exception(hart: &mut Vhart, exception: Exception) {
         csr::write::<{ number::VSTVAL }>(after.stval);
         csr::set::<{ number::SSTATUS }>(sstatus::SPP);
     }
-    hart.context.pc = after.pc;
+    hart.vcpu.context.pc = after.pc;
 }

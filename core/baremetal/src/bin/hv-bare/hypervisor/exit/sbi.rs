@@ -11,13 +11,12 @@ use hv_core::sbi::{
 use hv_core::trap::{Exception, cause};
 
 use super::reflect;
-use crate::hypervisor::csr::{self, interrupt, number};
-use crate::hypervisor::ending;
+use crate::hypervisor::csr::{self, interrupt, number, word};
 use crate::hypervisor::firmware;
 use crate::hypervisor::guest::mail;
-use crate::hypervisor::hart::Vhart;
+use crate::hypervisor::hart::{Next, Vhart};
 use crate::hypervisor::statistics::Cause;
-use crate::hypervisor::{vector, word};
+use crate::hypervisor::vector;
 
 /// The most bytes that one Console Write takes. A line of a guest's log is shorter.
 const MAX_WRITE: u64 = 4096;
@@ -26,7 +25,7 @@ const MAX_WRITE: u64 = 4096;
 const ECALL: u64 = 4;
 
 /// Answers the call of a guest.
-pub fn handle(hart: &mut Vhart) {
+pub fn handle(hart: &mut Vhart) -> Next {
     let [
         _,
         _,
@@ -47,7 +46,7 @@ pub fn handle(hart: &mut Vhart) {
         a6,
         a7,
         ..,
-    ] = hart.context.registers;
+    ] = hart.vcpu.context.registers;
     let call = Call {
         extension: a7,
         function: a6,
@@ -56,16 +55,19 @@ pub fn handle(hart: &mut Vhart) {
     hart.link.counts.count(counted_as(call.extension));
     let mut platform = Hypervisor {
         hart,
-        diverted: false,
+        diverted: None,
     };
     let answer = sbi::handle(&call, &mut platform);
-    if !platform.diverted {
-        let [error, value] = answer.registers(&call);
-        hart.context.pc = hart.context.pc.wrapping_add(ECALL);
-        let [_, _, _, _, _, _, _, _, _, _, a0, a1, ..] = &mut hart.context.registers;
-        *a0 = error;
-        *a1 = value;
+    if let Some(next) = platform.diverted {
+        return next;
     }
+    let [error, value] = answer.registers(&call);
+    let context = &mut hart.vcpu.context;
+    context.pc = context.pc.wrapping_add(ECALL);
+    let [_, _, _, _, _, _, _, _, _, _, a0, a1, ..] = &mut context.registers;
+    *a0 = error;
+    *a1 = value;
+    Next::Run
 }
 
 /// As what a call of an extension counts.
@@ -82,8 +84,8 @@ const fn counted_as(extension: u64) -> Cause {
 /// The hypervisor as the SBI implementation of the hart that calls.
 struct Hypervisor<'a> {
     hart: &'a mut Vhart,
-    /// The hart goes on somewhere else than behind its call, or not at all.
-    diverted: bool,
+    /// What the hart does if it does not go on behind its call.
+    diverted: Option<Next>,
 }
 
 impl Hypervisor<'_> {
@@ -173,7 +175,7 @@ impl Platform for Hypervisor<'_> {
                         cause => cause,
                     };
                     reflect::exception(self.hart, Exception { cause, value: at });
-                    self.diverted = true;
+                    self.diverted = Some(Next::Run);
                     return Err(BadMemory);
                 }
             }
@@ -244,8 +246,7 @@ impl Platform for Hypervisor<'_> {
     fn hart_stop(&mut self) -> Result<(), Error> {
         // Nothing of the guest's is touched after that: another hart may start this one at once, or end the guest.
         let order = self.hart.guest.lifecycle.lock().stop(self.hart.id)?;
-        self.diverted = true;
-        self.hart.obey(order);
+        self.diverted = Some(self.hart.obey(order));
         Ok(())
     }
 
@@ -256,23 +257,21 @@ impl Platform for Hypervisor<'_> {
     fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), Error> {
         let id = self.hart.id;
         self.hart.guest.lifecycle.lock().suspend(id)?;
-        self.hart.wait_for_guest_interrupt();
-        if !self.hart.running {
-            self.diverted = true;
+        if !self.hart.sleep() {
+            self.diverted = Some(self.hart.next());
             return Ok(());
         }
         // It is suspended, and nobody but itself changes that while it runs.
         let _ = self.hart.guest.lifecycle.lock().resume(id);
         if let Some((address, opaque)) = resume {
             self.hart.resume(address.0, opaque);
-            self.diverted = true;
+            self.diverted = Some(Next::Run);
         }
         Ok(())
     }
 
     fn system_reset(&mut self, end: End) -> Result<(), Error> {
-        self.diverted = true;
-        ending::end(self.hart, end);
+        self.diverted = Some(Next::End(end));
         Ok(())
     }
 
@@ -280,11 +279,10 @@ impl Platform for Hypervisor<'_> {
         if !self.hart.guest.lifecycle.lock().is_alone(self.hart.id) {
             return Err(Error::Denied);
         }
-        self.hart.wait_for_guest_interrupt();
-        if self.hart.running {
+        if self.hart.sleep() {
             self.hart.resume(resume_address.0, opaque);
         }
-        self.diverted = true;
+        self.diverted = Some(self.hart.next());
         Ok(())
     }
 
