@@ -3,7 +3,7 @@
 //!
 //! Only formats are here whose first bytes are unlikely in any other file. No format is guessed from a file's name.
 
-use crate::kernel::u32_at;
+use crate::little_endian::u32_at;
 
 /// How many bytes of a file [`Format::of`] looks at, at most.
 pub const HEAD: usize = 4096;

@@ -9,6 +9,7 @@ mod flat;
 mod image;
 mod machine_mode;
 
+use crate::little_endian::u32_at;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -199,24 +200,6 @@ pub fn foreign_pe(head: &[u8]) -> Option<&'static str> {
         0x6232 | 0x6264 => Some("LoongArch"),
         _ => Some("another processor"),
     }
-}
-
-pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes
-        .get(offset..)?
-        .get(..4)?
-        .try_into()
-        .ok()
-        .map(u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
-    bytes
-        .get(offset..)?
-        .get(..8)?
-        .try_into()
-        .ok()
-        .map(u64::from_le_bytes)
 }
 
 #[cfg(test)]

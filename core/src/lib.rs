@@ -39,6 +39,7 @@ pub mod instruction;
 pub mod isa;
 pub mod kernel;
 pub mod layout;
+mod little_endian;
 pub mod machine;
 pub mod placement;
 pub mod plic;

@@ -16,6 +16,7 @@ pub mod bus;
 pub mod chardev;
 pub mod device_file;
 pub mod entropy;
+mod file_lock;
 pub mod interrupt;
 pub mod rtc;
 pub mod state;

@@ -35,22 +35,24 @@ mod consoles;
 mod control;
 mod devices;
 mod error;
+mod inputs;
 mod inspect;
 mod kvm;
 mod machine;
+mod memory;
+mod probe;
 mod vcpu;
 mod vm;
 
 pub use boot::files::{BootFile, BootFiles};
-pub use boot::kernel::Problem as KernelProblem;
 pub use config::{Config, IrqchipChoice, Payload};
-pub use consoles::{Chardev, InputFilter, PseudoTerminal, Stdio};
+pub use consoles::{Chardev, InputFilter, PortConfig, PseudoTerminal, Stdio};
 pub use control::{Event, Handle, Refused, Status};
 pub use devices::{
     ConsoleConfig, CustomConfig, DeviceConfig, DeviceKind, DiskConfig, Location, NetConfig,
-    PlatformDevice, PlatformProblem, PortConfig, RngConfig,
+    PlatformDevice, RngConfig,
 };
-pub use error::Error;
+pub use error::{Error, KernelProblem, PlatformProblem};
 /// The interfaces of devices: [`MmioDevice`](hv_devices::bus::MmioDevice) for a [`PlatformDevice`],
 /// [`VirtioDevice`](hv_devices::virtio::VirtioDevice) for a [`CustomConfig`].
 pub use hv_devices;
@@ -61,9 +63,10 @@ pub use hv_devices::virtio::net::{Mac, Vhost};
 pub use hv_devices::virtio::transport::mmio::Version as VirtioVersion;
 pub use hv_devices::write_problem;
 pub use inspect::capabilities::{AiaAbsence, AnsweredBy, Capabilities, SbiExtension};
-pub use inspect::host::{Host, HugePages};
+pub use inspect::host::Host;
 pub use kvm::aia::{AiaError, AiaStep, Attribute as AiaAttribute};
 pub use kvm::{AiaFeatures, Errno, OpenError};
+pub use memory::huge_pages::HugePages;
 pub use vm::Vm;
 
 /// How a guest's run ended.

@@ -16,18 +16,19 @@ use hv_devices::rtc::HostClock;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::file::OpenFiles;
-use crate::config::{Config, Inputs};
+use crate::config::Config;
 use crate::consoles::{Consoles, PseudoTerminal};
+use crate::control::ending::{End, Ending};
 use crate::control::stop::Stop;
 use crate::control::{Answer, Asked, Control, Controlled, Event, Handle, Request, Status};
 use crate::devices::{Devices, platform};
+use crate::inputs::Inputs;
 use crate::inspect::capabilities;
 use crate::kvm::Kvm;
 use crate::machine::alarm::Alarm;
 use crate::machine::board::{Blueprint, Board, RunningBoard};
-use crate::machine::ending::{End, Ending};
-use crate::machine::memory::HUGE_PAGE;
 use crate::machine::restarts::{self, Restarts};
+use crate::memory::HUGE_PAGE;
 use crate::vcpu::{self, Command};
 use crate::{Error, Outcome};
 
@@ -80,8 +81,13 @@ impl Vm {
         let stop = Stop::new(config.stop.take())?;
         let control = Controlled::new(&stop)?;
         let inputs = config.inputs();
-        let consoles = Consoles::open(config.serial.as_ref(), config.console(), &inputs, &stop)?;
-        let virtio = Devices::open(&config, consoles.ports(), &stop)?;
+        let consoles = {
+            let device = config.console();
+            let virtio = device.and_then(|device| device.console.as_ref());
+            let ports = device.map_or(&[][..], |device| &device.ports);
+            Consoles::open(config.serial.as_ref(), virtio, ports, &inputs, &stop)?
+        };
+        let virtio = Devices::open(&config.devices, config.virtio, consoles.ports(), &stop)?;
         let mut blueprint = Blueprint {
             kvm,
             payload: config.payload,

@@ -3,7 +3,8 @@
 use alloc::vec;
 use core::ops::Range;
 
-use super::{ALIGNMENT, Placement, Problem, Segment, u32_at, u64_at};
+use super::{ALIGNMENT, Placement, Problem, Segment};
+use crate::little_endian::{u32_at, u64_at};
 
 /// The fields of the header that matter to a loader.
 #[derive(Debug, PartialEq, Eq)]

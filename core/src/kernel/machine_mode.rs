@@ -72,7 +72,9 @@ fn fetch(code: &[u8], at: usize) -> Option<Instruction> {
     let low = u16::from_le_bytes(*code.get(at..)?.first_chunk()?);
     match low {
         low if low & 0b11 != 0b11 => Some(Instruction::Compressed(low)),
-        low if low & 0b1_1100 != 0b1_1100 => Some(Instruction::Full(super::u32_at(code, at)?)),
+        low if low & 0b1_1100 != 0b1_1100 => {
+            Some(Instruction::Full(crate::little_endian::u32_at(code, at)?))
+        }
         _ => None,
     }
 }

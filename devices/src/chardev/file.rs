@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::OpenError;
-use crate::virtio::block::lock_exclusively;
+use crate::file_lock::acquire_exclusively;
 
 /// A file that is open for output and not changed yet. What is written goes to its end, also after somebody else has
 /// shortened it, as log rotation does.
@@ -70,7 +70,7 @@ impl OutputFile {
         // A file system without locks has none of a disk's either.
         let refused = || {
             matches!(
-                lock_exclusively(&self.file),
+                acquire_exclusively(&self.file),
                 Err(Errno::EAGAIN | Errno::EACCES)
             )
         };

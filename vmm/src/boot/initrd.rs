@@ -15,7 +15,7 @@ use crate::Error;
 use crate::boot::compression::{Codec, UnpackError, Unpacked};
 use crate::boot::file::OpenFiles;
 use crate::error::file_problem;
-use crate::machine::memory::fill;
+use crate::memory::fill;
 
 /// Of the memory that the kernel leaves, an initrd that is unpacked here takes no more than one part in so many. The guest
 /// has it in memory twice before it is done with it, as the archive and as its files.

@@ -1,17 +1,14 @@
 //! The configuration of a virtual machine: what it is, and a list of its devices.
 
-mod inputs;
-
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use hv_devices::virtio::transport::mmio::Version;
 
 use crate::Error;
-use crate::consoles::{Chardev, kernel_arguments};
+use crate::consoles::Chardev;
 use crate::devices::{self, ConsoleConfig, DeviceConfig, DeviceKind, DiskConfig, PlatformDevice};
-
-pub use inputs::Inputs;
+use crate::inputs::Inputs;
 
 /// The longest command line that Linux keeps on RISC-V, in bytes: `COMMAND_LINE_SIZE` without the NUL (arch/riscv/include/uapi/asm/setup.h).
 const LONGEST_COMMAND_LINE: usize = 1023;
@@ -242,9 +239,12 @@ impl Config {
         if matches!(self.payload, Payload::Firmware(_)) || self.dtb.is_some() {
             return None;
         }
-        let console = self.console();
-        let arguments = kernel_arguments(self.serial.as_ref(), console);
-        let mut words: Vec<String> = arguments.map(String::from).collect();
+        // The last console that a kernel has a driver for is its /dev/console. It may have no driver for a virtio console before
+        // its initrd has loaded one, and without any console it cannot report an error.
+        let virtio = self.console().and_then(|device| device.console.as_ref());
+        let serial = self.serial.as_ref().or(virtio).map(|_| "console=ttyS0");
+        let virtio = virtio.map(|_| "console=hvc0");
+        let mut words: Vec<String> = serial.into_iter().chain(virtio).map(String::from).collect();
         // A configuration without a slot for each device is refused elsewhere.
         let disks = self.disks().unwrap_or_default();
         if let Some((disk, first)) = disks.first() {

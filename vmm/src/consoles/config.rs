@@ -6,8 +6,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::devices::ConsoleConfig;
-
 /// A character device of the host's (QEMU's term): what a console or a port of the guest is connected to.
 #[derive(Debug)]
 pub enum Chardev {
@@ -52,14 +50,11 @@ pub trait InputFilter: Debug + Send + Sync {
     fn filter(&self, input: &[u8], print: &dyn Fn(&[u8])) -> Vec<u8>;
 }
 
-/// The kernel arguments for the consoles. The last console that a kernel has a driver for is its /dev/console. It may have
-/// no driver for a virtio console before its initrd has loaded one, and without any console it cannot report an error.
-pub fn kernel_arguments(
-    serial: Option<&Chardev>,
-    device: Option<&ConsoleConfig>,
-) -> impl Iterator<Item = &'static str> {
-    let virtio = device.and_then(|device| device.console.as_ref());
-    let serial = serial.or(virtio).map(|_| "console=ttyS0");
-    let virtio = virtio.map(|_| "console=hvc0");
-    serial.into_iter().chain(virtio)
+/// A named channel between guest and host.
+#[derive(Debug)]
+pub struct PortConfig {
+    /// Its name in the guest (`/dev/virtio-ports/NAME`).
+    pub name: String,
+    /// What it is connected to.
+    pub chardev: Chardev,
 }

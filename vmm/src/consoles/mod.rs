@@ -28,15 +28,14 @@ use hv_devices::uart::Uart;
 use hv_devices::virtio::console::{MAX_PORTS, PortConfig as DevicePort, Ports};
 
 use crate::Error;
-use crate::config::Inputs;
 use crate::control::stop::Stop;
-use crate::devices::ConsoleConfig;
+use crate::inputs::Inputs;
 use feed::Input;
 use resize::Resize;
 use socket::SocketSource;
 use stdio::StdioSource;
 
-pub use config::{Chardev, InputFilter, Stdio, kernel_arguments};
+pub use config::{Chardev, InputFilter, PortConfig, Stdio};
 
 /// A pseudo-terminal that somebody may open to be at a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,15 +119,12 @@ impl Consoles {
     /// Something cannot be opened, or is one of `inputs`, or there are more ports than a device has, or `stop` came first.
     pub fn open(
         serial: Option<&Chardev>,
-        device: Option<&ConsoleConfig>,
+        virtio: Option<&Chardev>,
+        ports: &[PortConfig],
         inputs: &Inputs,
         stop: &Stop,
     ) -> Result<Consoles, Error> {
-        let chardevs = Chardevs {
-            serial,
-            virtio: device.and_then(|device| device.console.as_ref()),
-        };
-        let ports = device.map_or(&[][..], |device| &device.ports);
+        let chardevs = Chardevs { serial, virtio };
         let most = MAX_PORTS.saturating_sub(usize::from(chardevs.virtio.is_some()));
         if ports.len() > most {
             return Err(Error::TooManyPorts {

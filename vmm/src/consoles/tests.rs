@@ -4,7 +4,6 @@ use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 
 use super::*;
-use crate::devices::PortConfig;
 
 /// The consoles of a machine.
 #[derive(Default)]
@@ -15,14 +14,9 @@ struct Asked {
 }
 
 fn open(asked: Asked) -> Result<Consoles, Error> {
-    let has_device = asked.virtio.is_some() || !asked.ports.is_empty();
-    let mut device = asked
-        .virtio
-        .map_or_else(ConsoleConfig::default, ConsoleConfig::new);
-    device.ports = asked.ports;
-    let device = has_device.then_some(&device);
     let stop = Stop::new(None).unwrap();
-    Consoles::open(asked.serial.as_ref(), device, &Inputs::default(), &stop)
+    let (serial, virtio) = (asked.serial.as_ref(), asked.virtio.as_ref());
+    Consoles::open(serial, virtio, &asked.ports, &Inputs::default(), &stop)
 }
 
 const LONG: Duration = Duration::from_secs(60);

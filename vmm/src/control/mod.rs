@@ -1,6 +1,7 @@
 //! Control of a machine from any thread: a [`Handle`] makes requests, which the event loop of [`Vm::run`](crate::Vm::run)
 //! carries out one after the other, and hears of events.
 
+pub mod ending;
 pub mod stop;
 
 use std::collections::VecDeque;

@@ -8,7 +8,7 @@ use hv_devices::virtio::console::{Console, Ports};
 
 use super::{DeviceKind, Kind, Opened, Opening};
 use crate::Error;
-use crate::consoles::Chardev;
+use crate::consoles::{Chardev, PortConfig};
 
 /// A virtio console device: a console, further ports, or both.
 #[derive(Debug, Default)]
@@ -18,15 +18,6 @@ pub struct ConsoleConfig {
     pub console: Option<Chardev>,
     /// Its ports that are no consoles.
     pub ports: Vec<PortConfig>,
-}
-
-/// A named channel between guest and host.
-#[derive(Debug)]
-pub struct PortConfig {
-    /// Its name in the guest (`/dev/virtio-ports/NAME`).
-    pub name: String,
-    /// What it is connected to.
-    pub chardev: Chardev,
 }
 
 impl ConsoleConfig {

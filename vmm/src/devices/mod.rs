@@ -20,16 +20,15 @@ use hv_devices::virtio::console::Ports;
 use hv_devices::virtio::transport::mmio::Version;
 
 use crate::Error;
-use crate::config::Config;
 use crate::control::Refused;
 use crate::control::stop::Stop;
 use cable::Cable;
 
-pub use console::{ConsoleConfig, PortConfig};
+pub use console::ConsoleConfig;
 pub use custom::CustomConfig;
 pub use disk::DiskConfig;
 pub use net::NetConfig;
-pub use platform::{PlatformDevice, PlatformProblem};
+pub use platform::PlatformDevice;
 pub use rng::RngConfig;
 pub use slots::slots;
 
@@ -77,7 +76,7 @@ impl DeviceConfig {
 pub struct Location {
     /// The slot, 0 to 7; `None` for the lowest free one.
     pub slot: Option<u32>,
-    /// The version of its registers; `None` for the machine's ([`Config::virtio`]).
+    /// The version of its registers; `None` for the machine's ([`Config::virtio`](crate::Config::virtio)).
     pub version: Option<Version>,
 }
 
@@ -182,31 +181,30 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Opens everything that `config` names. The ports of its console device, if it has one, are open already.
+    /// Opens everything that `configs` name; `version` is that of slots whose device does not ask for one. The ports of the console
+    /// device, if there is one, are open already.
     ///
     /// # Errors
     /// There is no slot for a device, it has the id of another, or it cannot be opened, or `stop` came first.
     pub fn open(
-        config: &Config,
+        configs: &[DeviceConfig],
+        version: Version,
         ports: Option<&Arc<Ports>>,
         stop: &Stop,
     ) -> Result<Devices, Error> {
-        let slots = slots(&config.devices)?;
-        let named = named(&config.devices)?;
+        let slots = slots(configs)?;
+        let named = named(configs)?;
         let mut devices = Vec::new();
-        for ((device, slot), (id, index)) in config.devices.iter().zip(slots).zip(named) {
+        for ((device, slot), (id, index)) in configs.iter().zip(slots).zip(named) {
             let opening = Opening { index, ports, stop };
             devices.push(Device {
                 slot,
                 id,
-                version: device.location.version.unwrap_or(config.virtio),
+                version: device.location.version.unwrap_or(version),
                 opened: device.kind.kind().open(&opening)?,
             });
         }
-        Ok(Devices {
-            devices,
-            version: config.virtio,
-        })
+        Ok(Devices { devices, version })
     }
 
     /// The device in this slot.
@@ -282,10 +280,12 @@ mod tests {
 
     #[test]
     fn a_device_without_a_cable_has_no_link() {
-        let config = Config::new(crate::Payload::Kernel("Image".into()))
-            .device(RngConfig::default())
-            .device(DeviceConfig::from(RngConfig::default()).id("net0"));
-        let devices = Devices::open(&config, None, &Stop::new(None).unwrap()).unwrap();
+        let configs = [
+            RngConfig::default().into(),
+            DeviceConfig::from(RngConfig::default()).id("net0"),
+        ];
+        let stop = Stop::new(None).unwrap();
+        let devices = Devices::open(&configs, Version::default(), None, &stop).unwrap();
         for up in [false, true] {
             for id in ["net1", "", "rng1"] {
                 assert_eq!(devices.set_link(id, up), Err(Refused::NoSuchDevice));

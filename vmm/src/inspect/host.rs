@@ -6,6 +6,7 @@ use std::path::Path;
 use hv_devices::device_file::{DeviceFile, HostDevice};
 
 use crate::kvm::isa;
+use crate::memory::huge_pages::HugePages;
 
 /// The bit of `CAP_NET_ADMIN` in a set of capabilities (linux/capability.h).
 const CAP_NET_ADMIN: u32 = 12;
@@ -35,15 +36,6 @@ pub struct Host {
     pub available_memory: Option<u64>,
 }
 
-/// The huge pages of 2 MiB that the kernel has reserved (hugetlbfs).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HugePages {
-    /// How many there are.
-    pub total: u64,
-    /// How many of them are free.
-    pub free: u64,
-}
-
 impl Host {
     /// Looks at this host. The device files are opened and closed again, which may load their drivers.
     pub fn look() -> Host {
@@ -69,27 +61,6 @@ impl Host {
             huge_pages: HugePages::look_below(root),
             available_memory: read("proc/meminfo").and_then(|info| available_memory(&info)),
         }
-    }
-}
-
-impl HugePages {
-    /// This host's, where its kernel has such pages.
-    pub(crate) fn look() -> Option<HugePages> {
-        HugePages::look_below(Path::new("/"))
-    }
-
-    fn look_below(root: &Path) -> Option<HugePages> {
-        // Documentation/admin-guide/mm/hugetlbpage.rst.
-        let directory = root.join("sys/kernel/mm/hugepages/hugepages-2048kB");
-        let count = |name: &str| {
-            let count = fs::read_to_string(directory.join(name)).ok()?;
-            count.trim().parse::<u64>().ok()
-        };
-        let promised = count("resv_hugepages")?;
-        Some(HugePages {
-            total: count("nr_hugepages")?,
-            free: count("free_hugepages")?.saturating_sub(promised),
-        })
     }
 }
 

@@ -26,18 +26,18 @@ use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
 use crate::consoles::Consoles;
 use crate::control::Control;
+use crate::control::ending::Ending;
 use crate::control::stop::Stop;
 use crate::devices::{Devices, PlatformDevice};
-use crate::inspect::capabilities;
 use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::{Core, Register, SbiExtension};
 use crate::kvm::{Access, Kvm, Vcpu, Vm};
-use crate::machine::ending::Ending;
 use crate::machine::irqchip::{self, Aia, Irqchip, PlicChip, Trigger};
-use crate::machine::memory::GuestRam;
-use crate::machine::wakeup::Wakeup;
+use crate::memory::GuestRam;
+use crate::probe;
 use crate::vcpu::counters;
 use crate::vcpu::sbi_platform::SbiPlatform;
+use crate::vcpu::wakeup::Wakeup;
 use crate::vcpu::{Command, Leave, Shared, VcpuThread};
 
 /// What stays the same from one boot of a guest to the next.
@@ -496,7 +496,7 @@ fn describe(
         .ok_or_else(no_answer)?;
     let host_mmu =
         isa::mmu_of_cpuinfo(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
-    let hidden = capabilities::hidden_extensions(&blueprint.kvm, vcpu)?;
+    let hidden = probe::hidden_extensions(&blueprint.kvm, vcpu)?;
     let mut seed = [0; 32];
     Ok(Machine {
         harts: blueprint.cpus,

@@ -1,9 +1,6 @@
-//! The machine around the vCPUs: its memory, interrupt chip and devices, what lasts one boot of it, and how a boot ends.
+//! The machine around the vCPUs: its interrupt chip, its clock, and what lasts one boot of it.
 
 pub mod alarm;
 pub mod board;
-pub mod ending;
 pub mod irqchip;
-pub mod memory;
 pub mod restarts;
-pub mod wakeup;

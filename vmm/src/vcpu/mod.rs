@@ -6,6 +6,7 @@ pub mod sbi_platform;
 mod seed;
 pub mod stale_timer;
 mod thread_timer;
+pub mod wakeup;
 
 use std::convert::Infallible;
 use std::io;
@@ -24,14 +25,14 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::Error;
+use crate::control::ending::{End, Ending};
 use crate::kvm::isa::ReadRegister;
 use crate::kvm::register::{Core, Csr, Register};
 use crate::kvm::{Exit, Vcpu};
-use crate::machine::ending::{End, Ending};
-use crate::machine::wakeup::Wakeup;
 use crate::vcpu::sbi_platform::SbiPlatform;
 use crate::vcpu::seed::Seed;
 use crate::vcpu::thread_timer::ThreadTimer;
+use crate::vcpu::wakeup::Wakeup;
 
 /// The seed CSR of Zkr (RISC-V Cryptography Extensions, "The seed CSR").
 const CSR_SEED: u16 = 0x015;

@@ -16,7 +16,6 @@ mod testing;
 
 pub use backend::{Backend, Info};
 pub use device::{Block, Serial, SerialError};
-pub(crate) use raw::lock_exclusively;
 pub use raw::{ImageFormat, OpenError, Raw};
 
 /// Bytes in a sector, the unit of every request whatever the block size (VIRTIO 1.3, section 5.2.4).

@@ -15,10 +15,8 @@ use vm_memory::VolatileSlice;
 
 use super::{Backend, Info, SECTOR_SIZE};
 
-pub(crate) use lock::acquire_exclusively as lock_exclusively;
 pub use open::{ImageFormat, OpenError};
 
-mod lock;
 mod open;
 
 /// An open and locked disk image. It stays open and locked as long as this lives, guest reboots included.

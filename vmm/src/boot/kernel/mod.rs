@@ -23,28 +23,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::Error;
 use crate::boot::file::OpenFiles;
 use crate::config::Payload;
-use crate::error::file_problem;
-use crate::machine::memory::fill;
-
-/// What is wrong with a kernel file.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// It cannot be opened, or is no file.
-    #[error("{0}")]
-    Open(String),
-    /// It cannot be read.
-    #[error("{}", file_problem(.0))]
-    Io(io::Error),
-    /// It is no kernel for this guest.
-    #[error(transparent)]
-    File(#[from] hv_core::kernel::Problem),
-}
-
-impl From<io::Error> for Problem {
-    fn from(error: io::Error) -> Problem {
-        Problem::Io(error)
-    }
-}
+use crate::error::KernelProblem as Problem;
+use crate::memory::fill;
 
 /// A kernel or firmware that is ready to be put into guest memory.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use hv_core::format::{Archive, Format, HEAD};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::lock::{self, LockError};
+use crate::file_lock::{self, LockError};
 
 /// What the user says of an image's format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,7 +137,7 @@ pub(super) fn open(path: &Path, read_only: bool, format: ImageFormat) -> Result<
     );
     fcntl(&file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))
         .map_err(|error| host(error.into()))?;
-    match lock::acquire(&file, read_only) {
+    match file_lock::acquire(&file, read_only) {
         Ok(true) => {}
         Ok(false) => log::warn!(
             "disk image '{}': its file system has no locks, so nothing prevents a second writer",

@@ -26,7 +26,7 @@ const READ: i64 = 0;
 const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
 
-pub(super) enum LockError {
+pub(crate) enum LockError {
     /// Somebody else has locked the image.
     Held,
     Io(io::Error),
@@ -34,7 +34,7 @@ pub(super) enum LockError {
 
 /// Locks `file` for reading or for writing, without waiting. The lock goes away with the file. `false` where the file
 /// system knows no locks.
-pub(super) fn acquire(file: &File, read_only: bool) -> Result<bool, LockError> {
+pub(crate) fn acquire(file: &File, read_only: bool) -> Result<bool, LockError> {
     let result = if read_only {
         acquire_shared(file)
     } else {

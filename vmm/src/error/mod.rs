@@ -1,14 +1,19 @@
 //! The errors of a machine, each in one line: what is wrong. What to do about it is for the program to say, whose options it names.
 
+mod kernel;
+mod platform;
+
 use std::io;
 use std::path::PathBuf;
 
 use hv_devices::chardev::LostOutput;
 
 use crate::Outcome;
-use crate::boot::kernel::Problem;
 use crate::kvm::aia::AiaError;
 use crate::kvm::{Errno, OpenError};
+
+pub use kernel::KernelProblem;
+pub use platform::PlatformProblem;
 
 /// An error of a machine. A guest's mistake is never one.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +37,7 @@ pub enum Error {
         /// The file, as the user named it.
         path: PathBuf,
         /// What is wrong with it.
-        problem: Problem,
+        problem: KernelProblem,
     },
     /// The initial RAM disk cannot be read.
     #[error("cannot use the initrd {}: {problem}", .path.display())]
@@ -113,7 +118,7 @@ pub enum Error {
         /// Its name.
         name: String,
         /// What is wrong with it.
-        problem: crate::devices::PlatformProblem,
+        problem: PlatformProblem,
     },
     /// Two devices with one id.
     #[error("two devices have the id {0:?}; give one of them another")]

@@ -1,12 +1,10 @@
 //! What this host's KVM can give a guest, for callers that want to know before they boot one.
 
-mod probe;
-
 use std::sync::Arc;
 
 use hv_core::layout;
 use hv_core::machine::MmuType;
-use hv_core::sbi::{self, base, dbcn, hsm, ipi, legacy, pmu, rfence, srst, susp, time};
+use hv_core::sbi::{self, dbcn, hsm, ipi, legacy, pmu, rfence, srst, susp, time};
 
 use crate::Error;
 use crate::kvm::aia::AiaError;
@@ -14,7 +12,7 @@ use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::Register;
 use crate::kvm::{AiaFeatures, Kvm, Vcpu};
 use crate::machine::irqchip::{Aia, Irqchip, Trigger};
-use probe::{Answer, Probe};
+use crate::probe::{Probe, hidden_extensions};
 
 /// What KVM on this host can give a guest. All of it is read from KVM; nothing is derived from the kernel's version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +118,7 @@ impl Capabilities {
         let timebase_frequency = vcpu.read(Register::TimerFrequency).unwrap_or(0);
         let mut sbi = Vec::new();
         for extension in SBI_EXTENSIONS {
-            if probe.has(&extension)? {
+            if probe.has(extension.id)? {
                 sbi.push(extension);
             }
         }
@@ -168,35 +166,12 @@ fn aia(kvm: &Kvm, max_cpus: u32) -> Result<Result<AiaFeatures, AiaAbsence>, Erro
     }
 }
 
-impl Probe {
-    /// Whether a guest finds the extension, which it probes for by BASE (SBI 3.0, section 4.4, "Probe SBI extension").
-    fn has(&mut self, extension: &SbiExtension) -> Result<bool, Error> {
-        let answer = self.call(base::EID, base::PROBE_EXTENSION, extension.id)?;
-        Ok(matches!(answer, Answer::Kernel { error: 0, value } if value != 0))
-    }
-}
-
-/// The extensions of `vcpu`, a guest's, that its device tree must not name, because the guest would fail using them.
-///
-/// # Errors
-/// If KVM cannot run the probe VM.
-pub fn hidden_extensions(kvm: &Kvm, vcpu: &Vcpu) -> Result<&'static [&'static str], Error> {
-    if !isa::may_lack_senvcfg(vcpu) || Probe::new(kvm)?.reads_senvcfg()? {
-        return Ok(&[]);
-    }
-    log::info!(
-        "this host's KVM keeps guests from senvcfg, so the guest is not told of {}; Linux 6.7 and later can",
-        isa::NEED_SENVCFG.join(", ")
-    );
-    Ok(&isa::NEED_SENVCFG)
-}
-
 /// Logs (info) which SBI calls this host's kernel does not forward: hvrun cannot notice that a guest makes them in vain.
 pub fn log_what_is_not_handed_on(kvm: &Kvm) {
     if !log::log_enabled!(log::Level::Info) {
         return;
     }
-    match Probe::new(kvm).and_then(|mut probe| probe.has(&LEGACY_CONSOLE)) {
+    match Probe::new(kvm).and_then(|mut probe| probe.has(LEGACY_CONSOLE.id)) {
         Ok(true) => {}
         Ok(false) => log::info!(
             "this host's kernel, built without CONFIG_RISCV_SBI_V01, refuses legacy SBI console calls by itself: a guest that \

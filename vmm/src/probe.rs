@@ -1,13 +1,15 @@
-//! A probe VM: a guest of a few instructions, which shows how KVM handles SBI calls and an access to a register.
+//! A probe VM: a guest of a few instructions, which shows how KVM handles SBI calls and an access to a register, and what a
+//! guest must not be told of for that reason.
 
 use hv_core::layout;
+use hv_core::sbi::base;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::Error;
-use crate::kvm::isa::ReadRegister;
+use crate::kvm::isa::{self, ReadRegister};
 use crate::kvm::register::{Core, Csr, Register, SbiExtension};
 use crate::kvm::{Access, Exit, Kvm, Vcpu, Vm};
-use crate::machine::memory::GuestRam;
+use crate::memory::GuestRam;
 
 /// One page.
 const RAM_SIZE: u64 = 4096;
@@ -175,4 +177,30 @@ impl Probe {
             why,
         }
     }
+}
+
+impl Probe {
+    /// Whether a guest finds the SBI extension with this id, which it probes for by BASE (SBI 3.0, section 4.4, "Probe SBI extension").
+    ///
+    /// # Errors
+    /// If KVM cannot run the probe VM.
+    pub fn has(&mut self, extension: u64) -> Result<bool, Error> {
+        let answer = self.call(base::EID, base::PROBE_EXTENSION, extension)?;
+        Ok(matches!(answer, Answer::Kernel { error: 0, value } if value != 0))
+    }
+}
+
+/// The extensions of `vcpu`, a guest's, that its device tree must not name, because the guest would fail using them.
+///
+/// # Errors
+/// If KVM cannot run the probe VM.
+pub fn hidden_extensions(kvm: &Kvm, vcpu: &Vcpu) -> Result<&'static [&'static str], Error> {
+    if !isa::may_lack_senvcfg(vcpu) || Probe::new(kvm)?.reads_senvcfg()? {
+        return Ok(&[]);
+    }
+    log::info!(
+        "this host's KVM keeps guests from senvcfg, so the guest is not told of {}; Linux 6.7 and later can",
+        isa::NEED_SENVCFG.join(", ")
+    );
+    Ok(&isa::NEED_SENVCFG)
 }

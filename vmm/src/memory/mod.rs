@@ -3,6 +3,8 @@
 //! They are transparent huge pages, which KVM maps as such from Linux 7.0 on, or pages that the host has reserved
 //! (hugetlbfs), which every KVM maps so.
 
+pub mod huge_pages;
+
 use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -17,7 +19,7 @@ use vm_memory::{
 };
 
 use crate::Error;
-use crate::inspect::host::HugePages;
+use crate::memory::huge_pages::HugePages;
 
 /// What a large page of the G-stage covers, bytes. KVM maps guest memory with such pages where the host address equals
 /// the guest-physical address modulo this size.
