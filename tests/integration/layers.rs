@@ -119,5 +119,8 @@ fn uses_are_found() {
     let source = "use crate::a::b;\nuse crate::{Error, c::{D, e}, f};\ncrate::g::h();";
     let names: Vec<String> = used(source).into_iter().collect();
     assert_eq!(names, ["Error", "a", "c", "f", "g"]);
-    assert_eq!(code("//! crate::a\nb\n#[cfg(test)]\nmod tests {\ncrate::c"), "b\n");
+    assert_eq!(
+        code("//! crate::a\nb\n#[cfg(test)]\nmod tests {\ncrate::c"),
+        "b\n"
+    );
 }
