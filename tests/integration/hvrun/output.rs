@@ -54,7 +54,8 @@ fn in_shell(host: &Host, before: &str, arguments: &[String], redirections: &str)
     let arguments: Vec<String> = arguments
         .iter()
         .map(
-            |argument| match argument.starts_with("/tmp") || argument.starts_with("/root") {
+            // This machine's files, wherever its temporary directory and the lab's cache are; devices are the nested host's.
+            |argument| match argument.starts_with('/') && !argument.starts_with("/dev/") {
                 true => format!("'{LOCAL_ROOT}{argument}'"),
                 false => format!("'{argument}'"),
             },
