@@ -44,7 +44,7 @@ mod probe;
 mod vcpu;
 mod vm;
 
-pub use boot::files::{BootFile, BootFiles};
+pub use boot::boot_files::{BootFile, BootFiles};
 pub use config::{Config, IrqchipChoice, Payload};
 pub use consoles::{Chardev, InputFilter, PortConfig, PseudoTerminal, Stdio};
 pub use control::{Event, Handle, Refused, Status};

@@ -15,7 +15,7 @@ use hv_core::layout;
 use hv_devices::rtc::HostClock;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::boot::file::OpenFiles;
+use crate::boot::open_files::OpenFiles;
 use crate::config::Config;
 use crate::consoles::{Consoles, PseudoTerminal};
 use crate::control::ending::{End, Ending};

@@ -9,7 +9,7 @@ use hv_core::machine::Machine;
 use hv_devices::entropy;
 
 use crate::Error;
-use crate::boot::file::OpenFiles;
+use crate::boot::open_files::OpenFiles;
 use crate::error::file_problem;
 
 /// The largest tree that is taken, bytes. Linux maps two large pages for it before it knows where memory is

@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
 use crate::boot::compression::{Codec, UnpackError, Unpacked};
-use crate::boot::file::OpenFiles;
+use crate::boot::open_files::OpenFiles;
 use crate::error::file_problem;
 use crate::memory::fill;
 

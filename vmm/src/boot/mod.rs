@@ -1,11 +1,11 @@
 //! The files that a guest boots from, and their way into its memory. Core's [`hv_core::placement`] decides where each lies.
 
+pub mod boot_files;
 pub mod compression;
 pub mod devicetree;
-pub mod file;
-pub mod files;
 pub mod initrd;
 pub mod kernel;
+pub mod open_files;
 
 use std::path::PathBuf;
 
@@ -16,9 +16,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
 use crate::boot::devicetree::Tree;
-use crate::boot::file::OpenFiles;
 use crate::boot::initrd::Initrd;
 use crate::boot::kernel::Kernel;
+use crate::boot::open_files::OpenFiles;
 use crate::config::Payload;
 
 /// What the boot hart's registers hold at its first instruction (Linux, Documentation/arch/riscv/boot.rst).

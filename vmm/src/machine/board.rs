@@ -21,7 +21,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::Error;
 use crate::boot::devicetree::{Tree, TreeFile};
-use crate::boot::file::OpenFiles;
+use crate::boot::open_files::OpenFiles;
 use crate::boot::{self, BootRegisters};
 use crate::config::{IrqchipChoice, Payload};
 use crate::consoles::Consoles;

@@ -21,7 +21,7 @@ use hv_core::kernel::{self, HEAD, Segment};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::Error;
-use crate::boot::file::OpenFiles;
+use crate::boot::open_files::OpenFiles;
 use crate::config::Payload;
 use crate::error::KernelProblem as Problem;
 use crate::memory::fill;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use hv_core::layout;
 
 use crate::boot::devicetree::TreeFile;
-use crate::boot::file::OpenFiles;
 use crate::boot::initrd::Initrd;
 use crate::boot::kernel::Kernel;
+use crate::boot::open_files::OpenFiles;
 use crate::config::Config;
 use crate::{Error, Payload};
 
