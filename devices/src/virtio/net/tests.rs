@@ -228,7 +228,8 @@ fn a_full_back_end_is_waited_for() {
             bench.driver.give(1, head, &[readable(place, 32)]);
             given += 1;
         }
-        if given - arrived >= 16 || given == total {
+        // A packet arrives before its buffer is used: all may have arrived when the last is not used yet.
+        if arrived < total && (given - arrived >= 16 || given == total) {
             assert_eq!(bench.backend.sent(), packet(arrived as u8, 20));
             arrived += 1;
         }
