@@ -1,6 +1,11 @@
 //! The threads of a machine. All of them are started here, each in a role.
+//!
+//! A machine may confine them: each gives up the rights that its role does not need, before it does anything else. A thread
+//! hands its machine's confinement on to those that it starts, as the kernel hands on a thread's seccomp filters.
 
+use std::cell::RefCell;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -19,11 +24,16 @@ pub enum Role {
     Rng,
     /// Writes what a guest prints.
     ConsoleOutput,
+    /// Serves input, alarms and requests, and builds the machine anew at a reboot. It is the thread that runs the machine.
+    EventLoop,
+    /// Writes the program's own messages.
+    Messages,
 }
 
 impl Role {
     /// The thread's name: at most 15 bytes, as Linux has it.
-    fn name(self) -> String {
+    #[must_use]
+    pub fn name(self) -> String {
         match self {
             Self::Vcpu(number) => format!("vcpu{number}"),
             Self::Block(number) => format!("virtio-blk-{number}"),
@@ -31,11 +41,43 @@ impl Role {
             Self::Console => "virtio-console".into(),
             Self::Rng => "virtio-rng".into(),
             Self::ConsoleOutput => "console-out".into(),
+            Self::EventLoop => "event-loop".into(),
+            Self::Messages => "messages".into(),
         }
     }
 }
 
-/// Starts a thread.
+/// What threads give up when they start.
+pub trait Confinement: Send + Sync {
+    /// Takes from the calling thread what a thread of this role does not need. It does not return if that is impossible.
+    fn enter(&self, role: Role);
+}
+
+thread_local! {
+    /// Of the threads that this thread starts.
+    static CONFINEMENT: RefCell<Option<Arc<dyn Confinement>>> = const { RefCell::new(None) };
+}
+
+/// The threads that the calling thread starts are confined for as long as this lives.
+#[must_use]
+pub struct Confined {
+    before: Option<Arc<dyn Confinement>>,
+}
+
+/// Confines the threads that the calling thread starts from now on. The calling thread itself stays as it is. `None` confines none.
+pub fn confine(confinement: Option<Arc<dyn Confinement>>) -> Confined {
+    Confined {
+        before: CONFINEMENT.replace(confinement),
+    }
+}
+
+impl Drop for Confined {
+    fn drop(&mut self) {
+        CONFINEMENT.set(self.before.take());
+    }
+}
+
+/// Starts a thread, confined as the calling thread says.
 ///
 /// # Errors
 /// The host has no thread left.
@@ -43,7 +85,15 @@ pub fn spawn<T: Send + 'static>(
     role: Role,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
-    std::thread::Builder::new().name(role.name()).spawn(body)
+    let confinement = CONFINEMENT.with_borrow(Clone::clone);
+    let builder = std::thread::Builder::new().name(role.name());
+    builder.spawn(move || {
+        if let Some(confinement) = &confinement {
+            confinement.enter(role);
+        }
+        CONFINEMENT.set(confinement);
+        body()
+    })
 }
 
 type Body = Box<dyn FnOnce() + Send>;
@@ -115,6 +165,38 @@ mod tests {
         for role in [Role::Vcpu(511), Role::Block(7), Role::Net(7), Role::Console] {
             assert!(role.name().len() <= 15, "{role:?}");
         }
+    }
+
+    #[test]
+    fn threads_are_confined_in_their_role_before_they_do_anything() {
+        struct Noted(Sender<(Role, Option<String>)>);
+
+        impl Confinement for Noted {
+            fn enter(&self, role: Role) {
+                let name = std::thread::current().name().map(String::from);
+                self.0.send((role, name)).unwrap();
+            }
+        }
+
+        let (noted, entered) = channel();
+        let confined = confine(Some(Arc::new(Noted(noted.clone()))));
+        let role = Role::Block(3);
+        // The second is started by a thread that is confined.
+        let first = spawn(role, || spawn(Role::Rng, || ())).unwrap();
+        first.join().unwrap().unwrap().join().unwrap();
+        let entered: Vec<_> = entered.try_iter().collect();
+        let name = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            entered,
+            [(role, name("virtio-blk-3")), (Role::Rng, name("virtio-rng"))]
+        );
+        drop(confined);
+        let (free, none) = channel();
+        drop(noted);
+        let thread = spawn(Role::Rng, move || free.send(()).unwrap());
+        thread.unwrap().join().unwrap();
+        assert_eq!(none.try_recv(), Ok(()));
+        assert!(CONFINEMENT.with_borrow(Option::is_none));
     }
 
     #[test]

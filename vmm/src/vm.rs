@@ -24,11 +24,12 @@ use crate::control::{Answer, Asked, Control, Controlled, Event, Handle, Request,
 use crate::devices::{Devices, platform};
 use crate::inputs::Inputs;
 use crate::inspect::capabilities;
-use crate::kvm::Kvm;
+use crate::kvm::{Kvm, isa};
 use crate::machine::alarm::Alarm;
 use crate::machine::board::{Blueprint, Board, RunningBoard};
 use crate::machine::restarts::{self, Restarts};
 use crate::memory::HUGE_PAGE;
+use crate::memory::huge_pages::ReservedHugePages;
 use crate::vcpu::{self, Command};
 use crate::{Error, Outcome};
 
@@ -90,6 +91,7 @@ impl Vm {
         let virtio = Devices::open(&config.devices, config.virtio, consoles.ports(), &stop)?;
         let mut blueprint = Blueprint {
             kvm,
+            host_mmu: isa::mmu(),
             payload: config.payload,
             initrd: config.initrd,
             dtb: config.dtb,
@@ -99,7 +101,7 @@ impl Vm {
             command_line,
             cpus: config.cpus,
             memory: config.memory,
-            hugepages: config.hugepages,
+            hugepages: config.hugepages.then(ReservedHugePages::open),
             irqchip: config.irqchip,
             getchar_empty: config.getchar_empty,
             consoles,

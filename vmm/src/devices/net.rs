@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use hv_devices::virtio::VirtioDevice;
-use hv_devices::virtio::net::{Backend as _, Mac, Net, Tap, Vhost};
+use hv_devices::virtio::net::{Backend as _, Mac, Net, Tap, Vhost, VhostNetFile};
 
 use super::cable::Cable;
 use super::{DeviceKind, Kind, Opened, Opening};
@@ -48,7 +48,7 @@ impl Kind for NetConfig {
     }
 
     fn open(&self, opening: &Opening) -> Result<Box<dyn Opened>, Error> {
-        let served = self.vhost.is_available()?;
+        let vhost = self.vhost.open()?;
         let tap = Tap::open(&self.tap)?;
         if let (Some(guest), Some(host)) = (self.mtu, tap.info().mtu)
             && guest > host
@@ -66,7 +66,7 @@ impl Kind for NetConfig {
                 Some(mac) => mac,
                 None => Mac::random().map_err(Error::host("choose an Ethernet address"))?,
             },
-            vhost: if served { self.vhost } else { Vhost::Off },
+            vhost,
             index: opening.index,
             cable: Cable::default(),
         }))
@@ -78,7 +78,8 @@ struct Interface {
     tap: Arc<Tap>,
     mac: Mac,
     mtu: Option<u16>,
-    vhost: Vhost,
+    /// Open for as long as the machine is there.
+    vhost: Option<VhostNetFile>,
     index: usize,
     cable: Cable,
 }
@@ -86,7 +87,7 @@ struct Interface {
 impl Opened for Interface {
     fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
         let tap = self.tap.clone();
-        let net = Net::on_tap(tap, self.mac, self.mtu, self.vhost, self.index)?;
+        let net = Net::on_tap(tap, self.mac, self.mtu, self.vhost.clone(), self.index)?;
         self.cable.attach(&net);
         Ok(Box::new(net))
     }

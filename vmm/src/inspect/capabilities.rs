@@ -111,9 +111,8 @@ impl Capabilities {
         let max_cpus = kvm.max_vcpus().min(layout::MAX_HARTS);
         let guest_physical_bits = probe.vm().guest_physical_bits();
         let vcpu = probe.vcpu();
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let hidden = hidden_extensions(&kvm, vcpu)?;
-        let hart = isa::hart(vcpu, isa::mmu_of_cpuinfo(&cpuinfo), hidden)
+        let hart = isa::hart(vcpu, isa::mmu(), hidden)
             .map_err(|error| Error::host("name the harts' ISA")(std::io::Error::other(error)))?;
         let timebase_frequency = vcpu.read(Register::TimerFrequency).unwrap_or(0);
         let mut sbi = Vec::new();

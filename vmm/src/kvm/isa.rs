@@ -165,9 +165,14 @@ fn mmu_of_satp_mode(mode: u64) -> MmuType {
     }
 }
 
+/// The paging mode of this host's harts.
+pub fn mmu() -> MmuType {
+    mmu_of_cpuinfo(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+}
+
 /// The paging mode that Linux's `/proc/cpuinfo` names in its `mmu` line. Sv39 where it names none that is known:
 /// every RISC-V machine with KVM has it.
-pub fn mmu_of_cpuinfo(cpuinfo: &str) -> MmuType {
+fn mmu_of_cpuinfo(cpuinfo: &str) -> MmuType {
     let mode = cpuinfo
         .lines()
         .filter_map(|line| line.split_once(':'))

@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 
 use hv_core::addr::GuestPhysAddr;
 use hv_core::layout;
-use hv_core::machine::Machine;
+use hv_core::machine::{Machine, MmuType};
 use hv_devices::bus::{Bus, Region};
 use hv_devices::chardev::{InputSink, OutputSink};
 use hv_devices::entropy;
@@ -34,6 +34,7 @@ use crate::kvm::register::{Core, Register, SbiExtension};
 use crate::kvm::{Access, Kvm, Vcpu, Vm};
 use crate::machine::irqchip::{self, Aia, Irqchip, PlicChip, Trigger};
 use crate::memory::GuestRam;
+use crate::memory::huge_pages::ReservedHugePages;
 use crate::probe;
 use crate::vcpu::counters;
 use crate::vcpu::sbi_platform::SbiPlatform;
@@ -44,6 +45,8 @@ use crate::vcpu::{Command, Leave, Shared, VcpuThread};
 pub struct Blueprint {
     /// /dev/kvm.
     pub kvm: Kvm,
+    /// The paging mode of the host's harts.
+    pub host_mmu: MmuType,
     /// The kernel or firmware file.
     pub payload: Payload,
     /// The initrd file.
@@ -62,8 +65,8 @@ pub struct Blueprint {
     pub cpus: u32,
     /// RAM, bytes.
     pub memory: u64,
-    /// Whether it is of the host's reserved huge pages.
-    pub hugepages: bool,
+    /// Those of the host, if RAM is to be of them.
+    pub hugepages: Option<ReservedHugePages>,
     /// Which interrupt chip.
     pub irqchip: IrqchipChoice,
     /// What legacy Console Getchar answers for no character.
@@ -200,9 +203,9 @@ impl Board {
     pub fn build(blueprint: &Blueprint, ending: Arc<Ending>, stop: &Stop) -> Result<Board, Error> {
         let vm = create_vm(blueprint)?;
         check_guest_physical(&vm, blueprint.memory)?;
-        let ram = match blueprint.hugepages {
-            true => GuestRam::of_huge_pages(blueprint.memory),
-            false => GuestRam::new(blueprint.memory),
+        let ram = match &blueprint.hugepages {
+            Some(pages) => GuestRam::of_huge_pages(blueprint.memory, pages),
+            None => GuestRam::new(blueprint.memory),
         }?;
         let pages = RegisterPages::new(layout::VIRTIO_SLOTS)
             .map_err(Error::host("make the virtio devices' registers"))?;
@@ -494,13 +497,11 @@ fn describe(
         .read(Register::TimerFrequency)
         .and_then(|frequency| u32::try_from(frequency).ok())
         .ok_or_else(no_answer)?;
-    let host_mmu =
-        isa::mmu_of_cpuinfo(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
     let hidden = probe::hidden_extensions(&blueprint.kvm, vcpu)?;
     let mut seed = [0; 32];
     Ok(Machine {
         harts: blueprint.cpus,
-        hart: isa::hart(vcpu, host_mmu, hidden)
+        hart: isa::hart(vcpu, blueprint.host_mmu, hidden)
             .map_err(|error| Error::host("name the harts' ISA")(std::io::Error::other(error)))?,
         timebase_frequency,
         ram_base: layout::RAM_BASE,

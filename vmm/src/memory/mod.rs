@@ -19,7 +19,7 @@ use vm_memory::{
 };
 
 use crate::Error;
-use crate::memory::huge_pages::HugePages;
+use crate::memory::huge_pages::{HugePages, ReservedHugePages};
 
 /// What a large page of the G-stage covers, bytes. KVM maps guest memory with such pages where the host address equals
 /// the guest-physical address modulo this size.
@@ -99,11 +99,11 @@ impl GuestRam {
     }
 
     /// Takes `size` bytes, a multiple of [`HUGE_PAGE`], of the host's reserved huge pages. From then on they are this guest's,
-    /// whether or not it touches them.
+    /// whether or not it touches them. `pages` are the counts to look at if there are too few.
     ///
     /// # Errors
     /// The host has not so many.
-    pub fn of_huge_pages(size: u64) -> Result<GuestRam, Error> {
+    pub fn of_huge_pages(size: u64, pages: &ReservedHugePages) -> Result<GuestRam, Error> {
         let no_room = || Error::NoHostMemory { size };
         let bytes = usize::try_from(size).map_err(|_| no_room())?;
         let length = NonZeroUsize::new(bytes).ok_or_else(no_room)?;
@@ -111,7 +111,7 @@ impl GuestRam {
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that is in use.
         let mapping = unsafe { mmap_anonymous(None, length, PROTECTION, flags) }
-            .map_err(|_| HugePages::look().map_or(Error::NoHugePages, |pages| lack(pages, size)))?;
+            .map_err(|_| pages.look().map_or(Error::NoHugePages, |pages| lack(pages, size)))?;
         // SAFETY: the mapping was made for this alone; one of huge pages begins with a page, at a multiple of its size.
         unsafe { GuestRam::in_mapping(mapping, length, bytes, flags) }
     }
@@ -307,7 +307,7 @@ mod tests {
     /// No host has this many, whether or not its kernel knows huge pages.
     #[test]
     fn too_many_huge_pages_are_an_error() {
-        let error = GuestRam::of_huge_pages(1 << 50).unwrap_err();
+        let error = GuestRam::of_huge_pages(1 << 50, &ReservedHugePages::open()).unwrap_err();
         assert!(
             matches!(error, Error::TooFewHugePages { .. } | Error::NoHugePages),
             "{error}"

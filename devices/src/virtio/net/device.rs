@@ -18,11 +18,11 @@ use super::MAX_PACKET;
 use super::backend::Backend;
 use super::mac::Mac;
 use super::tap::Tap;
-use super::vhost::{self, Vhost};
+use super::vhost::{self, VhostNetFile};
 use super::worker::{self, Setup};
 use crate::state::{self, RestoreError};
 use crate::thread::{Job, Role, WorkerThread};
-use crate::virtio::{Activation, QueuePosition, VirtioDevice};
+use crate::virtio::{Activation, ActiveQueue, QueuePosition, VirtioDevice};
 
 /// Descriptors in each queue, as in QEMU.
 const QUEUE_SIZE: u16 = 256;
@@ -97,6 +97,14 @@ struct Serving {
     job: Job<Served>,
 }
 
+/// Who serves the queues.
+enum Server {
+    /// The host's kernel.
+    Kernel(Box<vhost::Server>),
+    /// This process.
+    Own(Box<(Setup, Activation, ActiveQueue, ActiveQueue)>),
+}
+
 /// How far the queues have been served.
 #[derive(Default)]
 pub(super) struct Served {
@@ -128,7 +136,7 @@ pub struct Net {
     mtu: Option<u16>,
     link: Arc<Link>,
     /// The host's kernel is to serve the queues.
-    vhost: Option<vhost::Wanted>,
+    vhost: Option<Arc<vhost::Wanted>>,
     thread: WorkerThread,
     serving: Option<Serving>,
     /// As in [`Served`], while nobody serves the queues.
@@ -164,7 +172,7 @@ impl Net {
         })
     }
 
-    /// The same on a tap interface, whose queues are served as `vhost` says: the kernel needs no other part of a back end than
+    /// The same on a tap interface, whose queues `vhost` serves if there is one: the kernel needs no other part of a back end than
     /// the interface's descriptor.
     ///
     /// # Errors
@@ -173,10 +181,10 @@ impl Net {
         tap: Arc<Tap>,
         mac: Mac,
         mtu: Option<u16>,
-        vhost: Vhost,
+        vhost: Option<VhostNetFile>,
         index: usize,
     ) -> io::Result<Self> {
-        let vhost = vhost::Wanted::new(vhost, &tap);
+        let vhost = vhost.map(|file| Arc::new(vhost::Wanted::new(file, &tap)));
         let mut net = Self::new(tap, mac, mtu, index)?;
         net.vhost = vhost;
         Ok(net)
@@ -236,16 +244,6 @@ impl VirtioDevice for Net {
         };
         let long = features & (1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
         let header = if long { HEADER } else { LEGACY_HEADER };
-        self.backend.configure(header, features)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        if let Some(vhost) = &mut self.vhost
-            && let Some(mut server) = vhost.start(&self.link, &activation, [&receive, &transmit])?
-        {
-            let job = self.thread.run(move || server.run(&stopped));
-            self.serving = Some(Serving { stop, job });
-            return Ok(());
-        }
         let setup = Setup {
             backend: Arc::clone(&self.backend),
             link: Arc::clone(&self.link),
@@ -253,9 +251,32 @@ impl VirtioDevice for Net {
             pending: self.pending.take(),
             mtu: self.mtu.unwrap_or(DEFAULT_MTU),
         };
-        let job = self
-            .thread
-            .run(move || worker::serve(setup, &activation, receive, transmit, &stopped));
+        let vhost = self.vhost.clone();
+        // By the device's thread, because a vCPU's may not change an interface. The driver waits for it: it is to know whether
+        // its device works.
+        let server = self.thread.run(move || {
+            setup.backend.configure(header, features)?;
+            let queues = [&receive, &transmit];
+            let kernel = match vhost {
+                Some(vhost) => vhost.start(&setup.link, &activation, queues)?,
+                None => None,
+            };
+            Ok(match kernel {
+                Some(server) => Server::Kernel(Box::new(server)),
+                None => Server::Own(Box::new((setup, activation, receive, transmit))),
+            })
+        });
+        let ended = || Err(io::Error::other("the device's thread has ended"));
+        let server = server.wait().unwrap_or_else(ended)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let job = self.thread.run(move || match server {
+            Server::Kernel(mut server) => server.run(&stopped),
+            Server::Own(own) => {
+                let (setup, activation, receive, transmit) = *own;
+                worker::serve(setup, &activation, receive, transmit, &stopped)
+            }
+        });
         self.serving = Some(Serving { stop, job });
         Ok(())
     }

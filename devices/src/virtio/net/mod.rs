@@ -31,7 +31,7 @@ pub use device::{Link, Net};
 pub use io_vector::IoVector;
 pub use mac::{Mac, MacError};
 pub use tap::{OpenError, Tap};
-pub use vhost::{OpenError as VhostError, Vhost};
+pub use vhost::{OpenError as VhostError, Vhost, VhostNetFile};
 
 /// The longest packet that a back end hands over: `struct virtio_net_hdr_v1`, an Ethernet header with a VLAN tag, and an IP
 /// packet of 64 KiB that the guest is to cut into segments (Linux: `tun_put_user` in `drivers/net/tun.c`).

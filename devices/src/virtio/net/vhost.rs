@@ -5,24 +5,28 @@
 //!
 //! Source: Linux, `include/uapi/linux/vhost.h` and `drivers/vhost/net.c`.
 
+use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vhost::net::VhostNet;
+use vhost::vhost_kern::VhostKernBackend;
 use vhost::vhost_kern::net::Net as Kernel;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
+use vm_memory::{
+    GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
+};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Link, RECEIVE, STATUS, Served, TRANSMIT};
 use super::tap::Tap;
-use crate::borrowed;
+use crate::{borrowed, lock};
 use crate::device_file::{DeviceFile, HostDevice};
 use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
 
@@ -45,20 +49,65 @@ pub enum Vhost {
 }
 
 impl Vhost {
-    /// Whether the host's kernel serves the queues.
+    /// Opens vhost-net for a device; `None` if this process serves its queues.
     ///
     /// # Errors
-    /// If it is required and not possible.
-    pub fn is_available(self) -> Result<bool, OpenError> {
+    /// If vhost-net is required and cannot be opened.
+    pub fn open(self) -> Result<Option<VhostNetFile>, OpenError> {
         if self == Self::Off {
-            return Ok(false);
+            return Ok(None);
         }
-        let opened = Kernel::new(Arc::new(GuestMemoryMmap::<()>::new()));
-        match opened.map(drop).map_err(io_error) {
-            Ok(()) => Ok(true),
-            Err(_) if self == Self::Auto => Ok(false),
+        let kernel = Kernel::new(CurrentMemory::default());
+        match kernel.map_err(io_error) {
+            Ok(kernel) => Ok(Some(VhostNetFile {
+                kernel: Arc::new(kernel),
+                required: self == Self::On,
+            })),
+            Err(_) if self == Self::Auto => Ok(None),
             Err(error) => Err(OpenError(DeviceFile::refused(HostDevice::VhostNet, &error))),
         }
+    }
+}
+
+/// The memory of the device that is served: that of the guest's current boot. It holds on to it, so that the memory stays mapped
+/// while the kernel uses it.
+#[derive(Clone, Default)]
+struct CurrentMemory(Arc<Mutex<Arc<GuestMemoryMmap>>>);
+
+impl GuestAddressSpace for CurrentMemory {
+    type M = GuestMemoryMmap;
+    type T = Arc<GuestMemoryMmap>;
+
+    fn memory(&self) -> Self::T {
+        lock(&self.0).clone()
+    }
+}
+
+/// An open `/dev/vhost-net`. It serves one device at a time, and then the next one: the device of the guest's next boot.
+#[derive(Clone)]
+pub struct VhostNetFile {
+    kernel: Arc<Kernel<CurrentMemory>>,
+    /// This process does not serve the queues in its place.
+    required: bool,
+}
+
+impl fmt::Debug for VhostNetFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VhostNetFile")
+            .field("required", &self.required)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A device's use of the file. Dropping it stops the kernel and has it forget queues and memory.
+struct InUse(VhostNetFile);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kernel.reset_owner() {
+            log::debug!("vhost-net keeps its queues: {error}");
+        }
+        *lock(&self.0.kernel.mem().0) = Arc::default();
     }
 }
 
@@ -78,14 +127,17 @@ fn io_error(error: vhost::Error) -> io::Error {
 
 /// Passes the guest's memory and the queues to the kernel.
 fn set_up(
+    file: &VhostNetFile,
     activation: &Activation,
     queues: [&ActiveQueue; 2],
     used: &[EventFd; 2],
     failed: &EventFd,
-) -> vhost::Result<Kernel<Arc<GuestMemoryMmap>>> {
+) -> vhost::Result<InUse> {
     let memory = &activation.memory;
-    let kernel = Kernel::new(Arc::clone(memory))?;
+    let kernel = &file.kernel;
     kernel.set_owner()?;
+    let in_use = InUse(file.clone());
+    *lock(&kernel.mem().0) = Arc::clone(memory);
     let wanted = activation.features & QUEUES;
     if wanted & !kernel.get_features()? != 0 {
         return Err(vhost::Error::InvalidOperation);
@@ -122,27 +174,26 @@ fn set_up(
         kernel.set_vring_err(index, failed)?;
         kernel.set_vring_kick(index, &active.kick)?;
     }
-    Ok(kernel)
+    Ok(in_use)
 }
 
 /// That the host's kernel is to serve the queues of one device.
 pub(super) struct Wanted {
+    file: VhostNetFile,
     /// The device's back end.
     tap: Arc<Tap>,
-    /// This process does not serve them in its place.
-    required: bool,
-    /// That it does so has been logged. A driver can make it happen any number of times.
-    reported: bool,
+    /// That this process serves them in its place has been logged. A driver can make it happen any number of times.
+    reported: AtomicBool,
 }
 
 impl Wanted {
-    /// What `vhost` means for a device on `tap`. `None` if the kernel is not to be asked.
-    pub fn new(vhost: Vhost, tap: &Arc<Tap>) -> Option<Self> {
-        (vhost != Vhost::Off).then(|| Self {
+    /// Has `file` serve a device on `tap`.
+    pub fn new(file: VhostNetFile, tap: &Arc<Tap>) -> Self {
+        Self {
+            file,
             tap: Arc::clone(tap),
-            required: vhost == Vhost::On,
-            reported: false,
-        })
+            reported: AtomicBool::new(false),
+        }
     }
 
     /// Has the kernel serve the queues, which are the receive queue and the transmit queue. `None` if this process has to.
@@ -150,22 +201,20 @@ impl Wanted {
     /// # Errors
     /// The kernel refuses, and it is required.
     pub fn start(
-        &mut self,
+        &self,
         link: &Arc<Link>,
         activation: &Activation,
         queues: [&ActiveQueue; 2],
     ) -> io::Result<Option<Server>> {
-        let server = Server::start(Arc::clone(&self.tap), Arc::clone(link), activation, queues);
-        match server {
+        match Server::start(self, Arc::clone(link), activation, queues) {
             Ok(server) => return Ok(Some(server)),
-            Err(error) if self.required => {
+            Err(error) if self.file.required => {
                 let why = format!(
                     "the host's kernel does not serve its queues, leave vhost=on away: {error}"
                 );
                 return Err(io::Error::new(error.kind(), why));
             }
-            Err(error) if !self.reported => {
-                self.reported = true;
+            Err(error) if !self.reported.swap(true, Ordering::Relaxed) => {
                 log::warn!(
                     "tap interface '{}': the host's kernel does not serve the guest's queues, so hvrun does: {error}",
                     self.tap.name()
@@ -180,7 +229,7 @@ impl Wanted {
 /// vhost-net serving one device, and the forwarding of its notifications. The kernel stops using the queues when this is
 /// dropped, at the latest.
 pub(super) struct Server {
-    kernel: Kernel<Arc<GuestMemoryMmap>>,
+    in_use: InUse,
     tap: Arc<Tap>,
     link: Arc<Link>,
     /// Of each queue, by its index.
@@ -196,7 +245,7 @@ fn is_signalled(event: &EventFd) -> bool {
 
 impl Server {
     fn start(
-        tap: Arc<Tap>,
+        wanted: &Wanted,
         link: Arc<Link>,
         activation: &Activation,
         queues: [&ActiveQueue; 2],
@@ -204,10 +253,11 @@ impl Server {
         let nonblocking = libc::EFD_NONBLOCK | libc::EFD_CLOEXEC;
         let used = [EventFd::new(nonblocking)?, EventFd::new(nonblocking)?];
         let failed = EventFd::new(nonblocking)?;
-        let kernel = set_up(activation, queues, &used, &failed).map_err(io_error)?;
+        let in_use =
+            set_up(&wanted.file, activation, queues, &used, &failed).map_err(io_error)?;
         let mut server = Self {
-            kernel,
-            tap,
+            in_use,
+            tap: Arc::clone(&wanted.tap),
             link,
             used,
             failed,
@@ -225,8 +275,9 @@ impl Server {
     /// Attaches the tap to the queues while the link is up, and detaches it otherwise.
     fn connect(&mut self) -> vhost::Result<()> {
         let tap = self.link.is_up().then_some(self.tap.file());
-        self.kernel.set_backend(0, tap)?;
-        self.kernel.set_backend(1, tap)
+        let kernel = &self.in_use.0.kernel;
+        kernel.set_backend(0, tap)?;
+        kernel.set_backend(1, tap)
     }
 
     /// Forwards notifications until it is told to stop. Then the kernel does not serve the queues any more.
@@ -246,11 +297,12 @@ impl Server {
 
     /// Takes the queues from the kernel.
     fn stop(&mut self) -> vhost::Result<Vec<QueuePosition>> {
+        let kernel = &self.in_use.0.kernel;
         [RECEIVE, TRANSMIT]
             .into_iter()
             .map(|index| {
-                self.kernel.set_backend(index.into(), None)?;
-                let base = self.kernel.get_vring_base(index.into())?;
+                kernel.set_backend(index.into(), None)?;
+                let base = kernel.get_vring_base(index.into())?;
                 // The index of a ring has 16 bits.
                 let next = u16::try_from(base).map_err(|_| vhost::Error::InvalidQueue)?;
                 Ok(QueuePosition { index, next })
