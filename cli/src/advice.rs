@@ -2,6 +2,10 @@
 
 use hv_vmm::Error;
 
+/// What to do when the sandbox has ended hvrun.
+pub const ON_VIOLATION: &str =
+    "please report it; with --sandbox log the guest runs, and the host's kernel logs such calls";
+
 /// An error in one line for the user: what is wrong, and what to do if there is an option for it.
 pub fn message(error: &Error) -> String {
     match advice(error) {
@@ -26,6 +30,7 @@ fn advice(error: &Error) -> Option<String> {
         }
         Error::NoAia => "use --irqchip plic, or --irqchip auto to take what the host has".into(),
         Error::Aia(_) => "use --irqchip plic".into(),
+        Error::NoSeccomp => "use --sandbox off to run without one".into(),
         _ => return None,
     })
 }
@@ -54,6 +59,7 @@ mod tests {
                 memory: 64,
             },
             Error::NoCpus,
+            Error::NoSeccomp,
             Error::TooManyCpus { asked: 9, max: 4 },
             Error::MemorySize(1),
             Error::MemorySizeOfHugePages(4096),

@@ -11,7 +11,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use hv_vmm::{
     Config, DeviceConfig, DiskConfig, InputFilter, IrqchipChoice, NetConfig, Payload, RngConfig,
-    VirtioVersion,
+    Sandbox, VirtioVersion,
 };
 
 use crate::console::{Choice, Consoles, parse_console};
@@ -195,6 +195,21 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "The machine")]
     pub dtb: Option<PathBuf>,
 
+    /// What hvrun gives up before the guest starts, in case the guest takes it over: on, log or off [default: on].
+    ///
+    /// on drops all capabilities, allows each thread only the system calls of its role (seccomp), and no file to be opened (Landlock,
+    /// where the host has it). Any other system call ends hvrun with exit code 159. log gives up nothing, and has the host's kernel
+    /// log each call that would be refused (dmesg, type=1326). off gives up nothing.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "on",
+        hide_default_value = true,
+        hide_possible_values = true,
+        help_heading = "Isolation"
+    )]
+    pub sandbox: SandboxMode,
+
     /// Write the guest's device tree to FILE (- is stdout) and end without running the guest.
     #[arg(long, value_name = "FILE", help_heading = "Looking inside")]
     pub dump_dtb: Option<PathBuf>,
@@ -303,6 +318,7 @@ impl Args {
             .irqchip(self.irqchip.0)
             .virtio(self.virtio.0)
             .getchar_empty(self.getchar_empty)
+            .sandbox(self.sandbox.0)
             .no_reboot(self.no_reboot);
         config.initrd = self.initrd;
         config.dtb = self.dtb;
@@ -398,6 +414,28 @@ impl ValueEnum for Virtio {
     }
 }
 
+/// `--sandbox`'s values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SandboxMode(pub Sandbox);
+
+impl ValueEnum for SandboxMode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            SandboxMode(Sandbox::On),
+            SandboxMode(Sandbox::Log),
+            SandboxMode(Sandbox::Off),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self.0 {
+            Sandbox::On => "on",
+            Sandbox::Log => "log",
+            Sandbox::Off => "off",
+        }))
+    }
+}
+
 /// Bytes, from a number with a unit; MiB without one, as users of QEMU and kvmtool expect.
 fn parse_size(text: &str) -> Result<u64, String> {
     const EXPECTED: &str =
@@ -441,6 +479,7 @@ mod tests {
         assert_eq!(args.virtio.0, VirtioVersion::Modern);
         assert_eq!(args.log_level, log::LevelFilter::Warn);
         assert!(!args.rng && !args.hugepages && !args.no_reboot);
+        assert_eq!(args.sandbox.0, Sandbox::On);
         assert!(args.disks.is_empty() && args.cmdline.is_none());
         assert!(args.command.is_none());
     }

@@ -28,7 +28,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use keys::Keys;
 
-pub use args::{Args, Command, HelpFlag, Irqchip, Virtio};
+pub use args::{Args, Command, HelpFlag, Irqchip, SandboxMode, Virtio};
 pub use console::{Choice, Consoles, To};
 pub use device::{Located, parse_disk};
 pub use logger::start as start_log;
@@ -141,7 +141,8 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     signals.thread_block()?;
     let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     terminal::restore_on_panic();
-    logger::in_background()?;
+    hv_vmm::on_violation(terminal::restore, advice::ON_VIOLATION);
+    logger::in_background(args.sandbox.0)?;
 
     let have_stdio = consoles.have_stdio();
     let resized = (consoles.have_a_size())

@@ -18,9 +18,12 @@ use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-use crate::terminal;
+use hv_vmm::Sandbox;
+use hv_vmm::hv_devices::thread::{self, Role};
+
+use crate::{advice, terminal};
 use queue::Queue;
 use repeats::Repeats;
 
@@ -89,16 +92,21 @@ pub fn start(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// From now on a thread writes, and who has a message does not wait.
+/// From now on a thread writes, confined by `sandbox`, and who has a message does not wait.
 ///
 /// # Errors
-/// The host has no thread left.
-pub fn in_background() -> std::io::Result<()> {
-    // The thread has all signals blocked: they are for those who wait for them.
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    let thread = std::thread::Builder::new()
-        .name("messages".into())
-        .spawn(|| QUEUE.drain(write));
+/// The host has no thread left, or there is no sandbox.
+pub fn in_background(sandbox: Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    let confinement = sandbox
+        .confinement()
+        .map_err(|error| advice::message(&error))?;
+    // The thread has all signals blocked but the sandbox's: they are for those who wait for them.
+    let mut blocked = SigSet::all();
+    blocked.remove(Signal::SIGSYS);
+    let before = blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let confined = thread::confine(confinement);
+    let thread = thread::spawn(Role::Messages, || QUEUE.drain(write));
+    drop(confined);
     before.thread_set_mask()?;
     thread?;
     IN_BACKGROUND.store(true, Ordering::Release);

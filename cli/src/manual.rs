@@ -29,7 +29,7 @@ const EXIT_CODES: [(&str, &str); 7] = [
     ),
     (
         "128+N",
-        "ended by signal N (130 SIGINT, 143 SIGTERM, 129 SIGHUP)",
+        "ended by signal N (130 SIGINT, 143 SIGTERM, 129 SIGHUP; 159 is the sandbox, see --sandbox)",
     ),
 ];
 

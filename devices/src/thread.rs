@@ -188,7 +188,10 @@ mod tests {
         let name = |name: &str| Some(name.to_owned());
         assert_eq!(
             entered,
-            [(role, name("virtio-blk-3")), (Role::Rng, name("virtio-rng"))]
+            [
+                (role, name("virtio-blk-3")),
+                (Role::Rng, name("virtio-rng"))
+            ]
         );
         drop(confined);
         let (free, none) = channel();

@@ -25,6 +25,8 @@
 //! - Leave the signal SIGRTMIN to the machine, which uses it to make vCPU threads leave KVM.
 //! - Ignore SIGPIPE (Rust's runtime does), and SIGXFSZ if the size of files may be limited (RLIMIT_FSIZE). A write that fails is
 //!   then an error of the guest's disk or console.
+//! - With [`Config::sandbox`], keep the signal SIGSYS unblocked in every thread that makes or runs a machine, and do nothing more
+//!   on the thread that runs it than to end: it keeps no rights.
 //! - Use a logger that does not block: a logger that waits for its reader makes the guest wait, too.
 //!
 //! [`Capabilities::query`] reports what this host's KVM can give a guest, [`Host::look`] other facts about the host.
@@ -41,6 +43,7 @@ mod kvm;
 mod machine;
 mod memory;
 mod probe;
+mod sandbox;
 mod vcpu;
 mod vm;
 
@@ -67,6 +70,7 @@ pub use inspect::host::Host;
 pub use kvm::aia::{AiaError, AiaStep, Attribute as AiaAttribute};
 pub use kvm::{AiaFeatures, Errno, OpenError};
 pub use memory::huge_pages::HugePages;
+pub use sandbox::{Sandbox, allowed as allowed_calls, on_violation};
 pub use vm::Vm;
 
 /// How a guest's run ended.

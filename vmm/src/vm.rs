@@ -13,6 +13,7 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use hv_core::ending::End as GuestEnd;
 use hv_core::layout;
 use hv_devices::rtc::HostClock;
+use hv_devices::thread::{self, Confinement, Role};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::open_files::OpenFiles;
@@ -49,6 +50,7 @@ pub struct Vm {
     stop: Stop,
     no_reboot: bool,
     control: Controlled,
+    sandbox: Option<Arc<dyn Confinement>>,
 }
 
 impl Vm {
@@ -82,6 +84,8 @@ impl Vm {
         let stop = Stop::new(config.stop.take())?;
         let control = Controlled::new(&stop)?;
         let inputs = config.inputs();
+        let sandbox = config.sandbox.confinement_with(&config.sockets())?;
+        let _confined = thread::confine(sandbox.clone());
         let consoles = {
             let device = config.console();
             let virtio = device.and_then(|device| device.console.as_ref());
@@ -120,6 +124,7 @@ impl Vm {
             stop,
             no_reboot: config.no_reboot,
             control,
+            sandbox,
         })
     }
 
@@ -169,10 +174,15 @@ impl Vm {
             stop,
             no_reboot,
             control,
+            sandbox,
             ..
         } = self;
         // Only now: what was wrong with the machine has left its files as they were.
         blueprint.consoles.empty_files()?;
+        if let Some(sandbox) = &sandbox {
+            sandbox.enter(Role::EventLoop);
+        }
+        let _confined = thread::confine(sandbox);
         let mut restarts = Restarts::default();
         // A paused machine that is reset stays paused.
         let mut command = Command::Run;

@@ -23,6 +23,7 @@ mod pause;
 mod payloads;
 mod program;
 mod refused;
+mod sandbox;
 mod suspend;
 mod test_kernel;
 mod user_errors;

@@ -9,6 +9,7 @@ use crate::Error;
 use crate::consoles::Chardev;
 use crate::devices::{self, ConsoleConfig, DeviceConfig, DeviceKind, DiskConfig, PlatformDevice};
 use crate::inputs::Inputs;
+use crate::sandbox::Sandbox;
 
 /// The longest command line that Linux keeps on RISC-V, in bytes: `COMMAND_LINE_SIZE` without the NUL (arch/riscv/include/uapi/asm/setup.h).
 const LONGEST_COMMAND_LINE: usize = 1023;
@@ -50,6 +51,9 @@ pub struct Config {
     /// The return value of the legacy SBI call Console Getchar if there is no character: -1 as specified, or the value that this
     /// guest expects.
     pub getchar_empty: i64,
+    /// Whether the machine's threads, the one that runs it included, give up the rights that they do not need. Devices of the
+    /// program's own then have the rights of the threads that call them.
+    pub sandbox: Sandbox,
     /// If the guest resets itself, it is not booted again: the run ends with [`Outcome::Reset`](crate::Outcome::Reset).
     pub no_reboot: bool,
     /// When this descriptor becomes readable, the run ends with [`Outcome::Stopped`](crate::Outcome::Stopped): a signalfd
@@ -114,6 +118,7 @@ impl Config {
             platform: Vec::new(),
             virtio: Version::default(),
             getchar_empty: -1,
+            sandbox: Sandbox::Off,
             no_reboot: false,
             stop: None,
         }
@@ -203,6 +208,13 @@ impl Config {
         self
     }
 
+    /// Sets [`Config::sandbox`].
+    #[must_use]
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Config {
+        self.sandbox = sandbox;
+        self
+    }
+
     /// Sets [`Config::no_reboot`].
     #[must_use]
     pub fn no_reboot(mut self, wanted: bool) -> Config {
@@ -274,6 +286,20 @@ impl Config {
             DeviceKind::Console(console) => Some(console),
             _ => None,
         })
+    }
+
+    /// The sockets that it listens on.
+    pub(crate) fn sockets(&self) -> Vec<PathBuf> {
+        let device = self.console();
+        let virtio = device.into_iter().flat_map(|device| {
+            let ports = device.ports.iter().map(|port| &port.chardev);
+            device.console.iter().chain(ports)
+        });
+        let path = |chardev: &Chardev| match chardev {
+            Chardev::Unix(path) => Some(path.clone()),
+            _ => None,
+        };
+        self.serial.iter().chain(virtio).filter_map(path).collect()
     }
 
     /// The machine's input files, with their names in messages.

@@ -29,6 +29,11 @@ pub enum Error {
         /// Its answer.
         errno: Errno,
     },
+    /// A sandbox is asked for, and the host's kernel cannot filter system calls.
+    #[error(
+        "the host's kernel cannot filter system calls (it is built without CONFIG_SECCOMP_FILTER), so there is no sandbox"
+    )]
+    NoSeccomp,
     /// The kernel or firmware cannot be booted.
     #[error("cannot boot the {what} {}: {problem}", .path.display())]
     Payload {

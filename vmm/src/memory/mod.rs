@@ -110,8 +110,11 @@ impl GuestRam {
         // Without MAP_NORESERVE, so that a lack of pages shows here and not when the guest touches one (mmap(2)).
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that is in use.
-        let mapping = unsafe { mmap_anonymous(None, length, PROTECTION, flags) }
-            .map_err(|_| pages.look().map_or(Error::NoHugePages, |pages| lack(pages, size)))?;
+        let mapping = unsafe { mmap_anonymous(None, length, PROTECTION, flags) }.map_err(|_| {
+            pages
+                .look()
+                .map_or(Error::NoHugePages, |pages| lack(pages, size))
+        })?;
         // SAFETY: the mapping was made for this alone; one of huge pages begins with a page, at a multiple of its size.
         unsafe { GuestRam::in_mapping(mapping, length, bytes, flags) }
     }

@@ -7,8 +7,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vhost::net::VhostNet;
@@ -26,9 +26,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Link, RECEIVE, STATUS, Served, TRANSMIT};
 use super::tap::Tap;
-use crate::{borrowed, lock};
 use crate::device_file::{DeviceFile, HostDevice};
 use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
+use crate::{borrowed, lock};
 
 /// The features that change how the queues work, which the kernel has to support.
 const QUEUES: u64 = 1 << VIRTIO_F_VERSION_1
@@ -253,8 +253,7 @@ impl Server {
         let nonblocking = libc::EFD_NONBLOCK | libc::EFD_CLOEXEC;
         let used = [EventFd::new(nonblocking)?, EventFd::new(nonblocking)?];
         let failed = EventFd::new(nonblocking)?;
-        let in_use =
-            set_up(&wanted.file, activation, queues, &used, &failed).map_err(io_error)?;
+        let in_use = set_up(&wanted.file, activation, queues, &used, &failed).map_err(io_error)?;
         let mut server = Self {
             in_use,
             tap: Arc::clone(&wanted.tap),

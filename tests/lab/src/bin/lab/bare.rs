@@ -18,7 +18,7 @@ use hv_lab::bare::bundle::{self, Device, Guest, Needs};
 use hv_lab::bare::{Disk, Machine, pipe};
 use hv_lab::host::HostChip;
 use hv_lab::provision::{self, Qemu};
-use hv_vmm::{BootFile, BootFiles, Config, IrqchipChoice, VirtioVersion};
+use hv_vmm::{BootFile, BootFiles, Config, IrqchipChoice, Sandbox, VirtioVersion};
 use hvrun_cli::{Choice, Consoles, To};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tempfile::TempDir;
@@ -160,6 +160,9 @@ fn refusal(args: &hvrun_cli::Args) -> Option<String> {
     }
     if args.irqchip.0 == IrqchipChoice::Aia {
         return cannot("--irqchip aia").map(|text| text + ": its guests have a PLIC");
+    }
+    if args.sandbox.0 != Sandbox::On {
+        return cannot("--sandbox").map(|text| text + ": it is no process of a system");
     }
     if args.no_reboot {
         return cannot("--no-reboot").map(|text| text + ": the hypervisor starts a guest again");
@@ -387,6 +390,7 @@ mod tests {
             (&["--console", "none"], "--console"),
             (&["--irqchip", "aia"], "--irqchip aia"),
             (&["--no-reboot"], "--no-reboot"),
+            (&["--sandbox", "off"], "--sandbox"),
             (&["--dump-dtb", "x"], "--dump-dtb"),
             (&["--disk", "a,virtio=legacy"], "--virtio"),
             (&["--memory", "100K"], "--memory"),

@@ -1,0 +1,118 @@
+//! What is left of this process's rights once a guest runs, so that a guest that takes over a thread gains little.
+//!
+//! | module | what it takes away |
+//! |---|---|
+//! | `privileges` | capabilities, and the gain of new ones (`no_new_privs`) |
+//! | `paths` | opening files by their paths, by Landlock, where the kernel has it |
+//! | `calls` | which system calls the threads of each role make: a seccomp filter for each |
+//! | `violation` | what happens at a call that is not among them |
+//!
+//! A thread does this to itself before it does anything else ([`Confinement`]), and the thread that runs the machine just before the
+//! guest starts, when everything is open. A thread that is made later, at a reboot, has the filter of its maker as well as its own.
+//!
+//! **What is done after the start is designed for this**: what a machine needs of the host's files is opened at its creation, and
+//! stays open. A feature that needs more has three ways: to open it early, to be handed a descriptor, or to have a process of its
+//! own outside of the sandbox that does it.
+
+mod calls;
+mod paths;
+mod privileges;
+mod violation;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hv_devices::thread::{Confinement, Role};
+
+use crate::Error;
+
+pub use calls::allowed;
+pub use violation::on_violation;
+
+/// Whether the threads of a machine give up what they do not need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// They keep the rights of the process. It is the default of the library, because what a thread has given up it never
+    /// gets back: not after the machine's end, either.
+    #[default]
+    Off,
+    /// They keep them, and the host's kernel logs each system call that would be refused, with the name of its thread (audit
+    /// messages of type 1326).
+    Log,
+    /// They give them up. A system call that a thread of its role never makes ends the process.
+    On,
+}
+
+impl Sandbox {
+    /// How the program's own threads are confined that do nothing but compute and write to what is open: for
+    /// [`confine`](hv_devices::thread::confine). `None` if they are not.
+    ///
+    /// # Errors
+    /// The host's kernel has no seccomp filters, or the host no file descriptor left.
+    pub fn confinement(self) -> Result<Option<Arc<dyn Confinement>>, Error> {
+        self.confinement_with(&[])
+    }
+
+    /// How the threads of a machine are confined, whose event loop removes `sockets` at its end. `None` if they are not.
+    pub(crate) fn confinement_with(
+        self,
+        sockets: &[PathBuf],
+    ) -> Result<Option<Arc<dyn Confinement>>, Error> {
+        if self == Sandbox::Off {
+            return Ok(None);
+        }
+        calls::require_filters()?;
+        let only_log = self == Sandbox::Log;
+        if !only_log {
+            violation::catch().map_err(Error::host("handle SIGSYS"))?;
+        }
+        let paths = match only_log {
+            true => None,
+            false => Some(paths::Paths::new(sockets)?),
+        };
+        Ok(Some(Arc::new(Cage { only_log, paths })))
+    }
+}
+
+/// How the threads of one machine are confined.
+#[derive(Debug)]
+struct Cage {
+    /// Nothing is taken away, and the kernel logs what would have been.
+    only_log: bool,
+    paths: Option<paths::Paths>,
+}
+
+impl Cage {
+    fn try_enter(&self, role: Role) -> Result<(), String> {
+        violation::name_thread(role);
+        let landlock = match &self.paths {
+            None => None,
+            Some(paths) => {
+                let dropped = privileges::drop_all();
+                dropped.map_err(|error| format!("drop its capabilities: {error}"))?;
+                Some(paths.enter(role)?)
+            }
+        };
+        calls::filter(role, self.only_log)?;
+        if role == Role::EventLoop {
+            match landlock {
+                None => log::info!(
+                    "sandbox: off; the host's kernel logs each system call that it would refuse (dmesg, type=1326)"
+                ),
+                Some(landlock) => log::info!("sandbox: seccomp, no capabilities, {landlock}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Confinement for Cage {
+    fn enter(&self, role: Role) {
+        if let Err(what) = self.try_enter(role) {
+            violation::end_process(&format!("error: the thread {} cannot {what}", role.name()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
