@@ -238,10 +238,8 @@ fn calls(role: Role) -> Result<Calls> {
     let requests = requests.map(|request| rule(1, Is::MaskedEq(NAME), *request));
     calls.insert(libc::SYS_ioctl, requests.collect::<Result<_>>()?);
     // Whether a descriptor is open, which Rust's library checks in debug builds.
-    if !calls.contains_key(&libc::SYS_fcntl) {
-        let open = u64::from(libc::F_GETFD.unsigned_abs());
-        calls.insert(libc::SYS_fcntl, vec![rule(1, Is::Eq, open)?]);
-    }
+    let open = rule(1, Is::Eq, u64::from(libc::F_GETFD.unsigned_abs()))?;
+    calls.entry(libc::SYS_fcntl).or_insert_with(|| vec![open]);
     // Memory that is written is never executed.
     let executable = u64::from(libc::PROT_EXEC.unsigned_abs());
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
@@ -262,11 +260,11 @@ fn calls(role: Role) -> Result<Calls> {
         // Its own.
         rules.push(rule(0, Is::Eq, 0)?);
     }
-    if !calls.contains_key(&libc::SYS_rt_sigaction) {
-        // Of abort(3).
-        let abort = u64::from(libc::SIGABRT.unsigned_abs());
-        calls.insert(libc::SYS_rt_sigaction, vec![rule(0, Is::Eq, abort)?]);
-    }
+    // Of abort(3).
+    let abort = rule(0, Is::Eq, u64::from(libc::SIGABRT.unsigned_abs()))?;
+    calls
+        .entry(libc::SYS_rt_sigaction)
+        .or_insert_with(|| vec![abort]);
     // To abort, and to call a vCPU out of the guest.
     let process = u64::from(std::process::id());
     calls.insert(libc::SYS_tgkill, vec![rule(0, Is::Eq, process)?]);
