@@ -88,8 +88,24 @@ pub fn all(host: &Host, kvm: &Result<Capabilities, Error>) -> Vec<Check> {
     checks.push(tap(host));
     checks.push(vhost_net(&host.vhost_net));
     checks.push(huge_pages(host));
+    checks.push(sandbox(host));
     checks.extend(memory(host));
     checks
+}
+
+fn sandbox(host: &Host) -> Check {
+    const SUBJECT: &str = "sandbox";
+    match host.seccomp_filters {
+        true => ok(
+            SUBJECT,
+            "the kernel filters the system calls of hvrun's threads",
+        ),
+        false => missing(
+            SUBJECT,
+            "the kernel cannot filter system calls (it is built without CONFIG_SECCOMP_FILTER), so hvrun cannot confine itself",
+            "use a kernel that can, or run guests that you trust with --sandbox off",
+        ),
+    }
 }
 
 fn kvm_works(host: &Host, kvm: &Capabilities) -> String {
@@ -457,5 +473,15 @@ mod tests {
         }
         assert!(check.advice.unwrap().contains("dmesg"));
         assert!(checks.iter().all(|check| check.state != State::Missing));
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_filter_calls_needs_a_decision() {
+        let (mut host, kvm) = samples::refused_aia();
+        assert_eq!(find(&all(&host, &kvm), "sandbox").state, State::Ok);
+        host.seccomp_filters = false;
+        let check = find(&all(&host, &kvm), "sandbox");
+        assert_eq!(check.state, State::Missing);
+        assert!(check.advice.unwrap().contains("--sandbox off"));
     }
 }

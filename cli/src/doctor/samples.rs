@@ -31,6 +31,7 @@ fn host() -> Host {
         ),
         transparent_huge_pages: Some("madvise".into()),
         huge_pages: Some(HugePages { total: 0, free: 0 }),
+        seccomp_filters: true,
         available_memory: Some(1 << 30),
     }
 }

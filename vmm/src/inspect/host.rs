@@ -32,6 +32,8 @@ pub struct Host {
     pub transparent_huge_pages: Option<String>,
     /// The reserved huge pages of 2 MiB. `None` if the kernel has none.
     pub huge_pages: Option<HugePages>,
+    /// Whether the kernel can filter system calls (`CONFIG_SECCOMP_FILTER`), for [`Sandbox`](crate::Sandbox).
+    pub seccomp_filters: bool,
     /// Memory available to new programs without swapping, in bytes.
     pub available_memory: Option<u64>,
 }
@@ -59,6 +61,9 @@ impl Host {
             transparent_huge_pages: read("sys/kernel/mm/transparent_hugepage/enabled")
                 .and_then(|choices| chosen(&choices).map(str::to_owned)),
             huge_pages: HugePages::look_below(root),
+            // Documentation/userspace-api/seccomp_filter.rst.
+            seccomp_filters: read("proc/sys/kernel/seccomp/actions_avail")
+                .is_some_and(|actions| actions.split_whitespace().any(|action| action == "trap")),
             available_memory: read("proc/meminfo").and_then(|info| available_memory(&info)),
         }
     }
@@ -105,7 +110,7 @@ mod tests {
         assert_eq!(host.kernel, None);
         assert_eq!(host.kvm.device, HostDevice::Kvm);
         assert_eq!(host.kvm.state, DeviceState::Absent);
-        assert!(!host.network_admin);
+        assert!(!host.network_admin && !host.seccomp_filters);
         assert_eq!(host.available_memory, None);
     }
 
@@ -138,6 +143,10 @@ mod tests {
             let directory = "sys/kernel/mm/hugepages/hugepages-2048kB";
             write(&format!("{directory}/{file}_hugepages"), count);
         }
+        write(
+            "proc/sys/kernel/seccomp/actions_avail",
+            "kill_process kill_thread trap errno user_notif trace log allow\n",
+        );
         write("dev/net/tun", "");
         let host = Host::look_below(root.path());
         assert_eq!(host.kernel.as_deref(), Some("6.12.48-riscv64"));
@@ -151,6 +160,7 @@ mod tests {
         };
         assert_eq!(host.huge_pages, Some(huge_pages));
         assert_eq!(host.available_memory, Some(1_900_000 << 10));
+        assert!(host.seccomp_filters);
         assert_eq!(host.tun.state, DeviceState::Usable);
         assert_eq!(host.vhost_net.state, DeviceState::Absent);
     }
