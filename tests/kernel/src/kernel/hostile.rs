@@ -15,7 +15,7 @@ mod registers;
 
 use core::arch::global_asm;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use chance::{Chance, Places};
 use queues::Driver;
@@ -138,6 +138,8 @@ struct Seat {
     stack: AtomicU64,
     state: AtomicU8,
     chance: AtomicU64,
+    /// The number of the kind of attack that it makes, or made last.
+    kind: AtomicUsize,
 }
 
 static SEATS: [Seat; MAX_HARTS] = [const {
@@ -145,6 +147,7 @@ static SEATS: [Seat; MAX_HARTS] = [const {
         stack: AtomicU64::new(0),
         state: AtomicU8::new(State::Out as u8),
         chance: AtomicU64::new(0),
+        kind: AtomicUsize::new(0),
     }
 }; MAX_HARTS];
 
@@ -273,6 +276,7 @@ impl<'a> Adversary<'a> {
     fn attack(&mut self, number: usize) {
         let kind = &KINDS[number];
         if self.plan.has(kind) {
+            SEATS[self.index].kind.store(number, Ordering::Relaxed);
             (kind.attack)(self);
             COUNTS[number].fetch_add(1, Ordering::Relaxed);
         }
@@ -296,11 +300,14 @@ fn rest(machine: &Machine) {
     REST.store(true, Ordering::Release);
     let attacks = |seat: &Seat| seat.state.load(Ordering::Acquire) == State::Attacks as u8;
     let others = 1..machine.harts.len();
-    if !time::wait_longer_for(|| !SEATS[others.clone()].iter().any(attacks)) {
-        console::recover();
-        println!("\nhostile: a hart does not come to rest;");
-    }
+    let all_rest = time::wait_longer_for(|| !SEATS[others.clone()].iter().any(attacks));
     console::recover();
+    if !all_rest {
+        for seat in SEATS[others].iter().filter(|seat| attacks(seat)) {
+            let kind = &KINDS[seat.kind.load(Ordering::Relaxed)];
+            println!("\nhostile: no rest from {};", kind.name);
+        }
+    }
 }
 
 /// What the clock tells the next boot: a mark, the number of boots, and the time since the first one began, nanoseconds. It counts
@@ -321,6 +328,9 @@ fn remembered(clock: &Alarm) -> (u64, u64) {
         now & ((1 << BOOT_SHIFT) - 1),
     )
 }
+
+/// As many the boot hart makes in each boot, on however slow a machine.
+const MIN_ATTACKS: u32 = 50;
 
 /// Attacks as the command line says.
 pub fn run(machine: &Machine, how: &'static str) -> ! {
@@ -369,8 +379,10 @@ pub fn run(machine: &Machine, how: &'static str) -> ! {
     for number in 0..KINDS.len() {
         me.attack(number);
     }
-    while time::now() < end {
+    let mut made = 0;
+    while time::now() < end || made < MIN_ATTACKS {
         me.act();
+        made += 1;
     }
     trap::quiet();
     rest(machine);

@@ -33,8 +33,10 @@ impl Counts {
                 *sum += count;
             }
         }
-        if printed.contains("does not come to rest") {
-            return Err("a hart of the adversary did not come back from an attack".into());
+        if let Some(kind) = statements(printed, "hostile: no rest from ").next() {
+            return Err(format!(
+                "a hart of the adversary did not come back from an attack of the kind {kind:?}"
+            ));
         }
         if counts.boots != attack.reboots + 1 {
             return Err(format!(
@@ -157,14 +159,14 @@ mod tests {
             ..ATTACK
         };
         assert!(wrong(PRINTED, &more, "odd").contains("2 times, not 3"));
-        let restless = format!("{PRINTED}\nhostile: a hart does not come to rest;\n");
+        let restless = format!("{PRINTED}\nhostile: no rest from sbi;\n");
         assert!(wrong(&restless, &ATTACK, "odd").contains("did not come back"));
     }
 
     #[test]
     fn an_honest_guest_is_believed_if_its_image_agrees() {
         // The checksum of "a".
-        let printed = "honest: begins\nhonest: 500 requests in 2000 ms, disk af63dc4c8601ec8c\r\n";
+        let printed = "honest: begins\nhonest: 500 requests in 2000 ms, disk af63dc4c8601ec8c;\r\n";
         let honest = Honest::parse(printed, b"a").unwrap();
         assert_eq!(honest.rate(), 250);
         assert!(Honest::parse(printed, b"b").unwrap_err().contains("image"));

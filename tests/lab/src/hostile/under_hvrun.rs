@@ -68,7 +68,9 @@ fn start(
     let disk = format!("{DIRECTORY}/{name}");
     on_host_shell(
         host,
-        &format!("truncate -s 2M {disk}.img; head -c 2M /dev/urandom > {disk}-readonly.img"),
+        &format!(
+            "truncate -s 2M {disk}.img; dd if=/dev/urandom of={disk}-readonly.img bs=64k count=32 2>/dev/null"
+        ),
     )?;
     let version = match virtio {
         Virtio::Legacy => "legacy",

@@ -8,7 +8,7 @@ use sbi_spec::rfnc::EID_RFNC;
 use sbi_spec::srst::EID_SRST;
 
 use super::{Adversary, State, entry, seat};
-use crate::kernel::csr::{SOFTWARE, TIMER};
+use crate::kernel::csr::{SOFTWARE, SSTATUS_SIE, TIMER};
 use crate::kernel::{sbi, time, timer};
 
 const DBCN: usize = 0x4442_434e;
@@ -124,8 +124,9 @@ pub fn console(me: &mut Adversary) {
     }
 }
 
-/// Has this hart wake up soon, whatever it does.
+/// Has this hart wake up soon. No interrupt is taken until then: the timer's could be gone before the hart sleeps.
 pub fn wake_soon(me: &mut Adversary) {
+    csr_clear!("sstatus", SSTATUS_SIE);
     let soon = me.chance.below(500) as u64;
     timer::set(time::now() + time::ticks(soon));
     csr_set!("sie", TIMER);

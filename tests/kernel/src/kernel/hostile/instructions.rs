@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::calls::wake_soon;
 use super::registers::{load, store};
 use super::{Adversary, State};
-use crate::kernel::csr::{EXTERNAL, SOFTWARE, TIMER};
+use crate::kernel::csr::{EXTERNAL, SOFTWARE};
 use crate::kernel::trap::MAX_HARTS;
 
 /// Whether a hart sleeps for ever, which one in a boot may.
@@ -18,7 +18,7 @@ fn wait() {
     unsafe { asm!("wfi", options(nomem, nostack)) };
 }
 
-/// Waits for an interrupt, with some enabled, with those taken or not; and once with none.
+/// Waits for an interrupt, with some enabled; and once with none.
 pub fn waits(me: &mut Adversary) {
     if me.chance.one_in(64)
         && !me.is_boot_hart()
@@ -33,8 +33,6 @@ pub fn waits(me: &mut Adversary) {
     }
     csr_write!("sie", me.chance.any() as usize & (SOFTWARE | EXTERNAL));
     wake_soon(me);
-    // Its timer comes, whether it is taken or not.
-    csr_set!("sie", TIMER);
     wait();
 }
 
