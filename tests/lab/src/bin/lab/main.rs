@@ -215,3 +215,25 @@ fn clean() -> Result<u8, Failure> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn long_runs_take_how_long_and_where() {
+        Args::command().debug_assert();
+        for line in [
+            "lab soak",
+            "lab soak 30 --host plic --host aia-files",
+            "lab hostile",
+            "lab hostile 60 7 --host aia --no-bare",
+            "lab hostile --neighbours 10",
+        ] {
+            Args::try_parse_from(line.split(' ')).unwrap();
+        }
+        assert!(Args::try_parse_from(["lab", "soak", "long"]).is_err());
+    }
+}
