@@ -7,6 +7,7 @@ mod ends;
 mod fixture;
 #[path = "../shared/guest_disk.rs"]
 mod guest_disk;
+mod hostile;
 mod interrupts;
 mod isolation;
 mod linux;

@@ -28,6 +28,8 @@ mod count;
 mod counters;
 mod external;
 mod hang;
+mod honest;
+mod hostile;
 mod instructions;
 mod machine;
 mod mmio;
@@ -116,6 +118,12 @@ fn run(boot_hart: usize, tree: *const u8) -> ! {
     }
     if let Some(how) = machine.argument("chatter") {
         chatter::run(how);
+    }
+    if let Some(seconds) = machine.argument("honest") {
+        honest::run(&machine, seconds);
+    }
+    if let Some(how) = machine.argument("hostile") {
+        hostile::run(&machine, how);
     }
     if let Some(resets) = machine.argument("race") {
         race::run(&machine, resets.parse().unwrap_or(0));

@@ -17,6 +17,9 @@
 //! - `attack=yes`: whether the machine keeps what it has not given to this guest.
 //! - `count=NUMBER`: so many interrupts of every kind, none of which may be lost.
 //! - `pattern=SECONDS`: whether memory stays as it was written, for so long.
+//! - `hostile=SECONDS[,seed=NUMBER][,boots=NUMBER][,without=KIND[+KIND…]]`: no tests; every hart attacks everything that the machine
+//!   has, as `kernel/hostile.rs` says.
+//! - `honest=SECONDS`: no tests; it writes its disk and reads it, for so long, and says how much it got done.
 //! - `hang=yes`: no tests; every hart spins with all interrupts disabled, for ever.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 

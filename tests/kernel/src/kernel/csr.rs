@@ -58,6 +58,8 @@ pub const ILLEGAL_INSTRUCTION: usize = 2;
 pub const LOAD_ACCESS_FAULT: usize = 5;
 /// `scause` of a store access fault.
 pub const STORE_ACCESS_FAULT: usize = 7;
+/// `scause` of an instruction page fault.
+pub const INSTRUCTION_PAGE_FAULT: usize = 12;
 /// `scause` of a load page fault.
 pub const LOAD_PAGE_FAULT: usize = 13;
 /// `scause` of a store page fault.

@@ -25,6 +25,11 @@ fn plic(machine: &Machine) -> Outcome<&PlicNode> {
     }
 }
 
+/// The claim register of S-mode's context of the hart with this index.
+pub fn claim_register(plic: &PlicNode, index: usize) -> usize {
+    context_register(plic.base, plic.contexts[index].supervisor, CLAIM)
+}
+
 /// One context, with nothing enabled and threshold 0, and so again when this is dropped.
 pub struct Context {
     base: usize,

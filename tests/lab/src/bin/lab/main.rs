@@ -4,11 +4,13 @@ mod bare;
 mod bench;
 mod default_guest;
 mod disks;
+mod hostile;
 mod hvrun;
 mod matrix;
 mod session;
 mod setup;
 mod signals;
+mod soak;
 mod terminal;
 
 use std::ffi::OsString;
@@ -98,6 +100,15 @@ enum Command {
     ///
     /// Prints a table; the exit code is 1 if anything failed. The first run builds the kernel of the oldest host, which takes minutes.
     Matrix(matrix::Options),
+    /// Have a hostile guest attack hvrun on each kind of host, with an honest one beside it, then the bare-metal hypervisor.
+    ///
+    /// Each attack takes SECONDS, and what the guest does follows from SEED. The exit code is 1 if anything did not survive.
+    Hostile(hostile::Options),
+    /// Keep a Linux guest of four harts busy with all its devices for MINUTES on each kind of host, while it is paused and resumed,
+    /// reboots, rebinds drivers, and clients of its consoles come and go.
+    ///
+    /// Prints a table; the exit code is 1 if anything was lost, or hvrun grew.
+    Soak(soak::Options),
     /// Measure hvrun and other VMMs side by side, in nested hosts whose clock counts instructions.
     Bench(bench::Options),
     /// Count instructions by host kernel, hvrun and guest, and by function.
@@ -136,6 +147,8 @@ fn main() -> ExitCode {
         Command::Exec { command } => in_host(&command),
         Command::Clippy => provision::clippy().map(|()| 0).map_err(Failure::from),
         Command::Matrix(options) => matrix::run(&options),
+        Command::Hostile(options) => hostile::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Profile(options) => bench::profile(&options),
         Command::Clean => clean(),
@@ -200,5 +213,27 @@ fn clean() -> Result<u8, Failure> {
             eprintln!("lab: {} is deleted", root.display());
             Ok(0)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn long_runs_take_how_long_and_where() {
+        Args::command().debug_assert();
+        for line in [
+            "lab soak",
+            "lab soak 30 --host plic --host aia-files",
+            "lab hostile",
+            "lab hostile 60 7 --host aia --no-bare",
+            "lab hostile --neighbours 10",
+        ] {
+            Args::try_parse_from(line.split(' ')).unwrap();
+        }
+        assert!(Args::try_parse_from(["lab", "soak", "long"]).is_err());
     }
 }
