@@ -4,6 +4,7 @@ mod bare;
 mod bench;
 mod default_guest;
 mod disks;
+mod fuzz;
 mod hvrun;
 mod matrix;
 mod session;
@@ -102,6 +103,10 @@ enum Command {
     Bench(bench::Options),
     /// Count instructions by host kernel, hvrun and guest, and by function.
     Profile(bench::ProfileOptions),
+    /// Fuzz devices, loaders and the bare-metal hypervisor's library. Without a name it lists what can be fuzzed.
+    ///
+    /// What was found to reach more code is kept in the lab's cache, and is where the next run begins. It needs a C++ compiler.
+    Fuzz(fuzz::Options),
     /// Delete everything that was downloaded or built for the lab, the default guest's disk included.
     Clean,
 }
@@ -138,6 +143,7 @@ fn main() -> ExitCode {
         Command::Matrix(options) => matrix::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Profile(options) => bench::profile(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Clean => clean(),
     };
     match result {
