@@ -26,11 +26,10 @@ use hv_vmm::{Config, Error, InputFilter, OpenError, Outcome, Vm, write_problem};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use keys::Keys;
-
 pub use args::{Args, Command, HelpFlag, Irqchip, SandboxMode, Virtio};
 pub use console::{Choice, Consoles, To};
 pub use device::{Located, parse_disk};
+pub use keys::Keys;
 pub use logger::start as start_log;
 
 /// The guest powered off.

@@ -31,8 +31,11 @@ mod register {
 pub struct Registers {
     /// The upper half of the time that was last read.
     latched: u32,
-    /// When the alarm goes off, in nanoseconds.
+    /// The alarm's registers, in nanoseconds.
     alarm: u64,
+    /// When the alarm goes off, in nanoseconds: what the registers held when it was armed. The upper half is written first, and
+    /// means nothing before the lower one is.
+    due: u64,
     armed: bool,
     pending: bool,
     enabled: bool,
@@ -83,7 +86,7 @@ impl Registers {
     /// set.
     #[must_use]
     pub fn alarm(&self) -> Option<u64> {
-        self.armed.then_some(self.alarm)
+        self.armed.then_some(self.due)
     }
 
     /// Where the interrupt line is: a level, high from an alarm until the guest clears the interrupt, while it has it
@@ -95,7 +98,7 @@ impl Registers {
 
     /// Arms the alarm, or lets it go off at once if its time has passed.
     fn arm(&mut self, now: u64) {
-        self.armed = self.alarm > now;
+        self.armed = self.due > now;
         self.pending |= !self.armed;
     }
 
@@ -130,6 +133,7 @@ impl Registers {
             register::TIME_HIGH => effects.time = Some(join(value, low(now))),
             register::ALARM_LOW => {
                 self.alarm = join(high(self.alarm), value);
+                self.due = self.alarm;
                 self.arm(now);
                 effects.alarm = true;
             }

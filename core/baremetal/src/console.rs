@@ -391,4 +391,6 @@ impl Filter {
 }
 
 #[cfg(test)]
+mod terminal;
+#[cfg(test)]
 mod tests;

@@ -212,3 +212,21 @@ fn changes_of_the_alarm_are_told() {
     assert!(!write(CLEAR_INTERRUPT, 1).alarm);
     assert!(write(ALARM_LOW, 1).alarm, "also one that has passed");
 }
+
+/// As in QEMU: the halves are written one after the other, and what they are in between is no time that anybody meant.
+#[test]
+fn the_upper_half_of_an_alarm_means_nothing_before_the_lower_one() {
+    let bench = Bench::new();
+    bench.write(IRQ_ENABLED, 1);
+    bench.set_alarm(NOW + 100);
+    for upper in [high(NOW) - 1, high(NOW) + 1] {
+        bench.write(ALARM_HIGH, upper);
+        assert_eq!(bench.read(ALARM_HIGH), upper);
+        assert_eq!(bench.wake(), Some(NOW + 100));
+        bench.poll();
+        assert!(!bench.level() && bench.read(ALARM_STATUS) == 1);
+    }
+    bench.set_clock(NOW + 100);
+    bench.poll();
+    assert!(bench.level());
+}

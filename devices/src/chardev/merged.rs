@@ -62,19 +62,33 @@ impl Merged {
     /// The guest begins anew, with a new log.
     pub fn restart(&self) {
         self.release();
+        for stream in &self.streams {
+            if let Ok(mut state) = stream.state.try_lock() {
+                *state = State::default();
+            }
+        }
         *lock(&self.shown) = Shown::default();
     }
 
-    /// Passes on what waits for the end of its line. A console that is being written to is left alone: a writer may wait for
-    /// the output.
-    pub fn release(&self) {
+    /// Passes on what waits for the end of its line, as far as the output has room, and answers whether that is all: the rest
+    /// waits for the next time. A console that is being written to is left alone: a writer may wait for the output.
+    pub fn release(&self) -> bool {
+        let mut all = true;
         for stream in &self.streams {
             if let Ok(mut state) = stream.state.try_lock() {
-                let mut rest = std::mem::take(&mut *state);
-                rest.ready.append(&mut rest.line);
-                self.output.try_write(&rest.ready);
+                let State {
+                    line,
+                    ready,
+                    through,
+                    ..
+                } = &mut *state;
+                // The line has begun: its rest is to follow.
+                *through |= !line.is_empty();
+                ready.append(line);
+                all &= stream.flush(&mut state);
             }
         }
+        all
     }
 }
 
@@ -391,6 +405,31 @@ mod tests {
                 rest = &rest[taken..];
                 *lock(&terminal.room) = room;
             }
+            assert_eq!(terminal.text(), text, "{room}");
+        }
+    }
+
+    /// What is passed on while there is little room comes in pieces, and no byte of it twice: a device counts one byte only
+    /// once everything has gone out.
+    #[test]
+    fn what_is_released_is_complete() {
+        for room in 0..40 {
+            let terminal = Terminal::new(room);
+            let mut merged = Merged::new(terminal.clone());
+            let virtio = merged.stream().unwrap();
+            let text = format!("{LOG}login: root\r\n[    3.000000] cut");
+            let mut rest = text.as_bytes();
+            for _ in 0..4 {
+                let taken = virtio.try_write(&rest[..rest.len().min(23)]);
+                rest = &rest[taken..];
+                merged.release();
+                *lock(&terminal.room) = room;
+            }
+            *lock(&terminal.room) = usize::MAX;
+            while !rest.is_empty() {
+                rest = &rest[virtio.try_write(rest)..];
+            }
+            assert!(merged.release());
             assert_eq!(terminal.text(), text, "{room}");
         }
     }

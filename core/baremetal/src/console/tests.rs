@@ -4,128 +4,15 @@ use std::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::terminal::{NAMES, Terminal};
 use super::*;
-
-const NAMES: [&str; 3] = ["a", "bc", "def"];
-
-/// A terminal of endless width, whose cells know who wrote them.
-struct Terminal {
-    rows: Vec<Vec<(char, usize)>>,
-    column: usize,
-    /// Who prints.
-    writer: usize,
-    /// Columns that a character beyond ASCII takes.
-    width: usize,
-    raw: Vec<u8>,
-    colored: bool,
-}
-
-impl Terminal {
-    fn new(width: usize) -> Self {
-        Self {
-            rows: vec![Vec::new()],
-            column: 0,
-            writer: 0,
-            width,
-            raw: Vec::new(),
-            colored: false,
-        }
-    }
-
-    fn show(&mut self) {
-        let text = String::from_utf8(core::mem::take(&mut self.raw)).unwrap();
-        let mut characters = text.chars();
-        while let Some(character) = characters.next() {
-            let row = self.rows.last_mut().unwrap();
-            match character {
-                '\n' => {
-                    assert_eq!(self.column, 0, "a line feed without a return");
-                    self.rows.push(Vec::new());
-                }
-                '\r' => self.column = 0,
-                '\x08' => self.column = self.column.saturating_sub(1),
-                '\t' => self.column = (self.column / 8 + 1) * 8,
-                '\x07' => {}
-                '\x1b' => {
-                    assert_eq!(characters.next(), Some('['));
-                    let mut number = String::new();
-                    let end = characters.find(|character| match character {
-                        '0'..=';' => {
-                            number.push(*character);
-                            false
-                        }
-                        _ => true,
-                    });
-                    let count = number.parse().unwrap_or(0_usize);
-                    match end.unwrap() {
-                        'm' => self.colored = !(number.is_empty() || number == "0"),
-                        'C' => self.column += count.clamp(1, 1000),
-                        'D' => self.column = self.column.saturating_sub(count.max(1)),
-                        '@' if self.column < row.len() => {
-                            for _ in 0..count.clamp(1, 1000) {
-                                row.insert(self.column, (' ', self.writer));
-                            }
-                        }
-                        'P' if self.column < row.len() => {
-                            let end = row.len().min(self.column.saturating_add(count.max(1)));
-                            row.drain(self.column..end);
-                        }
-                        'J' | 'K' => row.truncate(self.column),
-                        '@' | 'P' | 'n' => {}
-                        other => panic!("{other:?} came through"),
-                    }
-                }
-                _ => {
-                    assert!(!character.is_control(), "{character:?} came through");
-                    let width = if character.is_ascii() { 1 } else { self.width };
-                    for _ in 0..width {
-                        if row.len() <= self.column {
-                            row.resize(self.column + 1, (' ', self.writer));
-                        }
-                        row[self.column] = (character, self.writer);
-                        self.column += 1;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Every row begins with the name of the guest that wrote all of it.
-    fn check(&self) {
-        for row in self.rows.iter().filter(|row| !row.is_empty()) {
-            let text: String = row.iter().map(|(character, _)| *character).collect();
-            let (_, writer) = row[0];
-            let prefix = std::format!("[{}] ", NAMES[writer]);
-            assert!(text.starts_with(&prefix), "{text:?} of {}", NAMES[writer]);
-            assert!(row.iter().all(|(_, other)| *other == writer), "{text:?}");
-        }
-    }
-}
-
-impl Screen for Terminal {
-    fn write(&mut self, bytes: &[u8]) {
-        self.raw.extend(bytes);
-    }
-}
-
-fn print(output: &mut Output, guest: usize, bytes: &[u8], screen: &mut Terminal) {
-    screen.writer = guest;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let before = screen.raw.len();
-        let taken = output.print(guest, rest, screen);
-        rest = &rest[taken..];
-        let printed = screen.raw.len() - before;
-        assert!(printed <= 4 * LINE, "{printed} bytes at a time");
-    }
-}
 
 /// What comes out of this, the guests printing in turn, the first with the keyboard.
 fn printed(pieces: &[(usize, &[u8])]) -> String {
     let mut output = Output::new(&NAMES);
     let mut screen = Terminal::new(1);
     for (guest, bytes) in pieces {
-        print(&mut output, *guest, bytes, &mut screen);
+        screen.print(&mut output, *guest, bytes);
     }
     output.flush_all(&mut screen);
     String::from_utf8(screen.raw).unwrap()
@@ -192,7 +79,7 @@ fn a_guest_in_the_background_asks_the_terminal_nothing() {
 fn the_keyboard_brings_out_what_is_kept() {
     let mut output = Output::new(&NAMES);
     let mut screen = Terminal::new(1);
-    print(&mut output, 1, b"login: ", &mut screen);
+    screen.print(&mut output, 1, b"login: ");
     assert_eq!(screen.raw, b"");
     output.set_focus(1, &mut screen);
     assert_eq!(screen.raw, b"[bc] login: ");
@@ -206,7 +93,7 @@ fn the_keyboard_brings_out_what_is_kept() {
 fn a_color_behind_a_return_is_reset_at_the_line_s_end() {
     let mut output = Output::new(&NAMES);
     let mut screen = Terminal::new(0);
-    print(&mut output, 0, b" \r\x1b[1m", &mut screen);
+    screen.print(&mut output, 0, b" \r\x1b[1m");
     output.finish_line(&mut screen);
     screen.show();
     assert!(!screen.colored);
@@ -254,7 +141,7 @@ proptest! {
         let mut output = Output::new(&NAMES);
         let mut screen = Terminal::new(width);
         for (guest, bytes, focus) in steps {
-            print(&mut output, guest, &bytes, &mut screen);
+            screen.print(&mut output, guest, &bytes);
             screen.show();
             if let Some(focus) = focus {
                 screen.writer = focus;

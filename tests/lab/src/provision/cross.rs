@@ -106,6 +106,36 @@ pub fn profile_plugin() -> Result<PathBuf> {
     Ok(target_dir.join("release/libhv_lab_profile.so"))
 }
 
+/// How code is compiled that tells libFuzzer what it reaches: what LLVM's `-fsanitize=fuzzer-no-link` does, without a sanitizer, which
+/// only nightly toolchains have.
+const FUZZER_FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+     -Cllvm-args=-sanitizer-coverage-trace-compares";
+
+/// Builds the fuzzer, for this machine, and returns its path. It contains libFuzzer, which the system's C++ compiler compiles.
+///
+/// # Errors
+/// When the build fails.
+pub fn fuzzer() -> Result<PathBuf> {
+    let version = run(Command::new("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let unexpected = || Error::malformed(Path::new("rustc -vV"), "does not name the host");
+    let host = host.ok_or_else(unexpected)?;
+    let target_dir = target_directory()?.join("lab/fuzz");
+    let mut cargo = cargo();
+    cargo.args(["build", "--locked", "--profile", "fuzz"]);
+    cargo.args(["--package", "hv-fuzz", "--features", "libfuzzer"]);
+    cargo.args(["--bin", "fuzz"]);
+    // With a target, build scripts and macros are compiled without these flags.
+    cargo.args(["--target", host]).arg("--target-dir");
+    cargo.arg(&target_dir);
+    cargo
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", FUZZER_FLAGS);
+    finish_cargo(&mut cargo, "fuzzer", "building", "Compiling", "built")?;
+    Ok(target_dir.join(host).join("fuzz/fuzz"))
+}
+
 /// Builds the test kernel, an ELF file for S-mode of the board, and returns its path.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ mod u_boot;
 pub(crate) use busybox::applets;
 pub use busybox::busybox;
 pub use cross::{
-    bare_hypervisor, clippy, cross_build, cross_build_example, cross_build_with_names,
+    bare_hypervisor, clippy, cross_build, cross_build_example, cross_build_with_names, fuzzer,
     profile_plugin, test_kernel,
 };
 pub use error::{Error, Result};

@@ -4,6 +4,7 @@ mod bare;
 mod bench;
 mod default_guest;
 mod disks;
+mod fuzz;
 mod hostile;
 mod hvrun;
 mod matrix;
@@ -113,6 +114,10 @@ enum Command {
     Bench(bench::Options),
     /// Count instructions by host kernel, hvrun and guest, and by function.
     Profile(bench::ProfileOptions),
+    /// Fuzz devices, loaders and the bare-metal hypervisor's library. Without a name it lists what can be fuzzed.
+    ///
+    /// What was found to reach more code is kept in the lab's cache, and is where the next run begins. It needs a C++ compiler.
+    Fuzz(fuzz::Options),
     /// Delete everything that was downloaded or built for the lab, the default guest's disk included.
     Clean,
 }
@@ -151,6 +156,7 @@ fn main() -> ExitCode {
         Command::Soak(options) => soak::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Profile(options) => bench::profile(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Clean => clean(),
     };
     match result {
