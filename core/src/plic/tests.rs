@@ -500,6 +500,10 @@ fn reset_keeps_the_wires_and_nothing_else() {
     board.set(11, true);
     assert_eq!(board.read(claim(S0)), 10);
     board.set(11, false);
+    for context in [M0, S1] {
+        board.write(threshold(context), 5);
+        board.write(enable(context, 1), u32::MAX);
+    }
     board.notified();
     board.plic.reset(&mut board.notified);
     assert_eq!(board.notified(), [(0, false)]);

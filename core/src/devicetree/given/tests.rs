@@ -126,6 +126,45 @@ fn names_that_are_none_are_damaged() {
     assert_eq!(check(&no_end), Err(damaged(&"names")));
 }
 
+/// A tree without the node where things are entered passes unchanged, and takes nothing.
+#[test]
+fn without_chosen_there_is_nothing_to_enter() {
+    let mut bare = FdtMut::new(made()).unwrap();
+    assert!(bare.root_mut().remove_child("chosen"));
+    let bare = bare.as_read_only().data().to_vec();
+    let done = complete(&bare, None, None, entropy);
+    assert_eq!(done, Ok(bare.clone()));
+    for (line, initrd) in [
+        (Some(LINE), None),
+        (None, Some(INITRD)),
+        (Some(LINE), Some(INITRD)),
+    ] {
+        let done = complete(&bare, line, initrd, entropy);
+        assert_eq!(done, Err(Problem::NoChosen));
+    }
+}
+
+/// A seed is as long as the one before. Where there is no entropy, the old one stays; where none is asked for, none comes.
+#[test]
+fn a_seed_is_replaced_by_a_fresh_one() {
+    for size in [0, 1, 32, 64] {
+        let mut with_seed = FdtMut::new(made()).unwrap();
+        let mut node = with_seed.find_node_mut("/chosen").unwrap();
+        set(&mut node, "rng-seed", vec![0x11_u8; size]).unwrap();
+        let blob = with_seed.as_read_only().data().to_vec();
+        let done = complete(&blob, None, None, entropy).unwrap();
+        assert_eq!(chosen(&done, "rng-seed"), Some(vec![0x5e; size]));
+        let done = complete(&blob, None, None, |_| false).unwrap();
+        assert_eq!(chosen(&done, "rng-seed"), Some(vec![0x11; size]));
+    }
+    let mut without = FdtMut::new(made()).unwrap();
+    let mut node = without.find_node_mut("/chosen").unwrap();
+    let _ = node.remove_property("rng-seed");
+    let blob = without.as_read_only().data().to_vec();
+    let done = complete(&blob, None, None, entropy).unwrap();
+    assert_eq!(chosen(&done, "rng-seed"), None);
+}
+
 #[derive(Clone, Debug)]
 enum Change {
     /// A word of the header becomes another one, near what it was or not.
