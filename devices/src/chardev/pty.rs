@@ -154,10 +154,10 @@ impl Outlet for Master {
 mod tests {
     use std::time::Duration;
 
+    use hv_test_limit::{LIMIT as LONG, until, watch};
+
     use super::*;
     use crate::chardev::OutputSink;
-
-    const LONG: Duration = Duration::from_secs(60);
 
     fn slave(pty: &Pty) -> File {
         File::options()
@@ -178,6 +178,7 @@ mod tests {
 
     #[test]
     fn people_come_and_go() {
+        let _watch = watch();
         let pty = Pty::open().unwrap();
         let output = pty.output("test").unwrap();
         let mut bytes = [0; 16];
@@ -204,13 +205,15 @@ mod tests {
 
     #[test]
     fn who_leaves_frees_the_output() {
+        let _watch = watch();
         let pty = Pty::open().unwrap();
         let output = pty.output("test").unwrap();
         let person = slave(&pty);
         // Until the terminal's buffer is full.
-        while output.flush(Duration::from_millis(100)) {
+        until(|| {
             output.try_write(&[b'x'; 16384]);
-        }
+            !output.flush(Duration::from_millis(100))
+        });
         drop(person);
         assert!(output.flush(LONG));
     }

@@ -99,9 +99,7 @@ mod tests {
             // SAFETY: no memory is touched.
             let own = unsafe { libc::gettid() };
             for _ in 0..2 {
-                while THREAD.swap(0, Ordering::Relaxed) != own {
-                    std::thread::yield_now();
-                }
+                hv_test_limit::until(|| THREAD.swap(0, Ordering::Relaxed) == own);
             }
         });
         thread.join().unwrap();
