@@ -120,3 +120,39 @@ impl IrqLine for Line {
             .with(|plic, pins| plic.set_source(self.source, asserted, pins));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Registers of a chip without harts, as there is no vCPU here.
+    #[test]
+    fn its_registers_are_those_of_the_board() {
+        let chip = PlicChip::new(Vec::new());
+        let described = InterruptController::Plic {
+            sources: layout::PLIC_SOURCES,
+        };
+        assert_eq!(chip.describe(), described);
+        let (base, size, registers) = chip.registers().unwrap();
+        assert_eq!((base, size), (layout::PLIC_BASE, layout::PLIC_SIZE));
+        let word = |offset| {
+            let mut data = [0xff; 4];
+            registers.read(offset, &mut data);
+            u32::from_le_bytes(data)
+        };
+        // Priority of source 10.
+        registers.write(40, &7_u32.to_le_bytes());
+        assert_eq!(word(40), 7);
+        let line = chip.line(10, Trigger::Level).unwrap();
+        for level in [true, false] {
+            line.set_level(level);
+            // Pending until it is claimed.
+            assert_eq!(word(0x1000), 1 << 10, "{level}");
+        }
+        // Contexts of harts that do not exist.
+        for offset in [CONTEXTS, CONTEXTS + PER_HART, layout::PLIC_SIZE - 4] {
+            registers.write(offset, &u32::MAX.to_le_bytes());
+            assert_eq!(word(offset), 0);
+        }
+    }
+}
