@@ -310,7 +310,8 @@ mod tests {
     #[test]
     fn a_host_with_huge_pages_is_seen_to_have_them() {
         let directory = std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB");
-        assert_eq!(HugePages::look().is_some(), directory.exists());
+        let reserved = ReservedHugePages::open();
+        assert_eq!(reserved.look().is_some(), directory.exists());
     }
 
     /// No host has this many, whether or not its kernel knows huge pages.
