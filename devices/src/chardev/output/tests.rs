@@ -2,6 +2,7 @@
 
 use std::io::{PipeReader, PipeWriter, Read, pipe};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hv_test_limit::{LIMIT as LONG, until, watch};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -327,7 +328,7 @@ fn a_file_that_cannot_be_written_costs_output_not_the_guest() {
 
 /// A file system with this much room.
 #[derive(Clone, Default)]
-struct Storage(Arc<Mutex<(Vec<u8>, usize)>>);
+struct Storage(Arc<Mutex<(Vec<u8>, usize)>>, Arc<AtomicUsize>);
 
 impl Storage {
     fn give_room(&self, bytes: usize) {
@@ -337,10 +338,16 @@ impl Storage {
     fn written(&self) -> Vec<u8> {
         self.0.lock().unwrap().0.clone()
     }
+
+    /// How many times it was written to, with success or without.
+    fn tries(&self) -> usize {
+        self.1.load(Ordering::SeqCst)
+    }
 }
 
 impl Outlet for Storage {
     fn pass_on(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1.fetch_add(1, Ordering::SeqCst);
         let mut storage = self.0.lock().unwrap();
         let count = storage.1.min(bytes.len());
         if count == 0 {
@@ -374,6 +381,8 @@ fn what_a_full_disk_left_goes_out_once_there_is_room() {
         assert!(output.flush(LONG));
         assert_eq!(storage.written(), text[..written]);
     }
+    // What fits, and once in vain, for each time that somebody asked.
+    assert_eq!(storage.tries(), 2 * 41);
     output.write(&text[100..1000]);
     storage.give_room(usize::MAX / 2);
     assert!(output.flush(LONG));

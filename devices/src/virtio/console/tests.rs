@@ -83,6 +83,7 @@ fn one_port_has_two_queues_and_several_have_two_more() {
     let device = |count| Console::new(Arc::new(ports(count).unwrap())).unwrap();
     let one = device(1);
     assert_eq!(one.device_id(), 3);
+    assert_eq!(one.name(), "virtio console");
     assert_eq!(one.queue_sizes().len(), 2);
     assert_eq!(one.features(), 0b101);
     let three = device(3);

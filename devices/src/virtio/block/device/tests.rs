@@ -164,6 +164,32 @@ fn a_disk_is_known_by_its_image_and_served_on_the_spot() {
     assert!(block.notify_handler(0).is_some());
 }
 
+/// Requests that come one at a time are served by the thread that makes them, once the worker has seen that they do.
+#[test]
+fn a_request_that_comes_alone_is_served_where_it_is_made() {
+    let backend = Arc::new(TestBackend::new(8, false));
+    let block = Block::new(backend.clone(), Serial::default(), 0).unwrap();
+    let mut driver = Driver::new(Box::new(block));
+    driver.start(0);
+    let (header, status, data) = (DATA, DATA + 16, DATA + 512);
+    driver.put(header, &[0; 16]);
+    until(|| {
+        driver.put(status, &[0xff]);
+        let buffers = [
+            readable(header, 16),
+            writable(data, 512),
+            writable(status, 1),
+        ];
+        driver.give(0, 0, &buffers);
+        assert_eq!(driver.wait_used(0), (0, 513));
+        assert_eq!(driver.get(status, 1), [0]);
+        // It is not also served by the worker.
+        let calls = backend.calls();
+        assert_eq!(calls.len(), 1, "{calls:?}");
+        calls == [Call::ReadNow(0, 512)]
+    });
+}
+
 /// A back end that has no quick path is asked for one in vain.
 #[test]
 fn nothing_is_quick_unless_a_back_end_says_so() {
