@@ -166,3 +166,19 @@ fn a_new_machine_is_small_and_each_setting_is_its_own() {
         .collect();
     assert_eq!(names, ["first", "second"]);
 }
+
+#[test]
+fn a_command_line_is_too_long_from_one_byte_behind_the_limit_on() {
+    let new = || Config::new(Payload::Kernel("Image".into()));
+    assert_eq!(new().command_line_beyond_the_limit(), None);
+    for (length, expected) in [
+        (0, None),
+        (1, None),
+        (1023, None),
+        (1024, Some(1024)),
+        (5000, Some(5000)),
+    ] {
+        let config = new().command_line("x".repeat(length));
+        assert_eq!(config.command_line_beyond_the_limit(), expected);
+    }
+}

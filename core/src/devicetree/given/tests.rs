@@ -93,6 +93,7 @@ fn what_we_make_passes_and_is_completed() {
 /// The structure goes on where its block, by the header, has ended: nothing could be entered there.
 #[test]
 fn a_structure_larger_than_its_block_is_damaged() {
+    let _watch = hv_test_limit::watch();
     let size = word(&made(), SIZE_DT_STRUCT).unwrap();
     for less in [1, 4, 8, 100, size] {
         let mut blob = made();
