@@ -257,6 +257,11 @@ mod tests {
         let link = format!("/proc/self/fd/{}", clock.as_raw_fd());
         let target = std::fs::read_link(link).unwrap();
         assert_eq!(target.to_str(), Some("anon_inode:[timerfd]"));
+        // A program that the user starts does not inherit it, and an alarm that was not due keeps nobody waiting.
+        let flags = |command| nix::fcntl::fcntl(clock.as_fd(), command).unwrap();
+        assert_eq!(flags(nix::fcntl::FcntlArg::F_GETFD), libc::FD_CLOEXEC);
+        let status = flags(nix::fcntl::FcntlArg::F_GETFL);
+        assert_ne!(status & libc::O_NONBLOCK, 0);
     }
 
     #[test]

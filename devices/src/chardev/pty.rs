@@ -182,6 +182,7 @@ mod tests {
         let pty = Pty::open().unwrap();
         let output = pty.output("test").unwrap();
         let mut bytes = [0; 16];
+        assert_eq!(pty.as_raw_fd(), pty.as_fd().as_raw_fd());
         // Nobody was there yet.
         assert_eq!(pty.read(&mut bytes).unwrap(), 0);
         output.write(&vec![b'x'; 1 << 20]);

@@ -472,6 +472,7 @@ fn what_a_full_disk_left_at_the_end_is_lost() {
     assert_eq!(storage.written().len(), 30);
     let lost = output.lost().unwrap();
     assert_eq!(lost.bytes, 170);
+    assert_eq!(lost.target, None, "it has no name");
     assert!(lost.reason.contains("No space left"), "{lost}");
 }
 

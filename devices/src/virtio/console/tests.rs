@@ -761,6 +761,16 @@ fn a_conversation_about_other_ports_is_refused() {
     }
 }
 
+/// The size that a terminal has before there is a device is what a driver reads first.
+#[test]
+fn a_size_that_was_set_early_is_in_the_configuration_space() {
+    let sink = Sink::new(0);
+    let ports = Arc::new(Ports::new(vec![port("", true, &sink)]).unwrap());
+    ports.get(0).unwrap().set_size(100, 50);
+    let driver = Driver::new(Box::new(Console::new(ports).unwrap()));
+    assert_eq!(driver.config(0), [100, 0, 50, 0]);
+}
+
 /// A driver that has lost a port is told nothing of it any more.
 #[test]
 fn a_port_that_is_not_ready_any_more_is_not_told_of() {
