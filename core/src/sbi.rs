@@ -439,6 +439,64 @@ mod tests {
         assert_eq!((platform.timer, platform.end), (None, None));
     }
 
+    /// A platform with nothing but what it has to provide, which claims to implement all.
+    struct Minimal;
+
+    impl Platform for Minimal {
+        fn implements(&self, _: u64) -> bool {
+            true
+        }
+        fn console_write(&mut self, _: &[u8]) -> Result<usize, ConsoleError> {
+            Err(ConsoleError)
+        }
+        fn console_write_byte(&mut self, _: u8) -> Result<(), ConsoleError> {
+            Err(ConsoleError)
+        }
+        fn console_read(&mut self, _: &mut [u8]) -> Result<usize, ConsoleError> {
+            Ok(0)
+        }
+        fn is_memory(&self, _: GuestPhysAddr, _: u64, _: Access) -> bool {
+            true
+        }
+        fn read_memory(&mut self, _: GuestPhysAddr, _: &mut [u8]) -> Result<(), BadMemory> {
+            Ok(())
+        }
+        fn write_memory(&mut self, _: GuestPhysAddr, _: &[u8]) -> Result<(), BadMemory> {
+            Ok(())
+        }
+        fn system_suspend(&mut self, _: GuestPhysAddr, _: u64) -> Result<(), Error> {
+            Err(Error::NotSupported)
+        }
+    }
+
+    /// What a platform does not provide is refused, and is never a success.
+    #[test]
+    fn what_a_platform_does_not_provide_is_refused() {
+        let mut platform = Minimal;
+        assert_eq!((platform.harts(), platform.current_hart()), (0, 0));
+        assert!(!platform.clear_ipi());
+        assert_eq!(platform.read_virtual(0, &mut [0]), Err(BadMemory));
+        let address = GuestPhysAddr(MEMORY);
+        assert_eq!(platform.hart_start(0, address, 0), Err(Error::NotSupported));
+        assert_eq!(platform.hart_suspend(None), Err(Error::NotSupported));
+        assert!(platform.pmu().is_none());
+        let mut result = |extension, function| {
+            let call = Call {
+                extension,
+                function,
+                args: [0; 6],
+            };
+            let [a0, _] = handle(&call, &mut platform).registers(&call);
+            a0.cast_signed()
+        };
+        assert_eq!(result(hsm::EID, hsm::HART_STOP), -2);
+        assert_eq!(result(hsm::EID, hsm::HART_GET_STATUS), -3);
+        assert_eq!(result(srst::EID, srst::SYSTEM_RESET), -2);
+        assert_eq!(result(pmu::EID, 0), -2);
+        assert_eq!(result(legacy::SHUTDOWN, 0), -2);
+        assert_eq!(result(legacy::CONSOLE_GETCHAR, 0), -1);
+    }
+
     #[test]
     fn an_extension_id_is_compared_whole() {
         let mut platform = TestPlatform::default();

@@ -324,6 +324,13 @@ mod tests {
         let usable = DeviceFile::look(root.path(), HostDevice::Tun);
         assert_eq!(usable.state, DeviceState::Usable);
         assert_eq!(usable.group.as_deref(), Some("netdev"));
+        for mode in [0o600, 0o660, 0o4751] {
+            use std::os::unix::fs::PermissionsExt;
+            let file = root.path().join("dev/net/tun");
+            fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+            let usable = DeviceFile::look(root.path(), HostDevice::Tun);
+            assert_eq!(usable.mode, Some(mode));
+        }
         assert!(usable.module_loaded);
     }
 

@@ -78,6 +78,13 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_the_host_is_passed_on() {
+        // SAFETY: nothing is mapped at this address, so the kernel writes nothing and refuses.
+        let refused = unsafe { fill_raw(std::ptr::without_provenance_mut(1), 1) };
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EFAULT));
+    }
+
+    #[test]
     fn guest_memory_is_filled_and_nothing_else() {
         let memory = memory();
         let slice = memory.get_slice(GuestAddress(DATA), 1000).unwrap();

@@ -249,6 +249,21 @@ mod tests {
         }
     }
 
+    /// What waits for an alarm waits for the timer.
+    #[test]
+    fn the_descriptor_of_a_clock_is_its_timer() {
+        let clock = HostClock::new().unwrap();
+        assert_eq!(clock.as_raw_fd(), clock.as_fd().as_raw_fd());
+        let link = format!("/proc/self/fd/{}", clock.as_raw_fd());
+        let target = std::fs::read_link(link).unwrap();
+        assert_eq!(target.to_str(), Some("anon_inode:[timerfd]"));
+        // A program that the user starts does not inherit it, and an alarm that was not due keeps nobody waiting.
+        let flags = |command| nix::fcntl::fcntl(clock.as_fd(), command).unwrap();
+        assert_eq!(flags(nix::fcntl::FcntlArg::F_GETFD), libc::FD_CLOEXEC);
+        let status = flags(nix::fcntl::FcntlArg::F_GETFL);
+        assert_ne!(status & libc::O_NONBLOCK, 0);
+    }
+
     #[test]
     fn an_alarm_drives_the_line_and_a_reboot_forgets_it() {
         let (clock, line) = (Arc::<TestClock>::default(), Arc::<TestLine>::default());

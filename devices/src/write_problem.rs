@@ -46,6 +46,23 @@ mod tests {
             assert!(problem.contains(expected), "{problem}");
             assert!(!problem.contains("os error"), "{problem}");
         }
+        for (errno, expected) in [
+            (libc::ENOENT, "there is no such directory"),
+            (libc::ENOTDIR, "a part of the path is no directory"),
+            (libc::EISDIR, "it is a directory"),
+            (libc::EACCES, "no permission to write there"),
+            (libc::EPERM, "no permission to write there"),
+            (libc::EROFS, "its file system is read-only"),
+            (libc::ENOSPC, "there is no space left for it"),
+            (libc::EDQUOT, "there is no space left for it"),
+            (libc::ENXIO, "it is a FIFO or a device that nobody reads"),
+            (libc::EIO, "I/O error"),
+            (libc::EINVAL, "Invalid argument"),
+        ] {
+            let problem = write_problem(&io::Error::from_raw_os_error(errno));
+            assert!(problem.starts_with(expected), "{errno}: {problem}");
+        }
+        assert_eq!(write_problem(&io::Error::other("a reason")), "a reason");
         let long = "x".repeat(200);
         let error = std::os::unix::net::UnixListener::bind(long).unwrap_err();
         assert!(write_problem(&error).contains("too long"));

@@ -433,3 +433,93 @@ impl MutEventSubscriber for Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory is in pages: of the host, or huge ones. Anything else is refused before anything is opened.
+    #[test]
+    fn memory_of_any_other_size_is_refused() {
+        let refused = |memory: u64, hugepages: bool| {
+            let payload = crate::Payload::Kernel("/no/such/file".into());
+            let config = Config::new(payload).memory(memory).hugepages(hugepages);
+            Vm::new(config).err().unwrap()
+        };
+        for size in [0, 1, PAGE - 1, PAGE + 1] {
+            let error = refused(size, false);
+            assert!(
+                matches!(error, Error::MemorySize(of) if of == size),
+                "{error}"
+            );
+        }
+        for size in [PAGE, HUGE_PAGE - PAGE, HUGE_PAGE + PAGE] {
+            let error = refused(size, true);
+            assert!(
+                matches!(error, Error::MemorySizeOfHugePages(of) if of == size),
+                "{error}"
+            );
+        }
+        // Where there is no KVM, that is what is wrong next.
+        if !cfg!(target_arch = "riscv64") {
+            for (size, hugepages) in [(PAGE, false), (HUGE_PAGE, true), (3 * PAGE, false)] {
+                let error = refused(size, hugepages);
+                assert!(matches!(error, Error::Kvm(_)), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pause_is_answered_when_the_vcpus_have_left() {
+        let control = Controlled::new(&Stop::new(None).unwrap()).unwrap();
+        let events = control.handle().events();
+        let mut pausing = Pausing::default();
+        assert!(!pausing.is_under_way());
+        let (asked, answer) = std::sync::mpsc::channel();
+        pausing.begin(Some(asked));
+        assert!(pausing.is_under_way());
+        assert!(answer.try_recv().is_err(), "not yet");
+        pausing.end(control.control());
+        assert!(!pausing.is_under_way());
+        assert_eq!(answer.try_recv(), Ok(Ok(())));
+        assert_eq!(events.try_recv(), Ok(Event::Paused));
+        // One that nobody waits for.
+        pausing.begin(None);
+        pausing.end(control.control());
+        assert_eq!(events.try_recv(), Ok(Event::Paused));
+        assert!(answer.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_watch_tells_a_stop_from_an_end_and_both_from_a_wake_up() {
+        let event = || EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap();
+        let (stop, wake) = (event(), [event(), event()]);
+        let ending = Arc::new(Ending::new().unwrap());
+        let ended = Rc::new(RefCell::new(None));
+        let mut events = event_manager::EventManager::<Watch>::new().unwrap();
+        events.add_subscriber(Watch {
+            ending: ending.clone(),
+            ended: ended.clone(),
+            stop: vec![stop.as_raw_fd()],
+            wake: wake.each_ref().map(|event| event.try_clone().unwrap()),
+        });
+        let mut run = || events.run_with_timeout(0).unwrap();
+        assert_eq!(run(), 0);
+        for wake in &wake {
+            wake.write(1).unwrap();
+            assert_eq!(run(), 1);
+            assert_eq!(run(), 0, "it was noted");
+            assert!(ended.borrow().is_none());
+        }
+        ending.report(End::Failed(Error::NoCpus));
+        assert_eq!(run(), 1);
+        assert!(matches!(ended.borrow_mut().take(), Some(End::Failed(_))));
+        stop.write(1).unwrap();
+        run();
+        assert!(matches!(*ended.borrow(), Some(End::Stopped)));
+        // The first one counts.
+        ending.report(End::Failed(Error::NoCpus));
+        run();
+        assert!(matches!(*ended.borrow(), Some(End::Stopped)));
+    }
+}

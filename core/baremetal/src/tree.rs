@@ -70,3 +70,38 @@ pub fn ranges<'a>(node: &'a FdtNode<'_>) -> impl Iterator<Item = Range<HostPhysA
         Some(start..start.checked_add(size)?)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use dtoolkit::fdt::Fdt;
+    use vm_fdt::FdtWriter;
+
+    use super::*;
+
+    /// Machines have memory, and bundles files, above 4 GiB.
+    #[test]
+    fn numbers_have_one_cell_or_two_and_ranges_two_each() {
+        let mut fdt = FdtWriter::new().unwrap();
+        let root = fdt.begin_node("").unwrap();
+        fdt.property_u32("short", 0x8765_4321).unwrap();
+        fdt.property_u64("long", 0x12_3456_789a).unwrap();
+        let reg = [0x1, 0x8000_0000, 0x2, 0x4000_0000, 0, 0x1000, 0, 0x20];
+        fdt.property_array_u32("reg", &reg).unwrap();
+        fdt.property("odd", &[0, 0, 0, 1, 2]).unwrap();
+        fdt.end_node(root).unwrap();
+        let blob = fdt.finish().unwrap();
+        let tree = Fdt::new(&blob).unwrap();
+        let root = tree.root();
+        assert_eq!(number(&root, "short"), Some(0x8765_4321));
+        assert_eq!(number(&root, "long"), Some(0x12_3456_789a));
+        assert_eq!(cell(&root, "long"), Some(0x12));
+        assert_eq!(number(&root, "odd"), None);
+        assert_eq!(number(&root, "missing"), None);
+        let found: Vec<_> = ranges(&root)
+            .map(|range| (range.start.0, range.end.0))
+            .collect();
+        assert_eq!(found, [(0x1_8000_0000, 0x3_c000_0000), (0x1000, 0x1020)]);
+    }
+}

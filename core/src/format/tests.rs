@@ -129,3 +129,37 @@ fn a_partition_table_has_valid_entries_and_one_in_use() {
     unsigned[510] = 0;
     assert_eq!(Format::of(&unsigned), None);
 }
+
+/// A file's name for its format appears in advice, and is what qemu-img and the programs that unpack are called.
+#[test]
+fn names_are_those_of_the_tools() {
+    for (compression, name) in [
+        (Compression::Gzip, "gzip"),
+        (Compression::Zstd, "zstd"),
+        (Compression::Xz, "xz"),
+        (Compression::Bzip2, "bzip2"),
+        (Compression::Lz4, "lz4"),
+        (Compression::Lzop, "lzop"),
+    ] {
+        assert_eq!(compression.name(), name);
+    }
+    for (image, name) in [
+        (DiskImage::Qcow, "qcow"),
+        (DiskImage::Qcow2, "qcow2"),
+        (DiskImage::Qed, "qed"),
+        (DiskImage::Vmdk, "vmdk"),
+        (DiskImage::Vdi, "vdi"),
+        (DiskImage::Vhd, "vhd"),
+        (DiskImage::Vhdx, "vhdx"),
+        (DiskImage::Parallels, "parallels"),
+    ] {
+        assert_eq!(image.name(), name);
+    }
+    for (system, name) in [
+        (FileSystem::Ext, "ext2, ext3 or ext4"),
+        (FileSystem::Xfs, "XFS"),
+        (FileSystem::Squashfs, "SquashFS"),
+    ] {
+        assert_eq!(system.name(), name);
+    }
+}

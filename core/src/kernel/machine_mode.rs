@@ -278,6 +278,87 @@ mod tests {
         }
     }
 
+    /// Where the bits of an offset are, highest first (unprivileged specification, "RV32/64G Instruction Set Listings" and
+    /// "RVC Instruction Set Listings").
+    #[test]
+    fn every_bit_of_an_offset_is_decoded() {
+        let jal = [
+            20, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 11, 19, 18, 17, 16, 15, 14, 13, 12,
+        ];
+        let beq_high = [12, 10, 9, 8, 7, 6, 5];
+        let beq_low = [4, 3, 2, 1, 11];
+        let signed = |bit: u32, sign| {
+            let value = 1_isize << bit;
+            if bit == sign { -value } else { value }
+        };
+        for (position, bit) in (12..32).rev().zip(jal) {
+            let step = Step::Jump(signed(bit, 20));
+            assert_eq!(full(0x6f | 1 << position), step, "jal, {position}");
+        }
+        let positions = (25..32).rev().chain((7..12).rev());
+        for (position, bit) in positions.zip(beq_high.into_iter().chain(beq_low)) {
+            let step = Step::Branch(signed(bit, 12));
+            assert_eq!(full(0x63 | 1 << position), step, "beq, {position}");
+        }
+        for (position, bit) in (2..13).rev().zip([11, 4, 9, 8, 10, 6, 7, 3, 2, 1, 5]) {
+            let step = Step::Jump(signed(bit, 11));
+            assert_eq!(compressed(0xa001 | 1 << position), step, "c.j, {position}");
+        }
+        for branch in [0xc001, 0xe001] {
+            let positions = [12, 11, 10, 6, 5, 4, 3, 2];
+            for (position, bit) in positions.into_iter().zip([8, 4, 3, 7, 6, 2, 1, 5]) {
+                let step = Step::Branch(signed(bit, 8));
+                let half = branch | 1 << position;
+                assert_eq!(compressed(half), step, "{branch:#x}, {position}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_kind_of_instruction_has_its_step() {
+        for (word, step) in [
+            (0x0000_8067, Step::Unknown),    // ret
+            (0x0000_80e7, Step::Next),       // jalr ra, ra
+            (0x0000_0fef, Step::Next),       // jal t6, .
+            (0x3020_0073, Step::MachineCsr), // mret
+            (0x1050_0073, Step::Next),       // wfi
+            (0x1020_0073, Step::Unknown),    // sret
+            (0x0010_0073, Step::Unknown),    // ebreak
+            (0x3000_4073, Step::Unknown),    // funct3 4 is no access to a CSR, but hlv and others
+            (0x3000_1073, Step::MachineCsr), // csrw mstatus, zero
+            (0x3000_7073, Step::MachineCsr), // csrci mstatus, 0
+            (0x2000_1073, Step::Unknown),    // csrw vsstatus, zero
+            (0x1000_1073, Step::Unknown),    // csrw sstatus, zero
+            (0x0010_1073, Step::Next),       // fsflags zero
+        ] {
+            assert_eq!(full(word), step, "{word:#x}");
+        }
+        for (half, step) in [
+            (0x0000, Step::Unknown), // illegal by definition
+            (0x0004, Step::Next),    // c.addi4spn s1, sp, 0, which is reserved
+            (0x8002, Step::Unknown), // c.jr x0, which is reserved
+            (0x8082, Step::Unknown), // c.ret
+            (0x8282, Step::Unknown), // c.jr t0
+            (0x9002, Step::Unknown), // c.ebreak
+            (0x9082, Step::Next),    // c.jalr ra
+            (0x9282, Step::Next),    // c.jalr t0
+            (0x8086, Step::Next),    // c.mv ra, ra
+            (0x9006, Step::Next),    // c.add x0, ra
+            (0x8001, Step::Next),    // c.srli
+        ] {
+            assert_eq!(compressed(half), step, "{half:#x}");
+        }
+    }
+
+    #[test]
+    fn as_many_instructions_as_the_limit_are_looked_at() {
+        for (nops, expected) in [(LIMIT - 1, true), (LIMIT, false)] {
+            let mut program = [NOP].repeat(nops);
+            program.push(MHARTID);
+            assert_eq!(certain(&program), expected, "{nops}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_come_to_an_end(code in proptest::collection::vec(any::<u8>(), 0..4096)) {

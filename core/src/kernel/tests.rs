@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod refused;
+
 const MIB: u64 = 1 << 20;
 /// As every guest has it.
 const RAM: Range<u64> = 0x8000_0000..0x8000_0000 + 64 * MIB;

@@ -27,6 +27,8 @@ const fn claim(context: u64) -> u64 {
 struct Board {
     plic: Plic,
     notified: Notified,
+    /// A loop over sources or registers that has no end shows as one.
+    _watch: hv_test_limit::Watch,
 }
 
 #[derive(Default)]
@@ -51,6 +53,7 @@ impl Board {
         Self {
             plic: Plic::new(2, 95),
             notified: Notified::default(),
+            _watch: hv_test_limit::watch(),
         }
     }
 
@@ -500,6 +503,10 @@ fn reset_keeps_the_wires_and_nothing_else() {
     board.set(11, true);
     assert_eq!(board.read(claim(S0)), 10);
     board.set(11, false);
+    for context in [M0, S1] {
+        board.write(threshold(context), 5);
+        board.write(enable(context, 1), u32::MAX);
+    }
     board.notified();
     board.plic.reset(&mut board.notified);
     assert_eq!(board.notified(), [(0, false)]);
@@ -514,6 +521,7 @@ fn no_size_is_too_large_or_too_small() {
     let mut board = Board {
         plic: Plic::new(u32::MAX, u32::MAX),
         notified: Notified::default(),
+        _watch: hv_test_limit::watch(),
     };
     board.write(priority(1023), 1);
     board.write(enable(15871, 31), u32::MAX);
@@ -524,6 +532,7 @@ fn no_size_is_too_large_or_too_small() {
     let mut board = Board {
         plic: Plic::new(0, 0),
         notified: Notified::default(),
+        _watch: hv_test_limit::watch(),
     };
     board.write(enable(S0, 0), u32::MAX);
     board.set(0, true);

@@ -192,6 +192,7 @@ mod tests {
 
     #[test]
     fn a_full_console_makes_a_write_partial() {
+        let _watch = hv_test_limit::watch();
         let mut platform = TestPlatform::with_memory(&[b'a'; 2000]);
         platform.room = 700;
         assert_eq!(
@@ -291,6 +292,7 @@ mod tests {
 
     #[test]
     fn a_read_takes_what_is_there() {
+        let _watch = hv_test_limit::watch();
         let mut platform = TestPlatform::with_memory(&[b'.'; 8]);
         assert_eq!(
             call(CONSOLE_READ, [8, MEMORY, 0], &mut platform),

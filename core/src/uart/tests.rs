@@ -98,8 +98,134 @@ fn power_on_state() {
     assert_eq!(bench.read(register::LCR), 0);
     assert_eq!(bench.read(register::MCR), 0);
     assert_eq!(bench.read(register::LSR), 0x60);
-    assert_eq!(bench.read(register::MSR) & 0x0f, 0);
+    assert_eq!(bench.read(register::MSR), 0xb0);
     assert_eq!(bench.changes(), 0);
+    // Not named there, and zero here.
+    assert_eq!(bench.read(register::RBR_THR_DLL), 0);
+    assert_eq!(bench.read(register::SCR), 0);
+    bench.write(register::LCR, lcr::DIVISOR_LATCH_ACCESS);
+    assert_eq!(bench.read(register::RBR_THR_DLL), 0);
+    assert_eq!(bench.read(register::IER_DLM), 0);
+}
+
+/// Each register that holds what is written holds each bit that it has, and disturbs no other.
+#[test]
+fn registers_read_as_written() {
+    for value in (0..8).map(|bit| 1 << bit).chain([0, 0xff, 0x5a, 0xa5]) {
+        let bench = Bench::new();
+        bench.write(register::LCR, value & 0x7f);
+        bench.write(register::IER_DLM, value);
+        bench.write(register::MCR, value);
+        bench.write(register::SCR, !value);
+        // Read-only.
+        bench.write(register::LSR, value);
+        bench.write(register::MSR, value);
+        bench.write(register::LCR, value | 0x80);
+        bench.write(register::RBR_THR_DLL, value ^ 0x11);
+        bench.write(register::IER_DLM, value ^ 0x22);
+        assert_eq!(bench.read(register::LCR), value | 0x80);
+        assert_eq!(bench.read(register::RBR_THR_DLL), value ^ 0x11);
+        assert_eq!(bench.read(register::IER_DLM), value ^ 0x22);
+        bench.write(register::LCR, value & 0x7f);
+        assert_eq!(bench.read(register::IER_DLM), value & 0x0f);
+        assert_eq!(bench.read(register::MCR), value & 0x1f);
+        assert_eq!(bench.read(register::SCR), !value);
+        assert_eq!(bench.read(register::LSR), 0x60);
+    }
+}
+
+#[test]
+fn trigger_levels_are_those_of_the_fifo() {
+    let bench = Bench::new();
+    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
+    // "This bit must be a 1 when other FCR bits are written to or they will not be programmed."
+    bench.write(register::IIR_FCR, 3 << fcr::TRIGGER_SHIFT);
+    assert_eq!(bench.receive(b"x"), 1);
+    assert_eq!(bench.read(register::IIR_FCR), iir::RECEIVED_DATA);
+    // What the receiver of a 16450 held is gone with the switch to FIFOs, and the level counts from here.
+    bench.write(register::IIR_FCR, fcr::ENABLE | 3 << fcr::TRIGGER_SHIFT);
+    assert_eq!(bench.receive(b"y"), 1);
+    assert_eq!(
+        bench.read(register::IIR_FCR),
+        iir::FIFOS_ENABLED | iir::CHARACTER_TIMEOUT
+    );
+    bench.write(register::IIR_FCR, 3 << fcr::TRIGGER_SHIFT);
+    assert_eq!(bench.receive(b""), 0);
+    assert_eq!(bench.read(register::IIR_FCR), iir::RECEIVED_DATA);
+}
+
+/// A guest throws its input away and adds characters of its own, in turn. What comes again is never more than a FIFO holds.
+#[test]
+fn what_comes_again_is_at_most_a_fifo() {
+    let bench = Bench::with_fifos();
+    bench.write(register::IER_DLM, ier::RECEIVED_DATA);
+    let line: Vec<u8> = (b'a'..).take(FIFO_SIZE).collect();
+    assert_eq!(bench.receive(&line), FIFO_SIZE);
+    bench.write(register::IIR_FCR, fcr::ENABLE | fcr::RECEIVER_RESET);
+    bench.write(register::MCR, mcr::LOOP);
+    for _ in 0..3 {
+        bench.write(register::RBR_THR_DLL, b'!');
+    }
+    bench.write(register::MCR, 0);
+    bench.write(register::IIR_FCR, fcr::ENABLE | fcr::RECEIVER_RESET);
+    assert!(bench.registers().is_possible());
+    assert_eq!(bench.receive(b""), 0);
+    let read: Vec<u8> = line
+        .iter()
+        .map(|_| bench.read(register::RBR_THR_DLL))
+        .collect();
+    assert_eq!(read, line);
+    assert_eq!(bench.read(register::LSR), 0x60);
+}
+
+#[test]
+fn changes_of_modem_lines_add_up_until_they_are_read() {
+    let bench = Bench::new();
+    bench.write(register::MCR, mcr::LOOP | 0x0f);
+    bench.read(register::MSR);
+    // Each line goes away and comes back; a second change of one does not undo the first.
+    for output in [
+        mcr::RTS,
+        mcr::DTR,
+        mcr::OUT1,
+        mcr::OUT2,
+        mcr::RTS,
+        mcr::OUT1,
+    ] {
+        bench.write(register::MCR, mcr::LOOP | 0x0f & !output);
+        bench.write(register::MCR, mcr::LOOP | 0x0f);
+    }
+    assert_eq!(bench.read(register::MSR), 0xff);
+    assert_eq!(bench.read(register::MSR), 0xf0);
+}
+
+#[test]
+fn registers_that_no_uart_can_hold() {
+    let fifos = |registers: &mut Registers| registers.fifos_enabled = true;
+    let mut good = Registers::new();
+    fifos(&mut good);
+    good.received.extend([0; FIFO_SIZE]);
+    good.unread.extend([0; FIFO_SIZE]);
+    (good.ier, good.mcr, good.msr_deltas) = (0x0f, 0x1f, 0x0f);
+    for trigger in [1, 4, 8, 14] {
+        good.trigger = trigger;
+        assert!(good.is_possible(), "{trigger}");
+    }
+    let changes: [fn(&mut Registers); 8] = [
+        |registers| registers.received.push_back(0),
+        |registers| registers.fifos_enabled = false,
+        |registers| registers.unread.push_back(0),
+        |registers| registers.ier = 0x10,
+        |registers| registers.mcr = 0x20,
+        |registers| registers.trigger = 0,
+        |registers| registers.trigger = 2,
+        |registers| registers.msr_deltas = 0x10,
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let mut registers = good.clone();
+        change(&mut registers);
+        assert!(!registers.is_possible(), "{index}");
+    }
 }
 
 #[test]

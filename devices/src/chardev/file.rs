@@ -123,8 +123,8 @@ impl OutputFile {
 
 #[cfg(test)]
 mod tests {
+    use hv_test_limit::{LIMIT, watch};
     use std::fs;
-    use std::time::Duration;
 
     use super::*;
     use crate::chardev::{OutputSink, OutputThread};
@@ -132,6 +132,7 @@ mod tests {
 
     #[test]
     fn a_file_is_as_it_was_until_it_is_emptied_and_a_fifo_not_waited_for() {
+        let _watch = watch();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         fs::write(&path, "from before").unwrap();
@@ -140,7 +141,7 @@ mod tests {
         file.empty().unwrap();
         let output = OutputThread::spawn(file.file().unwrap(), "test").unwrap();
         output.write(b"now");
-        assert!(output.close(Duration::from_secs(60)));
+        assert!(output.close(LIMIT));
         assert_eq!(fs::read(&path).unwrap(), b"now");
 
         let fifo = directory.path().join("fifo");
@@ -165,10 +166,10 @@ mod tests {
         let file = OutputFile::open(&path, "test").unwrap();
         let output = OutputThread::spawn(file.file().unwrap(), "test").unwrap();
         output.write(b"rotated away");
-        assert!(output.flush(Duration::from_secs(60)));
+        assert!(output.flush(LIMIT));
         fs::write(&path, "").unwrap();
         output.write(b"after");
-        assert!(output.close(Duration::from_secs(60)));
+        assert!(output.close(LIMIT));
         assert_eq!(fs::read(&path).unwrap(), b"after");
     }
 

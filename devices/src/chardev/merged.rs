@@ -243,6 +243,8 @@ fn stamp(line: &[u8]) -> Stamp {
 mod tests {
     use std::time::Duration;
 
+    use hv_test_limit::{until, watch};
+
     use super::super::OutputThread;
     use super::*;
 
@@ -291,6 +293,7 @@ mod tests {
             ("[    0", Stamp::Maybe),
             ("[    0.", Stamp::Maybe),
             ("[12345.123456", Stamp::Maybe),
+            ("[1234567890", Stamp::Maybe),
             ("[    0.000000]", Stamp::Yes),
             ("[    0.000000] text", Stamp::Yes),
             ("[root@host ~]# ", Stamp::No),
@@ -381,6 +384,129 @@ mod tests {
         );
     }
 
+    /// A stamp counts at the start of a line alone, and who asks for the log again gets it as often.
+    #[test]
+    fn a_line_of_the_log_inside_of_another_is_text() {
+        for by_byte in [false, true] {
+            let terminal = Terminal::new(usize::MAX);
+            let mut merged = Merged::new(terminal.clone());
+            let (serial, virtio) = (merged.stream().unwrap(), merged.stream().unwrap());
+            let print = |stream: &Arc<dyn OutputSink>, text: &str| match by_byte {
+                false => stream.write(text.as_bytes()),
+                true => text.bytes().for_each(|byte| stream.write(&[byte])),
+            };
+            print(&serial, LOG);
+            let quoted = LOG.replace("[ ", "quoted: [ ");
+            print(&virtio, &quoted);
+            assert_eq!(terminal.text(), format!("{LOG}{quoted}"));
+            // What stands behind a prompt comes at once, also if it could become a stamp.
+            print(&virtio, "# [");
+            assert_eq!(terminal.text(), format!("{LOG}{quoted}# ["));
+            print(&virtio, "\n");
+            for _ in 0..3 {
+                print(&serial, LOG);
+            }
+            assert_eq!(
+                terminal.text(),
+                format!("{LOG}{quoted}# [\n{LOG}{LOG}{LOG}")
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_is_waited_for_up_to_the_longest_one() {
+        let terminal = Terminal::new(usize::MAX);
+        let mut merged = Merged::new(terminal.clone());
+        let (serial, virtio) = (merged.stream().unwrap(), merged.stream().unwrap());
+        let mut long = "[    1.000000] ".to_owned();
+        long.extend(std::iter::repeat_n('x', LONGEST - long.len() - 1));
+        serial.write(long.as_bytes());
+        assert_eq!(terminal.text(), "");
+        serial.write(b"x");
+        long.push('x');
+        assert_eq!(terminal.text(), long);
+        // It is no line of the log any more, and nobody's is dropped for it.
+        serial.write(b"\n");
+        virtio.write(long.as_bytes());
+        assert_eq!(terminal.text(), format!("{long}\n{long}"));
+    }
+
+    #[test]
+    fn a_full_output_takes_no_more() {
+        let terminal = Terminal::new(2);
+        let mut merged = Merged::new(terminal.clone());
+        let stream = merged.stream().unwrap();
+        assert_eq!(stream.try_write(b""), 0);
+        assert_eq!(
+            stream.try_write(b"abcd"),
+            3,
+            "the last one counts when it is out"
+        );
+        for _ in 0..3 {
+            assert_eq!(stream.try_write(b"d"), 0);
+            assert_eq!(stream.try_write(b""), 0);
+        }
+        assert_eq!(terminal.text(), "ab");
+        *lock(&terminal.room) = 2;
+        assert_eq!(stream.try_write(b"d"), 1);
+        assert_eq!(terminal.text(), "abcd");
+    }
+
+    /// Lines of each console are told from those of the others.
+    #[test]
+    fn each_of_many_consoles_may_print_its_log_again() {
+        let terminal = Terminal::new(usize::MAX);
+        let mut merged = Merged::new(terminal.clone());
+        let streams: Vec<_> = std::iter::from_fn(|| merged.stream()).collect();
+        for stream in &streams {
+            stream.write(LOG.as_bytes());
+        }
+        assert_eq!(terminal.text(), LOG);
+        for stream in &streams {
+            stream.write(LOG.as_bytes());
+        }
+        assert_eq!(terminal.text(), LOG.repeat(1 + streams.len()));
+    }
+
+    #[test]
+    fn what_waits_at_a_restart_is_shown() {
+        let terminal = Terminal::new(usize::MAX);
+        let mut merged = Merged::new(terminal.clone());
+        let serial = merged.stream().unwrap();
+        serial.write(b"[    1.000000] reboot: Restarting");
+        merged.restart();
+        assert_eq!(terminal.text(), "[    1.000000] reboot: Restarting");
+    }
+
+    #[test]
+    fn guest_memory_and_the_room_event_go_through() {
+        use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let _watch = watch();
+        let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
+        let output = Arc::new(OutputThread::spawn(file, "test").unwrap());
+        let mut merged = Merged::new(output.clone());
+        let stream = merged.stream().unwrap();
+        let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        stream.set_room_event(Arc::clone(&event));
+        until(|| stream.try_write(&[b'y'; 4096]) == 0);
+        let memory = crate::virtio::testing::memory();
+        let address = GuestAddress(crate::virtio::testing::DATA);
+        memory.write_slice(&[b'x'; 10_000], address).unwrap();
+        let read = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut all).unwrap();
+            all
+        });
+        until(|| event.read().is_ok());
+        stream.write_memory(&memory.get_slice(address, 10_000).unwrap());
+        assert!(output.close(Duration::from_secs(60)));
+        drop((stream, merged, output));
+        let all = read.join().unwrap();
+        let end = all.iter().rev().take_while(|byte| **byte == b'x').count();
+        assert_eq!(end, 10_000);
+    }
+
     #[test]
     fn each_boot_has_its_own_log() {
         let terminal = Terminal::new(usize::MAX);
@@ -400,11 +526,12 @@ mod tests {
             let virtio = merged.stream().unwrap();
             let text = format!("{LOG}login: root\r\n{LOG}# ");
             let mut rest = text.as_bytes();
-            while !rest.is_empty() {
+            until(|| {
                 let taken = virtio.try_write(&rest[..rest.len().min(23)]);
                 rest = &rest[taken..];
                 *lock(&terminal.room) = room;
-            }
+                rest.is_empty()
+            });
             assert_eq!(terminal.text(), text, "{room}");
         }
     }
@@ -451,13 +578,14 @@ mod tests {
     /// A reader who does not read keeps the other consoles from nothing.
     #[test]
     fn one_console_does_not_wait_for_another() {
+        let _watch = watch();
         let (_reader, writer) = std::io::pipe().unwrap();
         let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
         let output = Arc::new(OutputThread::spawn(file, "test").unwrap());
         let mut merged = Merged::new(output.clone());
         let (serial, virtio) = (merged.stream().unwrap(), merged.stream().unwrap());
         let waiting = std::thread::spawn(move || serial.write(&[b'x'; 1 << 20]));
-        while virtio.try_write(b"y") > 0 {}
+        until(|| virtio.try_write(b"y") == 0);
         merged.release();
         output.close(Duration::ZERO);
         waiting.join().unwrap();

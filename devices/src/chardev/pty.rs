@@ -154,10 +154,10 @@ impl Outlet for Master {
 mod tests {
     use std::time::Duration;
 
+    use hv_test_limit::{LIMIT as LONG, until, watch};
+
     use super::*;
     use crate::chardev::OutputSink;
-
-    const LONG: Duration = Duration::from_secs(60);
 
     fn slave(pty: &Pty) -> File {
         File::options()
@@ -178,9 +178,11 @@ mod tests {
 
     #[test]
     fn people_come_and_go() {
+        let _watch = watch();
         let pty = Pty::open().unwrap();
         let output = pty.output("test").unwrap();
         let mut bytes = [0; 16];
+        assert_eq!(pty.as_raw_fd(), pty.as_fd().as_raw_fd());
         // Nobody was there yet.
         assert_eq!(pty.read(&mut bytes).unwrap(), 0);
         output.write(&vec![b'x'; 1 << 20]);
@@ -204,13 +206,15 @@ mod tests {
 
     #[test]
     fn who_leaves_frees_the_output() {
+        let _watch = watch();
         let pty = Pty::open().unwrap();
         let output = pty.output("test").unwrap();
         let person = slave(&pty);
         // Until the terminal's buffer is full.
-        while output.flush(Duration::from_millis(100)) {
+        until(|| {
             output.try_write(&[b'x'; 16384]);
-        }
+            !output.flush(Duration::from_millis(100))
+        });
         drop(person);
         assert!(output.flush(LONG));
     }

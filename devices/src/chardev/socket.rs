@@ -294,27 +294,25 @@ impl Outlet for ToClient {
 mod tests {
     use std::io::Write;
 
+    use hv_test_limit::{LIMIT as LONG, Watch, until, wait_for, watch};
+
     use super::*;
     use crate::chardev::OutputSink;
 
-    const LONG: Duration = Duration::from_secs(60);
-
     /// A socket, in a directory of its own.
-    fn socket() -> (tempfile::TempDir, PathBuf, Socket) {
+    fn socket() -> ((tempfile::TempDir, Watch), PathBuf, Socket) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let socket = Socket::bind(&path).unwrap();
-        (directory, path, socket)
+        ((directory, watch()), path, socket)
     }
 
     /// Reads once there is something.
     fn read(socket: &Socket, buffer: &mut [u8]) -> ClientInput {
-        loop {
-            match socket.read(buffer) {
-                ClientInput::Nothing => std::thread::yield_now(),
-                other => return other,
-            }
-        }
+        wait_for(|| match socket.read(buffer) {
+            ClientInput::Nothing => None,
+            other => Some(other),
+        })
     }
 
     #[test]
@@ -322,6 +320,7 @@ mod tests {
         let (_directory, path, socket) = socket();
         let output = socket.output("test").unwrap();
         let mut bytes = [0; 16];
+        assert_eq!(socket.as_raw_fd(), socket.listener.as_raw_fd());
         assert_eq!(socket.accept().unwrap(), None);
         assert_eq!(socket.read(&mut bytes), ClientInput::End);
         output.write(&vec![b'x'; 1 << 20]);
@@ -367,6 +366,33 @@ mod tests {
         client.read_exact(&mut bytes[..10]).unwrap();
     }
 
+    /// A client that leaves with output unread resets the connection: that is its end as well.
+    #[test]
+    fn a_client_that_resets_the_connection_is_gone() {
+        let (_directory, path, socket) = socket();
+        let output = socket.output("test").unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        socket.accept().unwrap();
+        output.write(b"unread");
+        assert!(output.flush(LONG));
+        drop(client);
+        // Told once: what is read then is an end like any other.
+        assert_eq!(socket.read(&mut [0; 16]), ClientInput::End);
+        assert_eq!(socket.read(&mut [0; 16]), ClientInput::End);
+    }
+
+    #[test]
+    fn a_directory_is_locked_for_as_long_as_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let other = File::open(directory.path()).unwrap();
+        let lock = lock_directory(directory.path());
+        assert!(lock.is_some());
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(lock);
+        other.try_lock().unwrap();
+        assert!(lock_directory(&directory.path().join("missing")).is_none());
+    }
+
     #[test]
     fn who_leaves_frees_the_output() {
         let (_directory, path, socket) = socket();
@@ -375,9 +401,10 @@ mod tests {
             let client = UnixStream::connect(&path).unwrap();
             socket.accept().unwrap();
             // Until the client's buffer is full.
-            while output.flush(Duration::from_millis(100)) {
+            until(|| {
                 output.try_write(&[b'x'; 16384]);
-            }
+                !output.flush(Duration::from_millis(100))
+            });
             if leave {
                 drop(client);
                 assert!(output.flush(LONG));
@@ -391,7 +418,7 @@ mod tests {
 
     #[test]
     fn only_a_socket_that_nobody_has_is_replaced() {
-        let (directory, path, socket) = socket();
+        let ((directory, _watch), path, socket) = socket();
         assert!(matches!(
             Socket::bind(&path),
             Err(OpenError::SocketInUse(_))

@@ -134,3 +134,21 @@ fn a_uart_that_cannot_be_is_refused() {
         assert_eq!(serde_json::to_value(uart.save()).unwrap(), saved);
     }
 }
+
+/// Whoever brings input knows no UART.
+#[test]
+fn a_uart_is_a_sink_of_input() {
+    let uart = Uart::new(Arc::<TestLine>::default(), Arc::<Sink>::default());
+    let sink: &dyn InputSink = &uart;
+    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    sink.set_room_event(room.try_clone().unwrap());
+    uart.write(FIFO_CONTROL, &[1]);
+    uart.write(INTERRUPT_ENABLE, &[1]);
+    assert_eq!(sink.receive(&[b'x'; 20]), 16);
+    let mut buffer = [0; 10];
+    assert_eq!(sink.take_received(&mut buffer), 10);
+    assert_eq!(buffer, [b'x'; 10]);
+    assert!(room.read().is_err());
+    assert_eq!(sink.take_received(&mut buffer), 6);
+    assert_eq!(room.read().unwrap(), 1);
+}

@@ -166,6 +166,31 @@ mod tests {
         }
     }
 
+    /// Descriptors are counted in 16 bits.
+    #[test]
+    fn an_indirect_table_has_at_most_as_many_entries_as_can_be_numbered() {
+        let memory = memory();
+        let most = u32::from(u16::MAX);
+        for (length, expected) in [
+            (16 * most, Some(most as usize)),
+            (16 * (most + 1), None),
+            (16 * (most + 2), None),
+            (16 * most - 1, None),
+            (15, None),
+            (0, Some(0)),
+        ] {
+            let mut descriptors = Descriptors::new(&memory, GuestAddress(TABLE), 1, 0).unwrap();
+            let left = descriptors
+                .follow(GuestAddress(DATA), length)
+                .map(|()| descriptors.left);
+            assert_eq!(left, expected, "{length}");
+            if left.is_some() {
+                let again = descriptors.follow(GuestAddress(DATA), 16);
+                assert!(again.is_none(), "no table in a table");
+            }
+        }
+    }
+
     #[test]
     fn a_table_outside_of_memory_holds_nothing() {
         let memory = memory();

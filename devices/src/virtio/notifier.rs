@@ -59,3 +59,25 @@ impl DeviceStatus {
         self.0.store(bits, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before DRIVER_OK there is nobody to tell (section 2.1.2).
+    #[test]
+    fn a_driver_is_told_of_a_reset_once_it_is_ready() {
+        let status = DeviceStatus::default();
+        status.add(0xb);
+        assert!(!status.needs_reset());
+        assert_eq!(status.get(), 0x4b);
+        status.clear();
+        status.add(VIRTIO_CONFIG_S_DRIVER_OK);
+        assert!(!status.has(VIRTIO_CONFIG_S_NEEDS_RESET));
+        for _ in 0..2 {
+            assert!(status.needs_reset());
+            assert!(status.has(VIRTIO_CONFIG_S_NEEDS_RESET | VIRTIO_CONFIG_S_DRIVER_OK));
+        }
+        assert!(!status.has(VIRTIO_CONFIG_S_NEEDS_RESET | 1));
+    }
+}

@@ -177,6 +177,24 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_tells_how_far_it_has_come() {
+        let rng = Rng::new().unwrap();
+        assert_eq!((rng.device_id(), rng.features()), (4, 0));
+        assert_eq!(rng.name(), "entropy device");
+        let mut driver = Driver::new(Box::new(rng));
+        driver.start(0);
+        for round in 1..=5_u16 {
+            driver.give(0, 0, &[writable(DATA, 8)]);
+            assert_eq!(driver.wait_used(0), (0, 8));
+            driver.transport.pause();
+            let state = serde_json::to_value(driver.transport.save()).unwrap();
+            let next = state.pointer("/negotiation/queues/0/next").unwrap();
+            assert_eq!(next, round);
+            driver.transport.resume();
+        }
+    }
+
+    #[test]
     fn requests_without_room_get_nothing() {
         let mut driver = Driver::new(Box::new(Rng::new().unwrap()));
         driver.start(0);

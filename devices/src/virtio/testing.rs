@@ -2,8 +2,10 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+pub use hv_test_limit::until;
+use hv_test_limit::{LIMIT, Watch, watch};
 use proptest::prelude::*;
 use serde_json::Value;
 use virtio_bindings::virtio_mmio::*;
@@ -34,15 +36,6 @@ pub fn memory() -> GuestMemoryMmap {
 /// The page of a slot, full of what a transport overwrites.
 pub fn page() -> RegisterPage {
     RegisterPages::new(1).unwrap().get(0).unwrap()
-}
-
-/// Waits until `done` holds. Failing to is a hang.
-pub fn until(mut done: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(60);
-    while !done() {
-        assert!(Instant::now() < limit, "the device did not answer");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Device-readable buffer.
@@ -169,10 +162,9 @@ impl TestLine {
     /// Waits until `done` holds, looking again after each change. Failing to is a hang.
     pub fn wait(&self, mut done: impl FnMut() -> bool) {
         let state = self.state.lock().unwrap();
-        let limit = Duration::from_secs(60);
         let (_state, result) = self
             .changed
-            .wait_timeout_while(state, limit, |_| !done())
+            .wait_timeout_while(state, LIMIT, |_| !done())
             .unwrap();
         assert!(!result.timed_out(), "the device did not answer");
     }
@@ -280,6 +272,7 @@ pub struct Driver {
     size: u16,
     /// How many chains were offered to each queue, and how many of them have been seen used.
     counts: Vec<(u16, u16)>,
+    _watch: Watch,
 }
 
 impl Driver {
@@ -292,6 +285,7 @@ impl Driver {
             transport,
             size: QUEUE_SIZE,
             counts: Vec::new(),
+            _watch: watch(),
         }
     }
 

@@ -233,6 +233,30 @@ mod tests {
         }
     }
 
+    /// What is behind the tree in its file is not read.
+    #[test]
+    fn a_tree_may_be_as_large_as_the_limit() {
+        for (promised, present, expected) in [
+            (MAX_SIZE, MAX_SIZE, Ok(MAX_SIZE)),
+            (MAX_SIZE, 3 * MAX_SIZE, Ok(MAX_SIZE)),
+            (MAX_SIZE, MAX_SIZE - 1, Err("truncated")),
+            (MAX_SIZE + 1, 3 * MAX_SIZE, Err("a guest can be given")),
+            (40, MAX_SIZE, Ok(40)),
+        ] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let promised = u32::try_from(promised).unwrap().to_be_bytes();
+            let head = [&b"\xd0\x0d\xfe\xed"[..], &promised].concat();
+            std::fs::write(file.path(), head).unwrap();
+            file.as_file().set_len(present).unwrap();
+            let blob = read(file.path(), &OpenFiles::default());
+            match (blob, expected) {
+                (Ok(blob), Ok(size)) => assert_eq!(blob.len() as u64, size),
+                (Err(problem), Err(part)) => assert!(problem.contains(part), "{problem}"),
+                (blob, _) => panic!("{:?} {expected:?}", blob.map(|blob| blob.len())),
+            }
+        }
+    }
+
     #[test]
     fn what_is_no_device_tree_is_refused() {
         let blob = made(&machine());

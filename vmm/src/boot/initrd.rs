@@ -234,6 +234,22 @@ mod tests {
         }
     }
 
+    /// For who passes a file on instead of loading it.
+    #[test]
+    fn only_what_was_compressed_is_unpacked() {
+        let text = vec![7; 5000];
+        for (file, expected) in [
+            (gzip(&text), Some(text.clone())),
+            (zstd(&text), Some(text.clone())),
+            (text.clone(), None),
+        ] {
+            let path = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(path.path(), &file).unwrap();
+            let initrd = Initrd::open(path.path(), 1 << 20, &OpenFiles::default()).unwrap();
+            assert_eq!(initrd.unpacked(), expected);
+        }
+    }
+
     #[test]
     fn what_is_no_file_is_refused() {
         let problem = |path: &Path| {

@@ -119,6 +119,41 @@ mod tests {
         blob
     }
 
+    /// A guest's memory is full when its kernel takes all of it.
+    #[test]
+    fn what_does_not_fit_is_named_with_the_memory_that_there_is() {
+        const RAM: u64 = 64 << 20;
+        let directory = tempfile::tempdir().unwrap();
+        let [kernel, dtb] = ["kernel", "dtb"].map(|name| directory.path().join(name));
+        // An Image whose .bss reaches to the end.
+        let mut image = vec![0x13; 4096];
+        image[8..16].copy_from_slice(&(2_u64 << 20).to_le_bytes());
+        image[16..24].copy_from_slice(&(RAM - (2 << 20)).to_le_bytes());
+        image[24..32].fill(0);
+        image[56..60].copy_from_slice(b"RSC\x05");
+        fs::write(&kernel, image).unwrap();
+        fs::write(&dtb, tree()).unwrap();
+        let base = GuestAddress(layout::RAM_BASE.0);
+        let memory =
+            GuestMemoryMmap::from_ranges(&[(base, usize::try_from(RAM).unwrap())]).unwrap();
+        let tree = TreeFile::open(&dtb, None, &OpenFiles::default()).unwrap();
+        let refused = load(
+            &Payload::Kernel(kernel),
+            None,
+            Tree::File(tree),
+            RAM,
+            &memory,
+            &OpenFiles::default(),
+        );
+        assert!(matches!(
+            refused,
+            Err(Error::DoesNotFit {
+                what: "device tree",
+                memory: 64
+            })
+        ));
+    }
+
     #[test]
     fn everything_is_where_the_guest_looks_for_it() {
         const RAM: u64 = 64 << 20;

@@ -271,13 +271,18 @@ impl Config {
 
     /// Warns of a command line that Linux would silently cut off.
     pub(crate) fn warn_of_a_long_command_line(&self) {
-        let length = self.command_line.as_ref().map_or(0, String::len);
-        if length > LONGEST_COMMAND_LINE {
+        if let Some(length) = self.command_line_beyond_the_limit() {
             log::warn!(
                 "the command line has {length} bytes: Linux keeps {LONGEST_COMMAND_LINE} on RISC-V and loses the rest, older ones \
                  keep 511; shorten it, or put into the initrd or root file system what is not for the kernel"
             );
         }
+    }
+
+    /// The length of its command line, in bytes, if Linux keeps less.
+    fn command_line_beyond_the_limit(&self) -> Option<usize> {
+        let length = self.command_line.as_ref()?.len();
+        (length > LONGEST_COMMAND_LINE).then_some(length)
     }
 
     /// Its virtio console device, if it has one.

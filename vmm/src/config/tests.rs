@@ -106,3 +106,79 @@ fn the_command_line_follows_from_the_consoles() {
     assert_eq!(line(true, true), "console=ttyS0 console=hvc0");
     assert_eq!(line(false, false), "");
 }
+
+#[test]
+fn a_new_machine_is_small_and_each_setting_is_its_own() {
+    let new = || Config::new(Payload::Kernel("Image".into()));
+    let config = new();
+    assert_eq!((config.cpus, config.memory), (1, 512 << 20));
+    assert_eq!(
+        (config.getchar_empty, config.irqchip),
+        (-1, IrqchipChoice::Auto)
+    );
+    assert!(config.initrd.is_none() && config.dtb.is_none() && config.command_line.is_none());
+    assert!(config.serial.is_none() && config.devices.is_empty() && config.platform.is_empty());
+    assert!(!config.hugepages && !config.no_reboot && config.stop.is_none());
+
+    let event = std::fs::File::open("/dev/null").unwrap();
+    let platform = PlatformDevice::new("device", 0, 0, |_| Err(std::io::ErrorKind::Other.into()));
+    let config = new()
+        .initrd("initrd")
+        .dtb("dtb")
+        .command_line("quiet")
+        .cpus(3)
+        .memory(1 << 30)
+        .hugepages(true)
+        .irqchip(IrqchipChoice::Plic)
+        .serial(Chardev::Pty)
+        .device(RngConfig::default())
+        .platform_device(platform)
+        .virtio(Version::Legacy)
+        .getchar_empty(0)
+        .no_reboot(true)
+        .stop(event.into());
+    assert_eq!(config.initrd.as_deref(), Some("initrd".as_ref()));
+    assert_eq!(config.dtb.as_deref(), Some("dtb".as_ref()));
+    assert_eq!(config.command_line.as_deref(), Some("quiet"));
+    assert_eq!((config.cpus, config.memory), (3, 1 << 30));
+    assert_eq!(
+        (config.getchar_empty, config.irqchip),
+        (0, IrqchipChoice::Plic)
+    );
+    assert!(matches!(config.serial, Some(Chardev::Pty)));
+    assert_eq!((config.devices.len(), config.platform.len()), (1, 1));
+    assert_eq!(config.virtio, Version::Legacy);
+    assert!(config.hugepages && config.no_reboot && config.stop.is_some());
+    let text = format!("{:?}", config.platform);
+    assert!(
+        text.contains("PlatformDevice") && text.contains("\"device\""),
+        "{text}"
+    );
+
+    let console = ConsoleConfig::new(Chardev::Pty)
+        .port("first", Chardev::Pty)
+        .port("second", Chardev::File("file".into()));
+    assert!(matches!(console.console, Some(Chardev::Pty)));
+    let names: Vec<_> = console
+        .ports
+        .iter()
+        .map(|port| port.name.as_str())
+        .collect();
+    assert_eq!(names, ["first", "second"]);
+}
+
+#[test]
+fn a_command_line_is_too_long_from_one_byte_behind_the_limit_on() {
+    let new = || Config::new(Payload::Kernel("Image".into()));
+    assert_eq!(new().command_line_beyond_the_limit(), None);
+    for (length, expected) in [
+        (0, None),
+        (1, None),
+        (1023, None),
+        (1024, Some(1024)),
+        (5000, Some(5000)),
+    ] {
+        let config = new().command_line("x".repeat(length));
+        assert_eq!(config.command_line_beyond_the_limit(), expected);
+    }
+}

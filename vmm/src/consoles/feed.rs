@@ -24,7 +24,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    fn new(console: String) -> Result<Feed, Error> {
+    pub(super) fn new(console: String) -> Result<Feed, Error> {
         Ok(Feed {
             console,
             waiting: VecDeque::new(),
@@ -135,6 +135,7 @@ mod tests {
     #[test]
     fn what_the_guest_does_not_take_waits() {
         let mut feed = Feed::new("test".into()).unwrap();
+        assert_eq!(feed.console(), "test");
         feed.push(b"before there is a device");
         feed.deliver();
         assert_eq!(feed.waiting(), 24);
@@ -224,16 +225,17 @@ pub mod testing {
         /// Waits until the device has received this.
         pub fn wait_for(&mut self, device: &Device, expected: &[u8]) {
             let mut received = Vec::new();
-            while received.len() < expected.len() {
+            hv_test_limit::until(|| {
                 assert!(self.0.run_with_timeout(60_000).unwrap() > 0, "nothing came");
                 received.extend(device.take());
-            }
+                received.len() >= expected.len()
+            });
             assert!(received == expected);
         }
 
         /// Handles what there is to handle now.
         pub fn settle(&mut self) {
-            while self.0.run_with_timeout(0).unwrap() > 0 {}
+            hv_test_limit::until(|| self.0.run_with_timeout(0).unwrap() == 0);
         }
     }
 }

@@ -178,7 +178,7 @@ mod tests {
 
         let (reader, mut writer) = std::io::pipe().unwrap();
         // As a process's standard input, which stays open.
-        let _stdin = reader.try_clone().unwrap();
+        let stdin = reader.try_clone().unwrap();
         let source = StdioSource::new(
             File::from(OwnedFd::from(reader)),
             None,
@@ -190,13 +190,70 @@ mod tests {
         let mut events = Loop::new(&input);
         let long = vec![b'x'; 20_000];
         writer.write_all(&long).unwrap();
-        drop(writer);
         events.wait_for(&device, b"xxxxx");
         events.settle();
+        // What the guest does not take stays in the pipe, also when nothing more comes.
+        assert!(unread(&stdin) >= long.len() - 2 * CHUNK);
+        drop(writer);
+        events.settle();
+        assert!(unread(&stdin) >= long.len() - 2 * CHUNK);
         device.give_room(usize::MAX / 2);
         events.wait_for(&device, &long[5..]);
         events.settle();
         Loop::new(&input).settle();
+    }
+
+    /// How many bytes are in a pipe.
+    fn unread(pipe: &std::io::PipeReader) -> usize {
+        use std::os::fd::AsRawFd;
+        let mut count: libc::c_int = 0;
+        // SAFETY: the call writes one int, which lives across it.
+        let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+        assert_eq!(result, 0);
+        usize::try_from(count).unwrap()
+    }
+
+    #[test]
+    fn input_that_is_not_there_yet_is_no_end() {
+        use std::io::Write;
+        use std::os::fd::OwnedFd;
+
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let nowhere = Arc::new(hv_devices::chardev::Nowhere);
+        let mut source = StdioSource::new(File::from(OwnedFd::from(ours)), None, nowhere);
+        let mut feed = Feed::new("test".into()).unwrap();
+        assert!(source.read(&mut feed), "nothing yet");
+        theirs.write_all(b"text").unwrap();
+        assert!(source.read(&mut feed));
+        assert_eq!(feed.waiting(), 4);
+        drop(theirs);
+        assert!(!source.read(&mut feed), "the end");
+        // A directory cannot be read.
+        let nowhere = Arc::new(hv_devices::chardev::Nowhere);
+        let mut source = StdioSource::new(File::open("/").unwrap(), None, nowhere);
+        assert!(!source.read(&mut feed));
+        assert_eq!(feed.waiting(), 4);
+    }
+
+    #[test]
+    fn input_is_wanted_while_nothing_waits_and_for_keys_up_to_a_limit() {
+        let nowhere = || Arc::new(hv_devices::chardev::Nowhere);
+        let file = || File::open("/dev/null").unwrap();
+        let plain = StdioSource::new(file(), None, nowhere());
+        let keys = StdioSource::new(file(), Some(Arc::new(Digits::default())), nowhere());
+        let mut feed = Feed::new("test".into()).unwrap();
+        for (more, plain_wants, keys_want) in [
+            (0, true, true),
+            (1, false, true),
+            (CHUNK - 2, false, true),
+            (1, false, false),
+            (1, false, false),
+        ] {
+            feed.push(&vec![b'x'; more]);
+            assert_eq!(plain.wants_input(&feed), plain_wants, "{}", feed.waiting());
+            assert_eq!(keys.wants_input(&feed), keys_want, "{}", feed.waiting());
+        }
     }
 
     /// Keeps back digits, and prints the number of those that it has seen at each `?`.

@@ -3,6 +3,8 @@
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 
+use hv_test_limit::{LIMIT as LONG, until, watch};
+
 use super::*;
 
 /// The consoles of a machine.
@@ -18,8 +20,6 @@ fn open(asked: Asked) -> Result<Consoles, Error> {
     let (serial, virtio) = (asked.serial.as_ref(), asked.virtio.as_ref());
     Consoles::open(serial, virtio, &asked.ports, &Inputs::default(), &stop)
 }
-
-const LONG: Duration = Duration::from_secs(60);
 
 /// An open file as a chardev, and what goes into it.
 fn stdio() -> (Chardev, PipeReader) {
@@ -151,10 +151,11 @@ fn a_stuck_client_holds_back_its_channel_alone() {
     assert!(events.run_with_timeout(60_000).unwrap() > 0);
     let output = consoles.outputs[0].thread.clone();
     consoles.power_on();
-    while output.flush(Duration::from_millis(100)) {
+    until(|| {
         output.try_write(&[b'x'; 16384]);
-    }
-    while output.try_write(&[b'x'; 16384]) != 0 {}
+        !output.flush(Duration::from_millis(100))
+    });
+    until(|| output.try_write(&[b'x'; 16384]) == 0);
     assert!(consoles.flush(Duration::from_millis(10)));
     consoles.power_off();
     output.write(&[b'x'; 16384]);
@@ -309,4 +310,75 @@ fn output_that_cannot_be_written_is_told_of() {
         text.starts_with("4 bytes of the serial port's output were not written to /dev/full: "),
         "{text}"
     );
+}
+
+/// A line of the log that a guest prints by each of its consoles is shown once, and what has no end yet at the latest when
+/// all is to be out.
+#[test]
+fn a_virtio_console_alone_shows_the_log_once() {
+    let (virtio, reader) = stdio();
+    let config = Asked {
+        virtio: Some(virtio),
+        ..Asked::default()
+    };
+    let consoles = open(config).unwrap();
+    consoles.power_on();
+    consoles.serial().write(b"[    0.000000] Linux\r\n");
+    consoles
+        .firmware_output()
+        .write(b"[    0.000000] Linux\r\n");
+    consoles.serial().write(b"[    1.000000] up to he");
+    assert!(consoles.flush(LONG));
+    let mut text = [0; 45];
+    let mut reader = reader;
+    reader.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"[    0.000000] Linux\r\n[    1.000000] up to he");
+    // The log of the next boot, of which the last line never ends.
+    consoles.power_off();
+    consoles.power_on();
+    consoles
+        .firmware_output()
+        .write(b"[    0.000000] Linux\r\n[    9.0");
+    consoles.close(LONG);
+    drop(consoles);
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "[    0.000000] Linux\r\n[    9.0");
+}
+
+/// An open file gets everything, however slow its reader is. Who sits at a console on a socket or a pseudo-terminal and does
+/// not read holds up nobody.
+#[test]
+fn a_slow_reader_of_an_open_file_is_waited_for_and_one_of_a_socket_is_not() {
+    let _watch = watch();
+    let (serial, mut reader) = stdio();
+    let consoles = open(Asked {
+        serial: Some(serial),
+        ..Asked::default()
+    })
+    .unwrap();
+    consoles.power_on();
+    let long = vec![b'x'; 1 << 20];
+    let writer = std::thread::spawn({
+        let (serial, long) = (consoles.serial().clone(), long.clone());
+        move || serial.write(&long)
+    });
+    let mut read = vec![0; long.len()];
+    reader.read_exact(&mut read).unwrap();
+    assert!(read == long);
+    writer.join().unwrap();
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let consoles = open(Asked {
+        serial: Some(Chardev::Unix(path.clone())),
+        ..Asked::default()
+    })
+    .unwrap();
+    let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let mut loops = events(&consoles);
+    assert!(loops.run_with_timeout(60_000).unwrap() > 0);
+    consoles.power_on();
+    consoles.serial().write(&vec![b'x'; 8 << 20]);
+    assert!(consoles.flush(Duration::from_millis(10)), "not waited for");
 }

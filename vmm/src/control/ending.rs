@@ -67,3 +67,29 @@ impl PowerControl for Ending {
         self.report(End::Guest(end));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hv_core::ending::End as GuestEnd;
+
+    use super::*;
+
+    #[test]
+    fn the_first_report_counts_and_is_announced() {
+        let ending = Ending::new().unwrap();
+        assert!(ending.take().is_none());
+        assert!(ending.event().read().is_err(), "nothing is announced");
+        ending.end(GuestEnd::TestFailed(3));
+        ending.report(End::Stopped);
+        assert!(ending.event().read().is_ok());
+        let first = ending.take();
+        assert!(
+            matches!(first, Some(End::Guest(GuestEnd::TestFailed(3)))),
+            "{first:?}"
+        );
+        assert!(ending.take().is_none());
+        ending.report(End::Stopped);
+        assert!(ending.event().read().is_ok());
+        assert!(matches!(ending.take(), Some(End::Stopped)));
+    }
+}

@@ -305,6 +305,8 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
+    use hv_test_limit::{until, wait_for, watch};
+
     use super::*;
 
     fn controlled() -> Controlled {
@@ -313,6 +315,7 @@ mod tests {
 
     #[test]
     fn requests_come_in_order_and_are_answered() {
+        let _watch = watch();
         let control = controlled();
         let handle = control.handle();
         assert_eq!(handle.status(), Status::Created);
@@ -322,12 +325,7 @@ mod tests {
                 handle.resume()
             });
             for expected in [Request::Pause, Request::Resume] {
-                let asked = loop {
-                    if let Some(asked) = control.next() {
-                        break asked;
-                    }
-                    std::thread::yield_now();
-                };
+                let asked = wait_for(|| control.next());
                 assert_eq!(asked.request, expected);
                 asked.done.send(Ok(())).unwrap();
             }
@@ -340,14 +338,13 @@ mod tests {
 
     #[test]
     fn the_end_answers_who_waits() {
+        let _watch = watch();
         let control = controlled();
         let handle = control.handle();
         let events = handle.events();
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| handle.pause());
-            while control.lock().requests.is_empty() {
-                std::thread::yield_now();
-            }
+            until(|| !control.lock().requests.is_empty());
             control.tell(Status::Ended, Event::Ended(Outcome::PowerOff));
             assert_eq!(asking.join().unwrap(), Err(Refused::Ended));
         });
@@ -362,6 +359,7 @@ mod tests {
 
     #[test]
     fn a_listener_that_does_not_listen_costs_little() {
+        let _watch = watch();
         let control = controlled();
         let events = control.handle().events();
         for _ in 0..10 * MAX_EVENTS {
@@ -378,6 +376,7 @@ mod tests {
 
     #[test]
     fn a_device_that_fails_changes_nothing_but_is_told_of() {
+        let _watch = watch();
         let control = controlled();
         let handle = control.handle();
         let events = handle.events();
@@ -397,16 +396,12 @@ mod tests {
 
     #[test]
     fn a_refusal_is_the_answer() {
+        let _watch = watch();
         let control = controlled();
         let handle = control.handle();
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| handle.set_link("net7", false));
-            let asked = loop {
-                if let Some(asked) = control.next() {
-                    break asked;
-                }
-                std::thread::yield_now();
-            };
+            let asked = wait_for(|| control.next());
             let request = Request::SetLink {
                 id: "net7".into(),
                 up: false,
@@ -419,14 +414,13 @@ mod tests {
 
     #[test]
     fn a_machine_that_never_ran_ends_as_well() {
+        let _watch = watch();
         let control = controlled();
         let handle = control.handle();
         let events = handle.events();
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| handle.pause());
-            while control.lock().requests.is_empty() {
-                std::thread::yield_now();
-            }
+            until(|| !control.lock().requests.is_empty());
             drop(control);
             assert_eq!(asking.join().unwrap(), Err(Refused::Ended));
         });

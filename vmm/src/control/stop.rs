@@ -101,6 +101,8 @@ mod tests {
     use std::io::Read;
     use std::time::Duration;
 
+    use hv_test_limit::watch;
+
     use super::*;
     use crate::control::Controlled;
 
@@ -112,6 +114,7 @@ mod tests {
 
     #[test]
     fn work_is_done_and_answered() {
+        let _watch = watch();
         let (stop, _event) = stop();
         assert_eq!(stop.unless_stopped(|| 42).unwrap(), 42);
         let alone = Stop::new(None).unwrap();
@@ -120,6 +123,7 @@ mod tests {
 
     #[test]
     fn work_that_never_ends_is_left_behind() {
+        let _watch = watch();
         let (stop, event) = stop();
         // Blocks as a file on a stalled file system does.
         let (mut reader, _writer) = std::io::pipe().unwrap();
@@ -134,6 +138,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_passed_on() {
+        let _watch = watch();
         let (stop, _event) = stop();
         let work = || stop.unless_stopped(|| assert!(Vec::<u8>::new().pop().is_some()));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err());
@@ -141,6 +146,7 @@ mod tests {
 
     #[test]
     fn a_handle_asks_for_it_too() {
+        let _watch = watch();
         let (stop, _event) = stop();
         let alone = Stop::new(None).unwrap();
         for stop in [stop, alone] {

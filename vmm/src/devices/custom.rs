@@ -51,3 +51,27 @@ impl Opened for CustomConfig {
         (self.0)()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_of_the_programs_own_is_made_for_each_boot() {
+        let made = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let custom = CustomConfig::new({
+            let made = made.clone();
+            move || {
+                made.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                Err(io::ErrorKind::OutOfMemory.into())
+            }
+        });
+        assert_eq!(custom.name(), "custom");
+        assert_eq!(format!("{custom:?}"), "CustomConfig { .. }");
+        for count in 1..3 {
+            let refused = custom.power_on().err().map(|error| error.kind());
+            assert_eq!(refused, Some(io::ErrorKind::OutOfMemory));
+            assert_eq!(made.load(std::sync::atomic::Ordering::SeqCst), count);
+        }
+    }
+}

@@ -297,6 +297,29 @@ mod tests {
     }
 
     #[test]
+    fn a_device_is_in_its_slot_alone() {
+        let at = |slot| {
+            DeviceConfig::from(RngConfig::default()).location(Location {
+                slot: Some(slot),
+                version: None,
+            })
+        };
+        let stop = Stop::new(None).unwrap();
+        let configs = [at(3), at(1)];
+        let devices = Devices::open(&configs, Version::default(), None, &stop).unwrap();
+        for (slot, id) in [
+            (0, None),
+            (1, Some("rng1")),
+            (2, None),
+            (3, Some("rng0")),
+            (4, None),
+        ] {
+            let found = devices.get(slot).map(|device| device.id.as_str());
+            assert_eq!(found, id, "{slot}");
+        }
+    }
+
+    #[test]
     fn ids_and_consoles_are_for_one_device_each() {
         let twice = [
             DeviceConfig::from(DiskConfig::new("a")).id("disk1"),

@@ -251,3 +251,24 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_with_files_have_no_numbers_of_errors() {
+        for (errno, part) in [
+            (libc::ENOENT, "there is no such file"),
+            (libc::EACCES, "no permission to read it"),
+            (libc::EPERM, "no permission to read it"),
+            (libc::EIO, "I/O error"),
+            (libc::ELOOP, "symbolic links"),
+        ] {
+            let problem = file_problem(&io::Error::from_raw_os_error(errno));
+            assert!(problem.contains(part), "{problem}");
+            assert!(!problem.contains("os error"), "{problem}");
+        }
+        assert_eq!(file_problem(&io::Error::other("a reason")), "a reason");
+    }
+}

@@ -104,6 +104,27 @@ mod tests {
     use hv_devices::device_file::DeviceState;
 
     #[test]
+    fn capabilities_are_bits_of_the_effective_set() {
+        for (status, expected) in [
+            ("CapEff:\t0000000000001000\n", true),
+            (
+                "Name:\tx\nCapEff:\t000001ffffffffff\nCapBnd:\t0000000000000000\n",
+                true,
+            ),
+            ("CapEff:\t0000000000000000\n", false),
+            ("CapEff:\t0000000000002800\n", false),
+            ("CapEff:\t000001ffffffefff\n", false),
+            ("CapPrm:\t0000000000001000\n", false),
+            ("CapEff:\tnonsense\n", false),
+            ("", false),
+        ] {
+            assert_eq!(has_capability(status, CAP_NET_ADMIN), expected, "{status}");
+        }
+        assert!(has_capability("CapEff:\t1", 0));
+        assert!(has_capability("CapEff:\t8000000000000000", 63));
+    }
+
+    #[test]
     fn an_empty_host_is_not_an_error() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::look_below(root.path());

@@ -323,6 +323,21 @@ mod tests {
     }
 
     #[test]
+    fn paging_modes_are_those_of_satp_and_of_cpuinfo() {
+        for (mode, cpuinfo, mmu) in [
+            (8, "mmu\t\t: sv39", MmuType::Sv39),
+            (9, "mmu\t\t: sv48", MmuType::Sv48),
+            (10, "mmu\t\t: sv57", MmuType::Sv57),
+        ] {
+            assert_eq!(mmu_of_satp_mode(mode), mmu);
+            assert_eq!(mmu_of_cpuinfo(cpuinfo), mmu);
+        }
+        for mode in [0, 1, 7, 11, 15] {
+            assert_eq!(mmu_of_satp_mode(mode), MmuType::Bare);
+        }
+    }
+
+    #[test]
     fn an_old_kernel_may_keep_guests_from_senvcfg() {
         let zicbom = (Register::IsaExtension(11), 1);
         assert!(may_lack_senvcfg(&registers(&[zicbom])));

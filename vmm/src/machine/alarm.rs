@@ -26,3 +26,43 @@ impl MutEventSubscriber for Alarm {
         self.rtc.poll();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use event_manager::{EventManager, SubscriberOps};
+    use hv_devices::bus::MmioDevice;
+    use hv_devices::interrupt::IrqLine;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Line(std::sync::atomic::AtomicBool);
+
+    impl IrqLine for Line {
+        fn set_level(&self, asserted: bool) {
+            self.0.store(asserted, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn the_guest_is_interrupted_when_its_alarm_is_due() {
+        let clock = Arc::new(HostClock::new().unwrap());
+        let line = Arc::<Line>::default();
+        let rtc = Arc::new(Rtc::new(line.clone(), clock.clone()));
+        let mut events = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
+        events.add_subscriber(Box::new(Alarm {
+            clock: clock.clone(),
+            rtc: rtc.clone(),
+        }));
+        let due = hv_devices::rtc::Clock::now(clock.as_ref()) + 1_000_000;
+        let (low, high) = (due & 0xffff_ffff, due >> 32);
+        // The alarm's upper half, its lower half, and its interrupt.
+        for (register, value) in [(0x0c, high), (0x08, low), (0x10, 1)] {
+            rtc.write(register, &value.to_le_bytes()[..4]);
+        }
+        hv_test_limit::until(|| {
+            events.run_with_timeout(1_000).unwrap();
+            line.0.load(std::sync::atomic::Ordering::SeqCst)
+        });
+    }
+}

@@ -202,7 +202,7 @@ impl Board {
     /// Whatever is missing, wrong or too large; [`Error::Stopped`] if `stop` came while files were read.
     pub fn build(blueprint: &Blueprint, ending: Arc<Ending>, stop: &Stop) -> Result<Board, Error> {
         let vm = create_vm(blueprint)?;
-        check_guest_physical(&vm, blueprint.memory)?;
+        check_guest_physical(vm.guest_physical_bits(), blueprint.memory)?;
         let ram = match &blueprint.hugepages {
             Some(pages) => GuestRam::of_huge_pages(blueprint.memory, pages),
             None => GuestRam::new(blueprint.memory),
@@ -432,8 +432,7 @@ fn show_register_pages(vm: &Vm, pages: &RegisterPages) {
 }
 
 /// Refuses more RAM than the G-stage can address.
-fn check_guest_physical(vm: &Vm, size: u64) -> Result<(), Error> {
-    let bits = vm.guest_physical_bits();
+fn check_guest_physical(bits: u32, size: u64) -> Result<(), Error> {
     let limit = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
     let max = limit.saturating_sub(layout::RAM_BASE.0);
     if size > max {
@@ -555,4 +554,25 @@ fn set_boot_registers(vcpus: &[Vcpu], registers: BootRegisters) -> Result<(), Er
             .map_err(Error::kvm("set a vCPU's registers"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_ends_where_guest_physical_addresses_do() {
+        for bits in [41, 50, 59] {
+            let most = (1 << bits) - layout::RAM_BASE.0;
+            check_guest_physical(bits, most).unwrap();
+            check_guest_physical(bits, 4096).unwrap();
+            let error = check_guest_physical(bits, most + 4096).unwrap_err();
+            assert!(
+                matches!(error, Error::MemoryBeyondGuestPhysical { size, max, bits: of }
+                    if size == most + 4096 && max == most && of == bits),
+                "{error}"
+            );
+        }
+        check_guest_physical(64, u64::MAX - layout::RAM_BASE.0).unwrap();
+    }
 }

@@ -307,6 +307,13 @@ mod tests {
         assert!(matches!(error, Error::NoHostMemory { .. }), "{error}");
     }
 
+    #[test]
+    fn a_host_with_huge_pages_is_seen_to_have_them() {
+        let directory = std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB");
+        let reserved = ReservedHugePages::open();
+        assert_eq!(reserved.look().is_some(), directory.exists());
+    }
+
     /// No host has this many, whether or not its kernel knows huge pages.
     #[test]
     fn too_many_huge_pages_are_an_error() {

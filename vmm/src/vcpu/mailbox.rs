@@ -101,6 +101,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
 
+    use hv_test_limit::until;
+
     use super::*;
 
     /// A thread that is in the guest, counts, and looks into its mailbox.
@@ -134,14 +136,6 @@ mod tests {
             inside,
             entries,
             thread,
-        }
-    }
-
-    fn until(mut done: impl FnMut() -> bool) {
-        let start = std::time::Instant::now();
-        while !done() {
-            assert!(start.elapsed().as_secs() < 60, "it never comes to that");
-            std::thread::yield_now();
         }
     }
 

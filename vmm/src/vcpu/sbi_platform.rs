@@ -84,6 +84,7 @@ impl Platform for SbiPlatform {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::time::Duration;
 
     use hv_core::sbi::{Call, Error, Return, handle};
@@ -102,6 +103,156 @@ mod tests {
         fn take_received(&self, _: &mut [u8]) -> usize {
             0
         }
+    }
+
+    /// A machine whose input is what somebody has typed.
+    fn platform(typed: &'static [u8]) -> (SbiPlatform, Arc<Typed>) {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0x8000_0000), 4096)]);
+        let console = Arc::new(Typed {
+            input: Mutex::new(typed.to_vec()),
+            output: Mutex::default(),
+        });
+        let platform = SbiPlatform {
+            memory: Arc::new(memory.unwrap()),
+            output: console.clone(),
+            input: console.clone(),
+            getchar_empty: -1,
+            suspended: false,
+        };
+        (platform, console)
+    }
+
+    struct Typed {
+        input: Mutex<Vec<u8>>,
+        output: Mutex<Vec<u8>>,
+    }
+
+    impl InputSink for Typed {
+        fn receive(&self, _: &[u8]) -> usize {
+            0
+        }
+        fn set_room_event(&self, _: vmm_sys_util::eventfd::EventFd) {}
+        fn take_received(&self, buffer: &mut [u8]) -> usize {
+            let mut input = self.input.lock().unwrap();
+            let count = buffer.len().min(input.len());
+            for (to, from) in buffer.iter_mut().zip(input.drain(..count)) {
+                *to = from;
+            }
+            count
+        }
+    }
+
+    impl OutputSink for Typed {
+        fn write(&self, bytes: &[u8]) {
+            self.output.lock().unwrap().extend_from_slice(bytes);
+        }
+        fn try_write(&self, bytes: &[u8]) -> usize {
+            self.write(bytes);
+            bytes.len()
+        }
+        fn set_room_event(&self, _: Arc<vmm_sys_util::eventfd::EventFd>) {}
+    }
+
+    fn call(platform: &mut SbiPlatform, extension: u64, function: u64, args: [u64; 3]) -> Return {
+        let [a0, a1, a2] = args;
+        let call = Call {
+            extension,
+            function,
+            args: [a0, a1, a2, 0, 0, 0],
+        };
+        handle(&call, platform)
+    }
+
+    #[test]
+    fn a_guest_reads_what_was_typed() {
+        let (mut platform, _) = platform(b"abcdef");
+        let read = |size, address| [size, address, 0];
+        let memory = platform.memory.clone();
+        assert_eq!(
+            call(
+                &mut platform,
+                dbcn::EID,
+                dbcn::CONSOLE_READ,
+                read(4, 0x8000_0ff0)
+            ),
+            Return::success(4)
+        );
+        let mut bytes = [0xff; 6];
+        memory
+            .read_slice(&mut bytes, GuestAddress(0x8000_0ff0))
+            .unwrap();
+        assert_eq!(&bytes, b"abcd\0\0");
+        // The last byte of memory, and one behind it.
+        for (address, expected) in [
+            (0x8000_0fff, Return::success(1)),
+            (0x8000_1000, Return::error(Error::InvalidParam)),
+        ] {
+            let read = call(
+                &mut platform,
+                dbcn::EID,
+                dbcn::CONSOLE_READ,
+                read(1, address),
+            );
+            assert_eq!(read, expected);
+        }
+        let getchar =
+            |platform: &mut SbiPlatform| call(platform, legacy::CONSOLE_GETCHAR, 0, [0; 3]);
+        assert_eq!(getchar(&mut platform), Return::Legacy(i64::from(b'f')));
+        for empty in [-1, 0] {
+            platform.getchar_empty = empty;
+            assert_eq!(getchar(&mut platform), Return::Legacy(empty));
+        }
+    }
+
+    #[test]
+    fn bytes_are_printed_one_at_a_time_too() {
+        let (mut platform, console) = platform(b"");
+        let byte = call(
+            &mut platform,
+            dbcn::EID,
+            dbcn::CONSOLE_WRITE_BYTE,
+            [0x141, 0, 0],
+        );
+        assert_eq!(byte, Return::success(0));
+        let byte = call(&mut platform, legacy::CONSOLE_PUTCHAR, 0, [0x42, 0, 0]);
+        assert_eq!(byte, Return::Legacy(0));
+        assert_eq!(platform.console_write(b"C").unwrap(), 1);
+        assert_eq!(*console.output.lock().unwrap(), b"ABC");
+        let mut bytes = [1; 2];
+        platform
+            .memory
+            .write_slice(b"xy", GuestAddress(0x8000_0ffe))
+            .unwrap();
+        platform
+            .read_memory(GuestPhysAddr(0x8000_0ffe), &mut bytes)
+            .unwrap();
+        assert_eq!(&bytes, b"xy");
+        let behind = platform.read_memory(GuestPhysAddr(0x8000_0fff), &mut bytes);
+        assert_eq!(behind, Err(BadMemory));
+    }
+
+    #[test]
+    fn a_suspension_is_noted_and_other_extensions_are_kvms() {
+        use hv_core::sbi::{hsm, ipi, pmu, rfence, srst, time};
+        let (mut platform, _) = platform(b"");
+        for extension in [
+            hsm::EID,
+            ipi::EID,
+            pmu::EID,
+            rfence::EID,
+            srst::EID,
+            time::EID,
+            0,
+            8,
+        ] {
+            assert!(!platform.implements(extension), "{extension:#x}");
+        }
+        for extension in [base::EID, dbcn::EID, susp::EID, 1, 2] {
+            assert!(platform.implements(extension), "{extension:#x}");
+        }
+        let suspend = call(&mut platform, susp::EID, 0, [0, 0x8000_0000, 7]);
+        assert_eq!(suspend, Return::success(0));
+        assert!(platform.suspended);
     }
 
     #[test]

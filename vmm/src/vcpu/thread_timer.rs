@@ -90,6 +90,21 @@ mod tests {
     }
 
     #[test]
+    fn a_dropped_timer_is_deleted() {
+        let timer = ThreadTimer::new(SIGRTMIN() + 7).unwrap();
+        let id = timer.id;
+        let look = || {
+            // SAFETY: all zeros are a valid value of these integers.
+            let mut left: libc::itimerspec = unsafe { std::mem::zeroed() };
+            // SAFETY: the value lives across the call. The kernel refuses an id of no timer.
+            unsafe { libc::timer_gettime(id, &raw mut left) }
+        };
+        assert_eq!(look(), 0);
+        drop(timer);
+        assert_eq!(look(), -1);
+    }
+
+    #[test]
     fn the_thread_that_made_it_is_signalled_more_than_once() {
         let signal = SIGRTMIN() + 7;
         register_signal_handler(signal, note).unwrap();
@@ -99,9 +114,7 @@ mod tests {
             // SAFETY: no memory is touched.
             let own = unsafe { libc::gettid() };
             for _ in 0..2 {
-                while THREAD.swap(0, Ordering::Relaxed) != own {
-                    std::thread::yield_now();
-                }
+                hv_test_limit::until(|| THREAD.swap(0, Ordering::Relaxed) == own);
             }
         });
         thread.join().unwrap();

@@ -99,6 +99,8 @@ impl IrqLine for Wire {
 
 #[cfg(test)]
 mod tests {
+    use hv_test_limit::{LIMIT, until, watch};
+
     use super::*;
 
     struct Nowhere;
@@ -109,6 +111,7 @@ mod tests {
 
     #[test]
     fn a_high_wire_wakes_and_a_lowered_one_does_not() {
+        let _watch = watch();
         let wakeup = Arc::new(Wakeup::default());
         let (first, second) = (
             wakeup.wire(10, Arc::new(Nowhere)),
@@ -124,11 +127,7 @@ mod tests {
 
     /// Waits until somebody sleeps.
     fn wait_asleep(wakeup: &Wakeup) {
-        let limit = Instant::now() + Duration::from_secs(60);
-        while !wakeup.sleeping.load(Ordering::SeqCst) {
-            assert!(Instant::now() < limit, "nobody falls asleep");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        until(|| wakeup.sleeping.load(Ordering::SeqCst));
         // Who says so and does not sleep yet still has the lock.
         drop(wakeup.disturbed.lock().unwrap());
     }
@@ -136,6 +135,7 @@ mod tests {
     /// What comes when the machine sleeps, and not before.
     #[test]
     fn a_sleeper_is_woken() {
+        let _watch = watch();
         let wakeup = Arc::new(Wakeup::default());
         let wire = wakeup.wire(7, Arc::new(Nowhere));
         for end in [false, false, true] {
@@ -151,7 +151,7 @@ mod tests {
             } else {
                 wire.set_level(true);
             }
-            woken.recv_timeout(Duration::from_secs(60)).unwrap();
+            woken.recv_timeout(LIMIT).unwrap();
             thread.join().unwrap();
             assert!(!wakeup.sleeping.load(Ordering::SeqCst), "nobody sleeps");
             wire.set_level(false);
@@ -160,6 +160,7 @@ mod tests {
 
     #[test]
     fn a_sleeper_hears_of_wires_and_can_be_disturbed() {
+        let _watch = watch();
         let wakeup = Arc::new(Wakeup::default());
         let wire = wakeup.wire(63, Arc::new(Nowhere));
         std::thread::scope(|scope| {

@@ -162,3 +162,51 @@ proptest! {
         prop_assert!(!screen.colored);
     }
 }
+
+/// What a guest may do with the cursor, and how sequences end that are none.
+#[test]
+fn sequences_end_where_terminals_end_them() {
+    for (text, expected) in [
+        // A sequence that begins anew, one with a byte between its numbers and its end, and one with a private number.
+        (&b"a\x1b[3\x1b[1mb\n"[..], "a\x1b[1mb\x1b[m"),
+        (b"a\x1b[1 qb\n", "ab"),
+        (b"a\x1b[1!mb\n", "ab"),
+        (b"a\x1b[?1mb\n", "ab"),
+        (b"a\x1b[1;31mb\n", "a\x1b[1;31mb\x1b[m"),
+        // To the left, no further than the guest's line goes.
+        (b"abc\x1b[2Dx\n", "abc\x1b[2Dx"),
+        (b"abc\x1b[9Dx\x1b[9Dy\n", "abc\x1b[3Dx\x1b[1Dy"),
+        (b"abc\x1b[Dx\n", "abc\x1b[1Dx"),
+        (b"\x1b[Dx\n", "x"),
+        (b"ab\x08\x08\x08x\n", "ab\x08\x08x"),
+    ] {
+        let expected = std::format!("[a] {expected}\r\n");
+        assert_eq!(printed(&[(0, text)]), expected, "{}", text.escape_ascii());
+    }
+}
+
+#[test]
+fn what_is_unfinished_comes_out_at_the_end() {
+    let pieces: [(usize, &[u8]); 3] = [(2, b"left"), (0, b"shown"), (1, b"over")];
+    assert_eq!(printed(&pieces), "[a] shown\r\n[bc] over\r\n[def] left\r\n");
+    // Nothing is left then.
+    let mut output = Output::new(&NAMES);
+    let mut screen = Terminal::new(1);
+    print(&mut output, 1, b"kept", &mut screen);
+    assert!(screen.raw.is_empty());
+    for _ in 0..2 {
+        output.flush_all(&mut screen);
+        assert_eq!(screen.raw, b"[bc] kept\r\n");
+    }
+}
+
+/// A guest with the keyboard is shown at once, and one that has lost it is not.
+#[test]
+fn the_keyboard_goes_from_one_guest_to_another() {
+    let mut output = Output::new(&NAMES);
+    let mut screen = Terminal::new(1);
+    output.set_focus(1, &mut screen);
+    print(&mut output, 0, b"kept", &mut screen);
+    print(&mut output, 1, b"shown", &mut screen);
+    assert_eq!(screen.raw, b"[bc] shown");
+}

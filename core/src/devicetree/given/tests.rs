@@ -93,6 +93,7 @@ fn what_we_make_passes_and_is_completed() {
 /// The structure goes on where its block, by the header, has ended: nothing could be entered there.
 #[test]
 fn a_structure_larger_than_its_block_is_damaged() {
+    let _watch = hv_test_limit::watch();
     let size = word(&made(), SIZE_DT_STRUCT).unwrap();
     for less in [1, 4, 8, 100, size] {
         let mut blob = made();
@@ -124,6 +125,45 @@ fn names_that_are_none_are_damaged() {
     let mut no_end = more;
     *no_end.last_mut().unwrap() = b'!';
     assert_eq!(check(&no_end), Err(damaged(&"names")));
+}
+
+/// A tree without the node where things are entered passes unchanged, and takes nothing.
+#[test]
+fn without_chosen_there_is_nothing_to_enter() {
+    let mut bare = FdtMut::new(made()).unwrap();
+    assert!(bare.root_mut().remove_child("chosen"));
+    let bare = bare.as_read_only().data().to_vec();
+    let done = complete(&bare, None, None, entropy);
+    assert_eq!(done, Ok(bare.clone()));
+    for (line, initrd) in [
+        (Some(LINE), None),
+        (None, Some(INITRD)),
+        (Some(LINE), Some(INITRD)),
+    ] {
+        let done = complete(&bare, line, initrd, entropy);
+        assert_eq!(done, Err(Problem::NoChosen));
+    }
+}
+
+/// A seed is as long as the one before. Where there is no entropy, the old one stays; where none is asked for, none comes.
+#[test]
+fn a_seed_is_replaced_by_a_fresh_one() {
+    for size in [0, 1, 32, 64] {
+        let mut with_seed = FdtMut::new(made()).unwrap();
+        let mut node = with_seed.find_node_mut("/chosen").unwrap();
+        set(&mut node, "rng-seed", vec![0x11_u8; size]).unwrap();
+        let blob = with_seed.as_read_only().data().to_vec();
+        let done = complete(&blob, None, None, entropy).unwrap();
+        assert_eq!(chosen(&done, "rng-seed"), Some(vec![0x5e; size]));
+        let done = complete(&blob, None, None, |_| false).unwrap();
+        assert_eq!(chosen(&done, "rng-seed"), Some(vec![0x11; size]));
+    }
+    let mut without = FdtMut::new(made()).unwrap();
+    let mut node = without.find_node_mut("/chosen").unwrap();
+    let _ = node.remove_property("rng-seed");
+    let blob = without.as_read_only().data().to_vec();
+    let done = complete(&blob, None, None, entropy).unwrap();
+    assert_eq!(chosen(&done, "rng-seed"), None);
 }
 
 #[derive(Clone, Debug)]

@@ -2,14 +2,13 @@
 
 use std::io::{PipeReader, PipeWriter, Read, pipe};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hv_test_limit::{LIMIT as LONG, until, watch};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::*;
 use crate::borrowed;
-
-/// Far longer than anything here takes; reaching it is a failure.
-const LONG: Duration = Duration::from_secs(60);
 
 fn spawn(writer: PipeWriter) -> OutputThread {
     OutputThread::spawn(File::from(OwnedFd::from(writer)), "test").unwrap()
@@ -22,6 +21,7 @@ fn piped() -> (PipeReader, OutputThread) {
 
 #[test]
 fn everything_comes_out_in_order() {
+    let _watch = watch();
     let (mut reader, output) = piped();
     let expected: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
     let read = std::thread::spawn(move || {
@@ -44,6 +44,7 @@ fn everything_comes_out_in_order() {
 
 #[test]
 fn a_non_blocking_descriptor_loses_nothing() {
+    let _watch = watch();
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let (mut reader, writer) = pipe().unwrap();
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
@@ -61,6 +62,7 @@ fn a_non_blocking_descriptor_loses_nothing() {
 
 #[test]
 fn a_reader_that_went_away_costs_output_not_the_guest() {
+    let _watch = watch();
     let (reader, output) = piped();
     drop(reader);
     output.write(&vec![b'x'; 4 * CAPACITY]);
@@ -70,6 +72,7 @@ fn a_reader_that_went_away_costs_output_not_the_guest() {
 
 #[test]
 fn a_terminal_that_hung_up_is_no_error() {
+    let _watch = watch();
     let terminal = nix::pty::openpty(None, None).unwrap();
     drop(terminal.master);
     let output = OutputThread::spawn(File::from(terminal.slave), "test").unwrap();
@@ -80,6 +83,7 @@ fn a_terminal_that_hung_up_is_no_error() {
 
 #[test]
 fn who_does_not_wait_is_told_when_there_is_room() {
+    let _watch = watch();
     let (reader, output) = piped();
     let mut reader = Some(reader);
     let room = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
@@ -112,6 +116,7 @@ fn who_does_not_wait_is_told_when_there_is_room() {
 
 #[test]
 fn a_stuck_reader_blocks_the_writer_until_close() {
+    let _watch = watch();
     let (reader, output) = piped();
     let output = Arc::new(output);
     // More than a pipe holds (64 KiB), less than the pipe, the batch and the buffer together.
@@ -129,13 +134,14 @@ fn a_stuck_reader_blocks_the_writer_until_close() {
 
 #[test]
 fn a_lossy_output_waits_for_nobody() {
+    let _watch = watch();
     let (mut reader, output) = piped();
     let output = Arc::new(output);
     let writer = std::thread::spawn({
         let output = Arc::clone(&output);
         move || output.write(&vec![b'x'; 4 << 20])
     });
-    while output.flush(Duration::from_millis(10)) {}
+    until(|| !output.flush(Duration::from_millis(10)));
     output.set_lossy(true);
     writer.join().unwrap();
     output.write(&vec![b'x'; 4 << 20]);
@@ -152,6 +158,63 @@ fn a_lossy_output_waits_for_nobody() {
     drop(output);
     let read = read.join().unwrap();
     assert!((1 << 20..2 << 20).contains(&read), "{read}");
+}
+
+/// Who has been given all the room there was is not told of more.
+#[test]
+fn room_is_told_of_only_when_there_was_too_little() {
+    let _watch = watch();
+    let (mut reader, output) = piped();
+    let room = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+    output.set_room_event(Arc::clone(&room));
+    assert_eq!(output.try_write(b"text"), 4);
+    assert!(output.flush(LONG));
+    assert!(room.read().is_err());
+    let mut text = [0; 4];
+    reader.read_exact(&mut text).unwrap();
+    assert_eq!(output.try_write(b""), 0);
+    assert!(output.close(LONG));
+    assert!(room.read().is_err());
+}
+
+#[test]
+fn a_dropped_output_ends_what_it_writes_to() {
+    let _watch = watch();
+    let (mut reader, output) = piped();
+    output.write(b"text");
+    assert!(output.flush(LONG));
+    drop(output);
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"text");
+}
+
+#[test]
+fn an_output_that_is_none_takes_everything() {
+    use crate::chardev::Nowhere;
+    assert_eq!(Nowhere.try_write(b""), 0);
+    assert_eq!(Nowhere.try_write(&[b'x'; 1 << 20]), 1 << 20);
+}
+
+#[test]
+fn messages_say_whose_output_it_is_and_where_it_should_go() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let named = OutputThread::spawn(full, "serial port").unwrap();
+    let error = io::Error::from_raw_os_error(libc::ENOSPC);
+    assert_eq!(
+        named.shared.fails(&error),
+        "the serial port's output cannot be written to /dev/full: No space left on device (os error 28); trying again every second, \
+         dropping what exceeds 64 KiB"
+    );
+    assert_eq!(
+        named.shared.recovered(7),
+        "the serial port's output can be written to /dev/full again; 7 bytes of it were lost"
+    );
+    let (_reader, unnamed) = piped();
+    assert_eq!(
+        unnamed.shared.recovered(0),
+        "the test's output can be written again; 0 bytes of it were lost"
+    );
 }
 
 /// Guest memory with these bytes.
@@ -176,9 +239,10 @@ fn write_all_sorts(output: &OutputThread) -> Vec<u8> {
             1 => output.write_memory(&memory.get_slice(address, count).unwrap()),
             _ => {
                 let mut rest = piece;
-                while !rest.is_empty() {
+                until(|| {
                     rest = &rest[output.try_write(rest)..];
-                }
+                    rest.is_empty()
+                });
             }
         }
         position += count;
@@ -188,6 +252,7 @@ fn write_all_sorts(output: &OutputThread) -> Vec<u8> {
 
 #[test]
 fn guest_memory_comes_out_between_what_is_before_and_behind_it() {
+    let _watch = watch();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("output");
     let output = OutputThread::spawn(File::create(&path).unwrap(), "test").unwrap();
@@ -210,6 +275,7 @@ fn guest_memory_comes_out_between_what_is_before_and_behind_it() {
 
 #[test]
 fn several_writers_of_guest_memory_take_turns() {
+    let _watch = watch();
     const PIECES: usize = 20;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("output");
@@ -242,6 +308,7 @@ fn several_writers_of_guest_memory_take_turns() {
 
 #[test]
 fn a_file_that_cannot_be_written_costs_output_not_the_guest() {
+    let _watch = watch();
     let file = tempfile::NamedTempFile::new().unwrap();
     let output = OutputThread::spawn(File::open(file.path()).unwrap(), "test port").unwrap();
     let memory = memory(&[b'x'; CAPACITY]);
@@ -261,7 +328,7 @@ fn a_file_that_cannot_be_written_costs_output_not_the_guest() {
 
 /// A file system with this much room.
 #[derive(Clone, Default)]
-struct Storage(Arc<Mutex<(Vec<u8>, usize)>>);
+struct Storage(Arc<Mutex<(Vec<u8>, usize)>>, Arc<AtomicUsize>);
 
 impl Storage {
     fn give_room(&self, bytes: usize) {
@@ -271,10 +338,16 @@ impl Storage {
     fn written(&self) -> Vec<u8> {
         self.0.lock().unwrap().0.clone()
     }
+
+    /// How many times it was written to, with success or without.
+    fn tries(&self) -> usize {
+        self.1.load(Ordering::SeqCst)
+    }
 }
 
 impl Outlet for Storage {
     fn pass_on(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1.fetch_add(1, Ordering::SeqCst);
         let mut storage = self.0.lock().unwrap();
         let count = storage.1.min(bytes.len());
         if count == 0 {
@@ -296,6 +369,7 @@ fn stored() -> (Storage, OutputThread) {
 
 #[test]
 fn what_a_full_disk_left_goes_out_once_there_is_room() {
+    let _watch = watch();
     let (storage, output) = stored();
     let text: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
     storage.give_room(10);
@@ -307,12 +381,15 @@ fn what_a_full_disk_left_goes_out_once_there_is_room() {
         assert!(output.flush(LONG));
         assert_eq!(storage.written(), text[..written]);
     }
+    // What fits, and once in vain, for each time that somebody asked.
+    assert_eq!(storage.tries(), 2 * 41);
     output.write(&text[100..1000]);
     storage.give_room(usize::MAX / 2);
     assert!(output.flush(LONG));
-    while storage.written().len() < 1000 {
+    until(|| {
         assert!(output.flush(LONG));
-    }
+        storage.written().len() >= 1000
+    });
     output.write(&text[1000..]);
     assert!(output.close(LONG));
     assert!(storage.written() == text);
@@ -321,21 +398,19 @@ fn what_a_full_disk_left_goes_out_once_there_is_room() {
 
 #[test]
 fn a_full_disk_is_tried_again_by_itself() {
+    let _watch = watch();
     let storage = Storage::default();
     let retry = Duration::from_millis(1);
     let output = OutputThread::with_retry(storage.clone(), "test", retry).unwrap();
     output.write(b"text");
     assert!(output.flush(LONG));
     storage.give_room(4);
-    let started = Instant::now();
-    while storage.written() != b"text" {
-        assert!(started.elapsed() < LONG);
-        std::thread::yield_now();
-    }
+    until(|| storage.written() == b"text");
 }
 
 #[test]
 fn a_full_disk_holds_up_nobody_and_what_is_lost_is_counted() {
+    let _watch = watch();
     let (storage, output) = stored();
     let room = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
     output.set_room_event(Arc::clone(&room));
@@ -350,9 +425,10 @@ fn a_full_disk_holds_up_nobody_and_what_is_lost_is_counted() {
     let lost = (2 << 20) - 100 - CAPACITY + 10 + CAPACITY;
     assert_eq!(output.lost().unwrap().bytes, lost as u64);
     storage.give_room(usize::MAX / 2);
-    while storage.written().len() < 100 + CAPACITY {
+    until(|| {
         assert!(output.flush(LONG));
-    }
+        storage.written().len() >= 100 + CAPACITY
+    });
     output.write(b"and now");
     assert!(output.close(LONG));
     let written = storage.written();
@@ -364,6 +440,7 @@ fn a_full_disk_holds_up_nobody_and_what_is_lost_is_counted() {
 
 #[test]
 fn writers_that_wait_are_let_go_when_the_disk_is_full() {
+    let _watch = watch();
     let (gate, outlet) = gated(None);
     let output = Arc::new(OutputThread::spawn(outlet, "test").unwrap());
     output.write(b"x");
@@ -376,7 +453,7 @@ fn writers_that_wait_are_let_go_when_the_disk_is_full() {
             done.send(()).unwrap();
         }
     });
-    while output.try_write(b"x") > 0 {}
+    until(|| output.try_write(b"x") == 0);
     let full = io::Error::from_raw_os_error(libc::ENOSPC);
     gate.leave.send(Err(full)).unwrap();
     ended.recv_timeout(LONG).unwrap();
@@ -384,6 +461,7 @@ fn writers_that_wait_are_let_go_when_the_disk_is_full() {
 
 #[test]
 fn what_a_full_disk_left_at_the_end_is_lost() {
+    let _watch = watch();
     let (storage, output) = stored();
     output.write(&[b'x'; 100]);
     assert!(output.flush(LONG));
@@ -394,11 +472,13 @@ fn what_a_full_disk_left_at_the_end_is_lost() {
     assert_eq!(storage.written().len(), 30);
     let lost = output.lost().unwrap();
     assert_eq!(lost.bytes, 170);
+    assert_eq!(lost.target, None, "it has no name");
     assert!(lost.reason.contains("No space left"), "{lost}");
 }
 
 #[test]
 fn guest_memory_that_a_full_disk_left_is_kept_in_order() {
+    let _watch = watch();
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};
     use nix::sys::memfd::{MFdFlags, memfd_create};
     const SIZE: usize = 5 * 4096;
@@ -422,6 +502,7 @@ fn guest_memory_that_a_full_disk_left_is_kept_in_order() {
 
 #[test]
 fn a_full_device_is_named() {
+    let _watch = watch();
     let full = File::options().write(true).open("/dev/full").unwrap();
     let output = OutputThread::spawn(full, "serial port").unwrap();
     output.write(b"text");
@@ -467,6 +548,7 @@ impl Outlet for Gated {
 
 #[test]
 fn guest_memory_waits_for_a_write_before_it() {
+    let _watch = watch();
     let file = tempfile::NamedTempFile::new().unwrap();
     let (gate, outlet) = gated(Some(file.reopen().unwrap()));
     let output = Arc::new(OutputThread::spawn(outlet, "test").unwrap());
@@ -499,6 +581,7 @@ fn guest_memory_waits_for_a_write_before_it() {
 
 #[test]
 fn guest_memory_is_dropped_when_the_reader_has_gone() {
+    let _watch = watch();
     let file = tempfile::NamedTempFile::new().unwrap();
     let (gate, outlet) = gated(Some(file.reopen().unwrap()));
     let output = OutputThread::spawn(outlet, "test").unwrap();
@@ -512,9 +595,41 @@ fn guest_memory_is_dropped_when_the_reader_has_gone() {
     assert_eq!(output.lost(), None);
 }
 
+/// What others bring while a large piece is on its way goes out behind it, without anybody asking for it.
+#[test]
+fn what_comes_during_a_large_piece_goes_out_behind_it() {
+    let _watch = watch();
+    let (mut reader, writer) = pipe().unwrap();
+    let outlet = File::from(OwnedFd::from(writer));
+    let other = outlet.try_clone().unwrap();
+    let (gate, gated) = gated(Some(outlet));
+    let output = Arc::new(OutputThread::spawn(gated, "test").unwrap());
+    drop((gate, other));
+    let large = std::thread::spawn({
+        let output = Arc::clone(&output);
+        move || {
+            // More than a pipe holds.
+            let guest = memory(&[b'x'; 4 * CAPACITY]);
+            output.write_memory(&guest.get_slice(GuestAddress(0), 4 * CAPACITY).unwrap());
+        }
+    });
+    let mut first = [0];
+    reader.read_exact(&mut first).unwrap();
+    output.write(b"behind");
+    // The thread sees that somebody else writes, and sleeps again.
+    until(|| lock(&output.shared.state).idle);
+    let mut rest = vec![0; 4 * CAPACITY - 1];
+    reader.read_exact(&mut rest).unwrap();
+    large.join().unwrap();
+    let mut behind = [0; 6];
+    reader.read_exact(&mut behind).unwrap();
+    assert_eq!(&behind, b"behind");
+}
+
 /// Who asks whether all is out hears of a large piece that is on its way, and asking changes nothing.
 #[test]
 fn guest_memory_on_its_way_is_waited_for() {
+    let _watch = watch();
     let (mut reader, writer) = pipe().unwrap();
     let (_gate, outlet) = gated(Some(File::from(OwnedFd::from(writer))));
     let output = Arc::new(OutputThread::spawn(outlet, "test").unwrap());

@@ -83,6 +83,7 @@ fn one_port_has_two_queues_and_several_have_two_more() {
     let device = |count| Console::new(Arc::new(ports(count).unwrap())).unwrap();
     let one = device(1);
     assert_eq!(one.device_id(), 3);
+    assert_eq!(one.name(), "virtio console");
     assert_eq!(one.queue_sizes().len(), 2);
     assert_eq!(one.features(), 0b101);
     let three = device(3);
@@ -725,6 +726,62 @@ fn other_ports_are_not_taken_for_these() {
     }
     let device = several.device();
     several.driver.migrate(device);
+}
+
+/// A conversation is about as many ports as there are, and what waits to be told can have been told.
+#[test]
+fn a_conversation_about_other_ports_is_refused() {
+    let mut several = Several::new();
+    several.meet();
+    several.driver.transport.pause();
+    let text = serde_json::to_string(&several.driver.transport.save()).unwrap();
+    let (ready, open) = ("\"ready\":[true,true]", "\"open\":[true,true]");
+    let pending = "\"pending\":[]";
+    let mut restored = |part: &str, other: &str| {
+        assert!(text.contains(part), "{text}");
+        let state = serde_json::from_str(&text.replace(part, other)).unwrap();
+        Driver::new(several.device()).transport.restore(state)
+    };
+    let message = |length| format!("\"pending\":[{:?}]", vec![0; length]);
+    let messages = |count| format!("\"pending\":{:?}", vec![[0; 1]; count]);
+    // The longest one has the name of the channel.
+    let longest = 8 + "org.example".len();
+    for (part, other) in [
+        (ready, "\"ready\":[true]".to_owned()),
+        (ready, "\"ready\":[true,true,true]".to_owned()),
+        (open, "\"open\":[true]".to_owned()),
+        (open, "\"open\":[true,true,true]".to_owned()),
+        (pending, message(longest + 1)),
+        (pending, messages(257)),
+    ] {
+        assert!(restored(part, &other).is_err(), "{other}");
+    }
+    for other in [message(longest), messages(256)] {
+        restored(pending, &other).unwrap();
+    }
+}
+
+/// The size that a terminal has before there is a device is what a driver reads first.
+#[test]
+fn a_size_that_was_set_early_is_in_the_configuration_space() {
+    let sink = Sink::new(0);
+    let ports = Arc::new(Ports::new(vec![port("", true, &sink)]).unwrap());
+    ports.get(0).unwrap().set_size(100, 50);
+    let driver = Driver::new(Box::new(Console::new(ports).unwrap()));
+    assert_eq!(driver.config(0), [100, 0, 50, 0]);
+}
+
+/// A driver that has lost a port is told nothing of it any more.
+#[test]
+fn a_port_that_is_not_ready_any_more_is_not_told_of() {
+    let mut several = Several::new();
+    several.meet();
+    several.say(0, event::PORT_READY, 0);
+    several.ports[0].set_size(99, 33);
+    // Something else is told, and is what comes next.
+    several.say(1, event::PORT_READY, 1);
+    let (id, event, _, _) = several.hear();
+    assert_eq!((id, event), (1, event::PORT_NAME));
 }
 
 proptest! {

@@ -357,6 +357,10 @@ fn without_a_link_packets_from_the_network_are_lost() {
     }
     bench.driver.give(0, 0, &[writable(DATA, 100)]);
     until(|| bench.backend.incoming() == 0);
+    // A signal is no end of the network.
+    bench.backend.fail_receive([libc::EINTR, libc::EINTR]);
+    bench.backend.arrive(packet(4, 50));
+    until(|| bench.backend.incoming() == 0);
     assert_eq!(bench.driver.used(0), None);
     bench.link.set(true);
     bench.backend.arrive(packet(3, 40));

@@ -132,6 +132,16 @@ fn compressed_images_are_unpacked() {
     }
 }
 
+/// For who passes a kernel on instead of loading it.
+#[test]
+fn only_what_was_compressed_is_unpacked() {
+    let bytes = image(0x20_0000, 0x18_0000, 0x1_0000);
+    assert!(open(&bytes).unwrap().unpacked().is_none());
+    for packed in [gzip(&bytes), zboot(b"zstd\0", &zstd(&bytes), 0x5064)] {
+        assert!(open(&packed).unwrap().unpacked().unwrap() == bytes);
+    }
+}
+
 #[test]
 fn an_elf_file_goes_to_its_physical_addresses() {
     let bytes = elf(

@@ -9,7 +9,7 @@ use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_INDIRECT};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
 
 use super::super::testing::{Call, TestBackend};
 use super::super::{ImageFormat, Raw};
@@ -153,6 +153,69 @@ fn configuration_space() {
     let bench = Bench::new(true);
     assert_eq!(bench.read(VIRTIO_MMIO_DEVICE_FEATURES), 0x3000_0264);
     assert_eq!(config(&bench, 36), [0; 24]);
+}
+
+#[test]
+fn a_disk_is_known_by_its_image_and_served_on_the_spot() {
+    let backend = Arc::new(TestBackend::new(8, false));
+    let block = Block::new(backend, Serial::default(), 0).unwrap();
+    assert_eq!(block.name(), "disk 'test.img'");
+    assert_eq!(block.device_id(), 2);
+    assert!(block.notify_handler(0).is_some());
+}
+
+/// Requests that come one at a time are served by the thread that makes them, once the worker has seen that they do.
+#[test]
+fn a_request_that_comes_alone_is_served_where_it_is_made() {
+    let backend = Arc::new(TestBackend::new(8, false));
+    let block = Block::new(backend.clone(), Serial::default(), 0).unwrap();
+    let mut driver = Driver::new(Box::new(block));
+    driver.start(0);
+    let (header, status, data) = (DATA, DATA + 16, DATA + 512);
+    driver.put(header, &[0; 16]);
+    until(|| {
+        driver.put(status, &[0xff]);
+        let buffers = [
+            readable(header, 16),
+            writable(data, 512),
+            writable(status, 1),
+        ];
+        driver.give(0, 0, &buffers);
+        assert_eq!(driver.wait_used(0), (0, 513));
+        assert_eq!(driver.get(status, 1), [0]);
+        // It is not also served by the worker.
+        let calls = backend.calls();
+        assert_eq!(calls.len(), 1, "{calls:?}");
+        calls == [Call::ReadNow(0, 512)]
+    });
+}
+
+/// A back end that has no quick path is asked for one in vain.
+#[test]
+fn nothing_is_quick_unless_a_back_end_says_so() {
+    struct Slow(Info);
+    impl Backend for Slow {
+        fn info(&self) -> &Info {
+            &self.0
+        }
+        fn read(&self, _: &[VolatileSlice<'_>], _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn write(&self, _: &[VolatileSlice<'_>], _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_zeroes(&self, _: u64, _: u64, _: bool) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let slow = Slow(TestBackend::new(8, false).info().clone());
+    assert!(!slow.read_now(&[], 0) && !slow.write_now(&[], 0));
 }
 
 #[test]

@@ -192,6 +192,80 @@ fn raw(file: File) -> Raw {
     Raw::new(file, "test.img".into(), false).unwrap()
 }
 
+/// In memory nothing has to be waited for: all is done at once that fits into one call.
+#[test]
+fn the_quick_path_does_all_or_says_that_it_did_not() {
+    let disk = raw(in_memory(8192, MFdFlags::empty()));
+    let mut memory = vec![1; 8192];
+    assert!(disk.read_now(&slices(&mut memory, &[100, 0, 412]), 512));
+    assert_eq!(memory[..512], [7; 512]);
+    assert_eq!(memory[512..], [1; 8192 - 512]);
+    assert!(disk.write_now(&slices(&mut memory, &[512, 512]), 1024));
+    let mut content = vec![0; 8192];
+    disk.file.read_exact_at(&mut content, 0).unwrap();
+    assert_eq!(content[1024..1536], [7; 512]);
+    assert_eq!(content[1536..2048], [1; 512]);
+    assert_eq!(content[2048..], [7; 8192 - 2048]);
+    // The end of the file.
+    assert!(!disk.read_now(&slices(&mut memory, &[512, 512]), 8192 - 512));
+    assert!(!disk.read_now(&slices(&mut memory, &[512]), 8192));
+    for (count, expected) in [(VECTOR_SIZE, true), (VECTOR_SIZE + 1, false)] {
+        let lengths = vec![1; count];
+        assert_eq!(disk.read_now(&slices(&mut memory, &lengths), 0), expected);
+        assert_eq!(disk.write_now(&slices(&mut memory, &lengths), 0), expected);
+    }
+    // What the host refuses once is not tried again.
+    let [reads, writes] = &disk.now;
+    reads.store(false, Ordering::Relaxed);
+    assert!(!disk.read_now(&slices(&mut memory, &[512]), 0));
+    assert!(disk.write_now(&slices(&mut memory, &[512]), 0));
+    writes.store(false, Ordering::Relaxed);
+    assert!(!disk.write_now(&slices(&mut memory, &[512]), 0));
+}
+
+#[test]
+fn a_read_only_image_is_never_written_quickly() {
+    let file = in_memory(512, MFdFlags::empty());
+    let disk = Raw::new(file, "test.img".into(), true).unwrap();
+    let mut memory = vec![1; 512];
+    assert!(disk.read_now(&slices(&mut memory, &[512]), 0));
+    // Although this descriptor could write.
+    memory.fill(1);
+    assert!(!disk.write_now(&slices(&mut memory, &[512]), 0));
+    assert!(disk.read_now(&slices(&mut memory, &[512]), 0));
+    assert_eq!(memory, [7; 512]);
+}
+
+/// What is at the end of a file cannot be written as a part of a buffer is left.
+#[test]
+fn a_write_that_stops_early_is_an_error() {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let disk = Raw {
+        file: File::from(OwnedFd::from(ours)),
+        ..raw(in_memory(512, MFdFlags::empty()))
+    };
+    let mut sector = vec![9; 512];
+    let sector = slices(&mut sector, &[512]);
+    assert!(disk.write(&sector, 0).is_err());
+    assert!(disk.read(&sector, 0).is_err());
+}
+
+#[test]
+fn each_error_of_opening_has_its_words() {
+    for (errno, read_only, part) in [
+        (libc::ENOENT, false, "does not exist"),
+        (libc::EACCES, false, "is not writable"),
+        (libc::EPERM, true, "is not readable"),
+        (libc::EROFS, false, "read-only"),
+        (libc::EBUSY, false, "mounted or otherwise in use"),
+        (libc::EIO, false, "Input/output error"),
+    ] {
+        let error = io::Error::from_raw_os_error(errno);
+        let text = OpenError::new(Path::new("x"), read_only, error).to_string();
+        assert!(text.contains(part) && text.contains("'x'"), "{text}");
+    }
+}
+
 /// Where a sync cannot work, that shows: it is made.
 #[test]
 fn a_flush_syncs_the_file() {

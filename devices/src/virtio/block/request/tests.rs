@@ -585,6 +585,24 @@ fn the_quick_path_reads_and_writes_without_a_sync() {
     assert_eq!(account.status(), VIRTIO_BLK_S_OK);
 }
 
+/// Whatever the back end would do.
+#[test]
+fn nothing_that_changes_a_read_only_disk_reaches_its_back_end() {
+    for kind in [
+        VIRTIO_BLK_T_OUT,
+        VIRTIO_BLK_T_DISCARD,
+        VIRTIO_BLK_T_WRITE_ZEROES,
+    ] {
+        let account = Account::new(TestBackend::new(SECTORS, true), false);
+        let data = match kind {
+            VIRTIO_BLK_T_OUT => vec![readable(BUFFER, SECTOR)],
+            _ => Vec::new(),
+        };
+        let refused = account.execute(kind, 1, &data);
+        assert_eq!(refused, (VIRTIO_BLK_S_IOERR, vec![]), "{kind}");
+    }
+}
+
 #[test]
 fn the_quick_path_is_not_for_what_has_to_be_synced_or_may_wait() {
     for (read_only, write_through) in [(false, true), (true, false), (true, true)] {

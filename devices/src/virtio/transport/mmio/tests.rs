@@ -348,6 +348,9 @@ fn queues_are_selected_and_set_up() {
     }
     bench.write(VIRTIO_MMIO_QUEUE_READY, 1);
     bench.negotiate(bench.offered());
+    bench.write(VIRTIO_MMIO_QUEUE_SEL, 1);
+    bench.write(VIRTIO_MMIO_QUEUE_READY, 2);
+    assert_eq!(bench.read(VIRTIO_MMIO_QUEUE_READY), 0, "bit 0 counts");
     bench.set_queue(1, 16, TABLE, AVAILABLE, USED);
     assert_eq!(bench.read(VIRTIO_MMIO_QUEUE_READY), 1);
     bench.write(VIRTIO_MMIO_QUEUE_NUM, 8);
