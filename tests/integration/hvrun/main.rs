@@ -11,11 +11,13 @@ mod disk;
 mod doctor;
 mod embedding;
 mod ends;
+mod faults;
 mod fixture;
 #[path = "../shared/guest_disk.rs"]
 mod guest_disk;
 mod host_kernels;
 mod hostile;
+mod kills;
 mod legacy_console;
 mod memory;
 mod network;

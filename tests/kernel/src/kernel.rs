@@ -31,6 +31,7 @@ mod hang;
 mod honest;
 mod hostile;
 mod instructions;
+mod journal;
 mod machine;
 mod mmio;
 mod nothing;
@@ -127,6 +128,9 @@ fn run(boot_hart: usize, tree: *const u8) -> ! {
     }
     if let Some(resets) = machine.argument("race") {
         race::run(&machine, resets.parse().unwrap_or(0));
+    }
+    if let Some(first) = machine.argument("journal") {
+        journal::run(&machine, first.parse().unwrap_or(0));
     }
     let started = time::now();
     let times = machine.argument("times").is_some();
