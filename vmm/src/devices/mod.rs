@@ -320,8 +320,10 @@ mod tests {
             })
         };
         let stop = Stop::new(None).unwrap();
+        let control = Controlled::new(&stop).unwrap();
         let configs = [at(3), at(1)];
-        let devices = Devices::open(&configs, Version::default(), None, &stop).unwrap();
+        let devices =
+            Devices::open(&configs, Version::default(), None, control.control(), &stop).unwrap();
         for (slot, id) in [
             (0, None),
             (1, Some("rng1")),

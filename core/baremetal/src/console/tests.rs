@@ -192,7 +192,7 @@ fn what_is_unfinished_comes_out_at_the_end() {
     // Nothing is left then.
     let mut output = Output::new(&NAMES);
     let mut screen = Terminal::new(1);
-    print(&mut output, 1, b"kept", &mut screen);
+    screen.print(&mut output, 1, b"kept");
     assert!(screen.raw.is_empty());
     for _ in 0..2 {
         output.flush_all(&mut screen);
@@ -206,7 +206,7 @@ fn the_keyboard_goes_from_one_guest_to_another() {
     let mut output = Output::new(&NAMES);
     let mut screen = Terminal::new(1);
     output.set_focus(1, &mut screen);
-    print(&mut output, 0, b"kept", &mut screen);
-    print(&mut output, 1, b"shown", &mut screen);
+    screen.print(&mut output, 0, b"kept");
+    screen.print(&mut output, 1, b"shown");
     assert_eq!(screen.raw, b"[bc] shown");
 }
