@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayVec;
@@ -31,6 +32,8 @@ pub struct Raw {
     now: [AtomicBool; 2],
     /// The file is nowhere but in the host's memory, so that nothing waits for storage.
     in_memory: bool,
+    /// How the first flush that failed did: its errno.
+    lost: OnceLock<i32>,
 }
 
 #[derive(Clone, Copy)]
@@ -78,6 +81,7 @@ impl Raw {
             in_memory: is_file && IN_MEMORY.contains(&fstatfs(&file)?.filesystem_type()),
             now: [AtomicBool::new(true), AtomicBool::new(!read_only)],
             file,
+            lost: OnceLock::new(),
             info: Info {
                 name,
                 sectors: size.div_ceil(SECTOR_SIZE),
@@ -223,8 +227,16 @@ impl Backend for Raw {
         self.transfer_now(buffers, offset, Direction::Write)
     }
 
+    /// After one flush has failed, all do: Linux takes the pages that it could not write for written, and fdatasync(2) succeeds
+    /// the next time. What the guest has written before is lost, and no later flush may say otherwise. Only opening the image anew
+    /// ends this.
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        if let Some(errno) = self.lost.get() {
+            return Err(io::Error::from_raw_os_error(*errno));
+        }
+        self.file.sync_data().inspect_err(|error| {
+            let _ = self.lost.set(error.raw_os_error().unwrap_or(libc::EIO));
+        })
     }
 
     fn discard(&self, offset: u64, length: u64) -> io::Result<()> {

@@ -206,6 +206,30 @@ fn a_flush_syncs_the_file() {
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
 }
 
+/// The host forgets what it could not write, and its next sync succeeds. The guest's does not.
+#[test]
+fn after_a_flush_has_failed_none_succeeds() {
+    let disk = raw(in_memory(4096, MFdFlags::empty()));
+    let good = disk.file.try_clone().unwrap();
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let mut disk = Raw {
+        file: File::from(OwnedFd::from(ours)),
+        ..disk
+    };
+    let first = disk.flush().unwrap_err();
+    disk.file = good;
+    disk.file.sync_data().unwrap();
+    for _ in 0..2 {
+        let error = disk.flush().unwrap_err();
+        assert_eq!(error.raw_os_error(), first.raw_os_error());
+    }
+    // The rest of the disk is as it was.
+    let mut sector = vec![3; 512];
+    let sector = slices(&mut sector, &[512]);
+    disk.write(&sector, 0).unwrap();
+    disk.read(&sector, 0).unwrap();
+}
+
 #[test]
 fn a_discard_gives_storage_back() {
     let disk = raw(in_memory(1 << 20, MFdFlags::empty()));
