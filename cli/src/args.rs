@@ -72,11 +72,13 @@ pub struct Args {
     /// A disk: a raw image or a block device; up to 8 times, the first is the guest's vda.
     ///
     /// readonly=on keeps the guest from writing. format=raw uses a file as it is, even if it looks like a container such as
-    /// qcow2. serial= is the disk's serial number, at most 20 bytes. slot= is the virtio-mmio slot, 0 to 7 from 0x10001000 on,
-    /// and virtio= the version of its registers (see --virtio). A comma in the path is written twice.
+    /// qcow2. serial= is the disk's serial number, at most 20 bytes. on-error= says what becomes of a request that the host cannot
+    /// carry out: with report the guest sees an I/O error, with stop the guest is paused until Ctrl-a p or SIGCONT, and then the
+    /// request is repeated, with enospc only if the host has no space left [default: report]. slot= is the virtio-mmio slot, 0 to 7
+    /// from 0x10001000 on, and virtio= the version of its registers (see --virtio). A comma in the path is written twice.
     #[arg(
         long = "disk",
-        value_name = "FILE[,readonly=on][,format=raw][,serial=TEXT][,slot=N][,virtio=VERSION]",
+        value_name = "FILE[,readonly=on][,format=raw][,serial=ID][,on-error=stop][,slot=N][,virtio=VERSION]",
         value_parser = parse_disk,
         value_hint = ValueHint::FilePath,
         help_heading = "What to boot"

@@ -1,7 +1,8 @@
 //! The values of `--disk` and `--net`, and the placement options that they share.
 
 use hv_vmm::{
-    DeviceConfig, DeviceKind, DiskConfig, ImageFormat, Location, NetConfig, Vhost, VirtioVersion,
+    DeviceConfig, DeviceKind, DiskConfig, ImageFormat, Location, NetConfig, OnError, Vhost,
+    VirtioVersion,
 };
 
 /// A device, and where it is to be.
@@ -43,7 +44,8 @@ pub fn parse_location(option: &str, location: &mut Location) -> Result<bool, Str
     Ok(true)
 }
 
-/// `FILE[,readonly=on|off][,format=raw][,serial=TEXT][,slot=N][,virtio=VERSION]`, where `,,` in the path stands for one comma.
+/// `FILE[,readonly=on|off][,format=raw][,serial=TEXT][,on-error=report|enospc|stop][,slot=N][,virtio=VERSION]`, where `,,` in the
+/// path stands for one comma.
 pub fn parse_disk(text: &str) -> Result<Located<DiskConfig>, String> {
     let mut path = String::new();
     let mut rest = text;
@@ -86,10 +88,16 @@ pub fn parse_disk(text: &str) -> Result<Located<DiskConfig>, String> {
             Some(("serial", text)) => {
                 disk.serial = text.parse().map_err(|error| format!("{error}"))?;
             }
+            Some(("on-error", "report")) => disk.on_error = OnError::Report,
+            Some(("on-error", "enospc")) => disk.on_error = OnError::HoldNoSpace,
+            Some(("on-error", "stop")) => disk.on_error = OnError::Hold,
+            Some(("on-error", _)) => {
+                return Err("on-error= expects report, enospc or stop".into());
+            }
             _ => {
                 return Err(format!(
-                    "unknown option {option:?}: expected readonly=on, readonly=off, format=raw, serial=TEXT, slot=0 to 7, \
-                     virtio=modern or virtio=legacy (a comma in the path is written twice)"
+                    "unknown option {option:?}: expected readonly=on, readonly=off, format=raw, serial=TEXT, on-error=report, \
+                     on-error=enospc, on-error=stop, slot=0 to 7, virtio=modern or virtio=legacy (a comma in the path is written twice)"
                 ));
             }
         }
@@ -171,7 +179,19 @@ mod tests {
         assert_eq!(placed.location.version, Some(VirtioVersion::Legacy));
         let raw = parse_disk("a.img,format=raw").unwrap();
         assert_eq!(raw.kind.format, ImageFormat::Raw);
+        for (policy, on_error) in [
+            ("", OnError::Report),
+            (",on-error=report", OnError::Report),
+            (",on-error=enospc", OnError::HoldNoSpace),
+            (",on-error=stop", OnError::Hold),
+        ] {
+            let parsed = parse_disk(&format!("a.img{policy}")).unwrap();
+            assert_eq!(parsed.kind.on_error, on_error, "{policy}");
+        }
         for wrong in [
+            "a.img,on-error",
+            "a.img,on-error=",
+            "a.img,on-error=ignore",
             "a.img,format=",
             "a.img,format=qcow2",
             "a.img,slot=8",

@@ -3,14 +3,15 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hv_vmm::{Handle, InputFilter};
+use hv_vmm::{Handle, InputFilter, Status};
 
 /// Ctrl-a.
 const ESCAPE: u8 = 0x01;
 
 /// The keys and what they do.
-pub const KEYS: [(&str, &str); 3] = [
+pub const KEYS: [(&str, &str); 4] = [
     ("Ctrl-a x", "end the virtual machine"),
+    ("Ctrl-a p", "pause the guest, or have it go on"),
     ("Ctrl-a h", "list the keys"),
     ("Ctrl-a a", "send Ctrl-a to the guest"),
 ];
@@ -24,6 +25,7 @@ enum Key {
     Guest(u8),
     Nothing,
     Help,
+    Pause,
     End,
 }
 
@@ -54,6 +56,7 @@ impl Keys {
         self.escaped.store(false, Ordering::Relaxed);
         match byte {
             b'x' | b'X' => Key::End,
+            b'p' | b'P' => Key::Pause,
             b'h' | b'H' | b'?' => Key::Help,
             b'a' | b'A' | ESCAPE => Key::Guest(ESCAPE),
             // Any other key is no command, and as likely meant for the guest as a slip of the finger.
@@ -70,6 +73,11 @@ impl InputFilter for Keys {
                 Key::Guest(byte) => for_guest.push(byte),
                 Key::Nothing => {}
                 Key::Help => print(help().as_bytes()),
+                Key::Pause => {
+                    if let Some(machine) = self.machine.get() {
+                        print(pause_or_go_on(machine).as_bytes());
+                    }
+                }
                 Key::End => {
                     if let Some(machine) = self.machine.get() {
                         machine.stop();
@@ -78,6 +86,19 @@ impl InputFilter for Keys {
             }
         }
         for_guest
+    }
+}
+
+/// Asks for the one or the other, and says which it is.
+fn pause_or_go_on(machine: &Handle) -> &'static str {
+    let text = match machine.status() {
+        Status::Paused => "\r\nthe guest goes on\r\n",
+        _ => "\r\nthe guest is paused; Ctrl-a p has it go on\r\n",
+    };
+    match machine.toggle_pause() {
+        Ok(()) => text,
+        // It ends at this moment.
+        Err(_) => "",
     }
 }
 
@@ -116,6 +137,7 @@ mod tests {
             press(b"\x01\x01x"),
             [Key::Nothing, Key::Guest(1), Key::Guest(b'x')]
         );
+        assert_eq!(press(b"\x01p"), [Key::Nothing, Key::Pause]);
         assert_eq!(press(b"\x01c"), [Key::Nothing, Key::Guest(b'c')]);
     }
 
@@ -128,11 +150,12 @@ mod tests {
         assert_eq!(filter(b"one\x01"), b"one");
         assert_eq!(filter(b"htwo\x01athree"), b"two\x01three");
         // Without a machine it ends none.
-        assert_eq!(filter(b"\x01x"), b"");
+        assert_eq!(filter(b"\x01p\x01x"), b"");
         let printed = String::from_utf8(printed.into_inner()).unwrap();
         assert_eq!(
             printed,
-            "\r\nCtrl-a x  end the virtual machine\r\nCtrl-a h  list the keys\r\n\
+            "\r\nCtrl-a x  end the virtual machine\r\nCtrl-a p  pause the guest, or have it go on\r\n\
+             Ctrl-a h  list the keys\r\n\
              Ctrl-a a  send Ctrl-a to the guest\r\n"
         );
     }

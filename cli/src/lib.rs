@@ -7,6 +7,7 @@ mod advice;
 mod args;
 mod console;
 mod device;
+mod disk_errors;
 mod doctor;
 mod heap;
 mod keys;
@@ -15,7 +16,7 @@ mod manual;
 mod terminal;
 
 use std::io::{IsTerminal, Write, stdin};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use hv_vmm::{Config, Error, InputFilter, OpenError, Outcome, Vm, write_problem};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use disk_errors::PausingDisks;
 use keys::Keys;
 
 pub use args::{Args, Command, HelpFlag, Irqchip, SandboxMode, Virtio};
@@ -152,8 +154,16 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     let stop = ended_by.as_fd().try_clone_to_owned()?;
     let keys = (have_stdio && stdin().is_terminal()).then(Arc::<Keys>::default);
     let filter = keys.clone().map(|keys| -> Arc<dyn InputFilter> { keys });
-    let config = args.config(payload, consoles, resized, filter, Some(stop))?;
-    let (outcome, complete) = match boot(config, dump_dtb.as_deref(), have_stdio, keys.as_deref()) {
+    let mut config = args.config(payload, consoles, resized, filter, Some(stop))?;
+    let pausing = PausingDisks::of(&config);
+    if pausing.is_some() {
+        config.resume = Some(continue_signal()?);
+    }
+    let terminal = Terminal {
+        have_stdio,
+        keys: keys.as_deref(),
+    };
+    let (outcome, complete) = match boot(config, dump_dtb.as_deref(), &terminal, pausing) {
         Ok(None) => return Ok(ExitCode::SUCCESS),
         Ok(Some(outcome)) => (outcome, true),
         Err(Error::Stopped) => (Outcome::Stopped, true),
@@ -182,12 +192,28 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     }))
 }
 
-/// Runs the machine to its end, or only writes its device tree. `keys` are there where a person is at a terminal.
+/// A descriptor that becomes readable at SIGCONT, by which a user without a terminal has a paused guest go on. Before the
+/// first thread is made, so that all of them have the signal blocked; a stopped process goes on all the same.
+fn continue_signal() -> nix::Result<OwnedFd> {
+    let signals = SigSet::from_iter([Signal::SIGCONT]);
+    signals.thread_block()?;
+    let signal = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    Ok(signal.into())
+}
+
+/// Stdin and stdout, as far as a console has them.
+struct Terminal<'a> {
+    have_stdio: bool,
+    /// Where a person is at a terminal.
+    keys: Option<&'a Keys>,
+}
+
+/// Runs the machine to its end, or only writes its device tree.
 fn boot(
     config: Config,
     dump_dtb: Option<&Path>,
-    have_stdio: bool,
-    keys: Option<&Keys>,
+    Terminal { have_stdio, keys }: &Terminal<'_>,
+    pausing: Option<PausingDisks>,
 ) -> Result<Option<Outcome>, Error> {
     let vm = Vm::new(config)?;
     match dump_dtb {
@@ -214,6 +240,18 @@ fn boot(
             // Printed by hvrun, because a guest may print nothing, and knows nothing of these keys.
             logger::say(keys::HINT);
         }
+    }
+    if let Some(disks) = pausing {
+        let resume = match keys {
+            Some(_) => "press Ctrl-a p".to_owned(),
+            None => format!("run 'kill -CONT {}'", std::process::id()),
+        };
+        disks
+            .watch(&vm.handle(), resume)
+            .map_err(|error| Error::Host {
+                doing: "start a thread",
+                error,
+            })?;
     }
     let _raw = have_stdio.then(terminal::RawMode::enter);
     vm.run().map(Some)

@@ -61,7 +61,7 @@ pub use error::{Error, KernelProblem, PlatformProblem};
 pub use hv_devices;
 pub use hv_devices::chardev::LostOutput;
 pub use hv_devices::device_file::{DeviceFile, DeviceState, HostDevice};
-pub use hv_devices::virtio::block::{ImageFormat, Serial};
+pub use hv_devices::virtio::block::{ImageFormat, OnError, RequestError, Serial};
 pub use hv_devices::virtio::net::{Mac, Vhost};
 pub use hv_devices::virtio::transport::mmio::Version as VirtioVersion;
 pub use hv_devices::write_problem;

@@ -1,7 +1,8 @@
 //! A virtual machine, from its creation to its end.
 
 use std::cell::RefCell;
-use std::io::Write;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -48,6 +49,7 @@ pub struct Vm {
     inputs: Inputs,
     ending: Arc<Ending>,
     stop: Stop,
+    resume: Option<File>,
     no_reboot: bool,
     control: Controlled,
     sandbox: Option<Arc<dyn Confinement>>,
@@ -92,7 +94,13 @@ impl Vm {
             let ports = device.map_or(&[][..], |device| &device.ports);
             Consoles::open(config.serial.as_ref(), virtio, ports, &inputs, &stop)?
         };
-        let virtio = Devices::open(&config.devices, config.virtio, consoles.ports(), &stop)?;
+        let virtio = Devices::open(
+            &config.devices,
+            config.virtio,
+            consoles.ports(),
+            control.control(),
+            &stop,
+        )?;
         let mut blueprint = Blueprint {
             kvm,
             host_mmu: isa::mmu(),
@@ -122,6 +130,7 @@ impl Vm {
             inputs,
             ending,
             stop,
+            resume: config.resume.map(File::from),
             no_reboot: config.no_reboot,
             control,
             sandbox,
@@ -172,6 +181,7 @@ impl Vm {
             mut board,
             mut ending,
             stop,
+            resume,
             no_reboot,
             control,
             sandbox,
@@ -196,7 +206,8 @@ impl Vm {
                 consoles: &blueprint.consoles,
                 virtio: &blueprint.virtio,
                 stop: &stop,
-                control: &control,
+                resume: resume.as_ref(),
+                control: control.control(),
                 command: &mut command,
             };
             match run.board(board, ending, alarm)? {
@@ -255,7 +266,9 @@ struct Run<'a> {
     consoles: &'a Consoles,
     virtio: &'a Devices,
     stop: &'a Stop,
-    control: &'a Control,
+    /// By which a paused machine is resumed from outside.
+    resume: Option<&'a File>,
+    control: &'a Arc<Control>,
     /// What the vCPUs were told last.
     command: &'a mut Command,
 }
@@ -287,6 +300,12 @@ impl Run<'_> {
             stop: (self.stop.descriptors()).map(|fd| fd.as_raw_fd()).collect(),
             wake: [copy(self.control.event())?, copy(running.outside_event())?],
         }));
+        if let Some(resume) = self.resume {
+            events.add_subscriber(Box::new(WatchResume {
+                event: (resume.try_clone()).map_err(Error::host("copy a descriptor"))?,
+                control: self.control.clone(),
+            }));
+        }
         self.control.tell(status(*self.command), Event::Booted);
         let end = loop {
             if let Some(end) = ended.borrow_mut().take() {
@@ -341,6 +360,11 @@ impl Run<'_> {
         pausing: &mut Pausing,
     ) -> Option<End> {
         let mut answer = Ok(());
+        let request = match (request, *self.command) {
+            (Request::TogglePause, Command::Pause) => Request::Resume,
+            (Request::TogglePause, _) => Request::Pause,
+            (other, _) => other,
+        };
         match (request, *self.command) {
             (Request::Reset, _) => {
                 let _ = done.send(answer);
@@ -360,7 +384,7 @@ impl Run<'_> {
             }
             (Request::SetLink { id, up }, _) => answer = self.virtio.set_link(&id, up),
             // It is so already.
-            (Request::Pause | Request::Resume, _) => {}
+            (Request::Pause | Request::Resume | Request::TogglePause, _) => {}
         }
         // Nobody need wait for it.
         let _ = done.send(answer);
@@ -430,6 +454,34 @@ impl MutEventSubscriber for Watch {
         };
         if let Some(end) = end {
             self.ended.borrow_mut().get_or_insert(end);
+        }
+    }
+}
+
+/// Watches [`Config::resume`].
+struct WatchResume {
+    event: File,
+    control: Arc<Control>,
+}
+
+impl MutEventSubscriber for WatchResume {
+    fn init(&mut self, ops: &mut EventOps) {
+        if let Err(error) = ops.add(Events::new(&self.event, EventSet::IN)) {
+            log::error!("the machine cannot be resumed by its event: {error}");
+        }
+    }
+
+    fn process(&mut self, _: Events, ops: &mut EventOps) {
+        // Once, as the descriptor may be one that blocks. An eventfd gives 8 bytes, a signalfd a record.
+        let mut record = [0; size_of::<libc::signalfd_siginfo>()];
+        match (&self.event).read(&mut record) {
+            Ok(1..) => self.control.resume(),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            // It would be readable for ever.
+            _ => {
+                let _ = ops.remove(Events::empty(&self.event));
+            }
         }
     }
 }

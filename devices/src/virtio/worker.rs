@@ -77,6 +77,7 @@ impl Worker {
                 queue: Some(Parked::new(queue)),
                 handler,
                 pace: Pace::default(),
+                held: false,
             }),
         });
         self.notify_handler.attach(Some(service.clone()));
@@ -122,7 +123,8 @@ impl Drop for Worker {
 /// What a device does with its requests.
 pub(super) trait Handler: Send + 'static {
     /// Carries out the request in `chain`. Returns how many bytes from the start of its writable buffers on are written.
-    /// A long request looks at `stop` now and then; `None` if it was given up because that is set.
+    /// A long request looks at `stop` now and then; `None` if it was given up because that is set, or if it cannot be carried
+    /// out for now. It stays available then, and no other is begun until the queue is paused and started again.
     ///
     /// # Errors
     /// If there is no request in it, which stops the device.
@@ -184,6 +186,8 @@ struct Turn<H> {
     queue: Option<Parked>,
     handler: H,
     pace: Pace,
+    /// The next request has been given up, and waits for the queue to be paused and started again.
+    held: bool,
 }
 
 /// Where the next request that comes alone is to be served.
@@ -234,12 +238,18 @@ impl<H: Handler> Service<H> {
         }
     }
 
-    /// Serves all requests in the ring. `None` if that is broken.
+    /// Serves all requests in the ring, or up to one that is held. `None` if the ring is broken.
     fn serve(&self) -> Option<()> {
-        self.take_turn(&mut lock(&self.turn), |server, pace| {
-            pace.worker_served(server.serve()?);
-            Ok(())
-        })
+        let turn = &mut lock(&self.turn);
+        if turn.held {
+            return Some(());
+        }
+        turn.held = self.take_turn(turn, |server, pace| {
+            let served = server.serve()?;
+            pace.worker_served(served.count);
+            Ok(served.held)
+        })?;
+        Some(())
     }
 
     /// Lets `serve` have the queue. `None` if that is broken.
@@ -277,13 +287,21 @@ impl<H: Handler> NotifyHandler for Service<H> {
         let Ok(mut turn) = self.turn.try_lock() else {
             return false;
         };
-        if turn.pace.direct == 0 {
+        if turn.held || turn.pace.direct == 0 {
             return false;
         }
         let served = self.take_turn(&mut turn, |server, pace| server.serve_one(pace));
         // There is nothing to be done for a queue that is broken.
         served.unwrap_or(true)
     }
+}
+
+/// What a worker has served without a pause.
+#[derive(Clone, Copy, Default)]
+struct Served {
+    count: u64,
+    /// The next one was given up.
+    held: bool,
 }
 
 /// A queue that is being served.
@@ -321,18 +339,19 @@ impl<H: Handler> Server<'_, H> {
         Ok(!self.queue.enable_notification()?)
     }
 
-    /// Serves all requests in the ring. Returns how many there were, when it is empty and the driver has been asked to notify
-    /// the next one.
-    fn serve(&mut self) -> Result<u64, Broken> {
-        let mut total = 0_u64;
+    /// Serves all requests in the ring, up to one that is given up. Otherwise the ring is empty then, and the driver has been
+    /// asked to notify the next one.
+    fn serve(&mut self) -> Result<Served, Broken> {
+        let mut total = Served::default();
         loop {
             self.queue.disable_notification()?;
             let served = self.serve_batch()?;
-            total = total.saturating_add(served.into());
-            if served > 0 {
+            total.count = total.count.saturating_add(served.count);
+            total.held = served.held;
+            if served.count > 0 {
                 self.notify_used()?;
             }
-            if self.stopped() || !self.queue.enable_notification()? {
+            if total.held || self.stopped() || !self.queue.enable_notification()? {
                 return Ok(total);
             }
         }
@@ -345,19 +364,21 @@ impl<H: Handler> Server<'_, H> {
         Ok(())
     }
 
-    /// Serves up to a whole ring of requests and returns how many. The limit keeps a driver that polls, and refills the
+    /// Serves up to a whole ring of requests. The limit keeps a driver that polls, and refills the
     /// ring meanwhile, from putting off the interrupt for ever.
-    fn serve_batch(&mut self) -> Result<u16, Broken> {
-        let mut served = 0;
-        while served < self.queue.size() && !self.stopped() {
+    fn serve_batch(&mut self) -> Result<Served, Broken> {
+        let mut served = Served::default();
+        while served.count < self.queue.size().into() && !self.stopped() {
             let Some(head) = self.queue.next(&mut self.chain)? else {
                 break;
             };
             let Some(used) = self.handler.handle(&mut self.chain, self.stop)? else {
+                self.queue.put_back();
+                served.held = true;
                 break;
             };
             self.queue.add_used(&[(head, used)])?;
-            served = served.saturating_add(1);
+            served.count = served.count.saturating_add(1);
         }
         Ok(served)
     }

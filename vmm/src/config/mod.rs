@@ -59,6 +59,8 @@ pub struct Config {
     /// When this descriptor becomes readable, the run ends with [`Outcome::Stopped`](crate::Outcome::Stopped): a signalfd
     /// or an eventfd. If that happens during [`Vm::new`](crate::Vm::new), this fails with [`Error::Stopped`].
     pub stop: Option<OwnedFd>,
+    /// When this descriptor becomes readable and the machine is paused, it goes on: a signalfd or an eventfd.
+    pub resume: Option<OwnedFd>,
 }
 
 /// The program that hart 0 starts with: a RISC-V `Image`, an ELF executable or a flat binary, plain or compressed by
@@ -121,6 +123,7 @@ impl Config {
             sandbox: Sandbox::Off,
             no_reboot: false,
             stop: None,
+            resume: None,
         }
     }
 
@@ -226,6 +229,13 @@ impl Config {
     #[must_use]
     pub fn stop(mut self, event: OwnedFd) -> Config {
         self.stop = Some(event);
+        self
+    }
+
+    /// Sets [`Config::resume`].
+    #[must_use]
+    pub fn resume(mut self, event: OwnedFd) -> Config {
+        self.resume = Some(event);
         self
     }
 

@@ -9,6 +9,7 @@ use std::fmt::Display;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hv_devices::virtio::block::RequestError;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::stop::Stop;
@@ -50,6 +51,14 @@ pub enum Event {
         /// Why, for people: mostly what the guest did wrong.
         reason: String,
     },
+    /// The host could not carry out a request of a disk's that is held then ([`OnError`](crate::OnError)), and the machine is about
+    /// to be paused. When it is resumed, the request is carried out again.
+    DiskError {
+        /// The disk's id, such as `disk0`.
+        id: String,
+        /// What failed.
+        error: RequestError,
+    },
     /// The run is over.
     Ended(Outcome),
 }
@@ -72,7 +81,7 @@ pub enum Refused {
 /// A handle on a machine, for any thread. It may outlive the machine.
 ///
 /// Requests wait for [`Vm::run`](crate::Vm::run) to carry them out, and are made before as well as during it. The thread that
-/// runs the machine makes none: it would wait for itself.
+/// runs the machine, such as in an [`InputFilter`](crate::InputFilter), makes none that waits: it would wait for itself.
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Control>);
 
@@ -101,6 +110,14 @@ impl Handle {
     /// The machine has ended.
     pub fn resume(&self) -> Result<(), Refused> {
         self.ask(Request::Resume)
+    }
+
+    /// The same as [`pause`](Self::pause), or as [`resume`](Self::resume) if the machine is paused, without waiting for it.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn toggle_pause(&self) -> Result<(), Refused> {
+        self.0.request(Request::TogglePause).map(drop)
     }
 
     /// Resets the machine: its guest begins anew, as after a reset of its own. A paused machine stays paused.
@@ -194,6 +211,7 @@ impl Drop for Controlled {
 pub(crate) enum Request {
     Pause,
     Resume,
+    TogglePause,
     Reset,
     SetLink { id: String, up: bool },
 }
@@ -283,6 +301,19 @@ impl Control {
             reason: reason.to_string(),
         };
         self.lock().tell(&event);
+    }
+
+    /// Tells of a request that a disk holds, and has the machine paused.
+    pub fn disk_error(&self, id: &str, error: RequestError) {
+        let id = id.to_owned();
+        self.lock().tell(&Event::DiskError { id, error });
+        // A machine that has ended holds nothing any more.
+        let _ = self.request(Request::Pause);
+    }
+
+    /// Has a paused machine go on, without waiting for it.
+    pub fn resume(&self) {
+        let _ = self.request(Request::Resume);
     }
 
     fn request(&self, request: Request) -> Result<Receiver<Answer>, Refused> {
@@ -393,6 +424,34 @@ mod tests {
             control.device_needs_reset("net0", &"test");
         }
         assert_eq!(events.try_iter().count(), MAX_EVENTS);
+    }
+
+    #[test]
+    fn a_disk_error_is_told_and_asks_for_a_pause() {
+        let control = controlled();
+        let handle = control.handle();
+        let events = handle.events();
+        let error = RequestError {
+            operation: "write",
+            offset: 512,
+            length: 4096,
+            kind: std::io::ErrorKind::StorageFull,
+            reason: "full".into(),
+        };
+        control.disk_error("disk0", error.clone());
+        let id = "disk0".to_owned();
+        assert_eq!(events.try_recv(), Ok(Event::DiskError { id, error }));
+        let asked = control.next().unwrap();
+        assert_eq!(asked.request, Request::Pause);
+        assert!(asked.done.send(Ok(())).is_err(), "nobody waits for it");
+        // Nor does who presses a key, on the thread that would carry it out.
+        handle.toggle_pause().unwrap();
+        control.resume();
+        let asked = || control.next().map(|asked| asked.request);
+        assert_eq!(asked(), Some(Request::TogglePause));
+        assert_eq!(asked(), Some(Request::Resume));
+        control.tell(Status::Ended, Event::Ended(Outcome::PowerOff));
+        assert_eq!(handle.toggle_pause(), Err(Refused::Ended));
     }
 
     #[test]

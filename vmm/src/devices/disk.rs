@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hv_devices::virtio::VirtioDevice;
-use hv_devices::virtio::block::{Block, ImageFormat, Raw, Serial};
+use hv_devices::virtio::block::{Block, ImageFormat, OnError, Raw, Serial};
 
 use super::{DeviceKind, Kind, Opened, Opening};
 use crate::Error;
+use crate::control::Control;
 
 /// A disk of the guest's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,16 +23,20 @@ pub struct DiskConfig {
     pub readonly: bool,
     /// Its serial number.
     pub serial: Serial,
+    /// Which requests that the host cannot carry out pause the machine, with [`Event::DiskError`](crate::Event::DiskError), instead
+    /// of being errors in the guest.
+    pub on_error: OnError,
 }
 
 impl DiskConfig {
-    /// A disk that the guest can write, without a serial number, whose contents are checked.
+    /// A disk that the guest can write, without a serial number, whose contents are checked, and whose errors the guest sees.
     pub fn new(path: impl Into<PathBuf>) -> DiskConfig {
         DiskConfig {
             path: path.into(),
             format: ImageFormat::Auto,
             readonly: false,
             serial: Serial::default(),
+            on_error: OnError::default(),
         }
     }
 }
@@ -57,7 +62,10 @@ impl Kind for DiskConfig {
         Ok(Box::new(Disk {
             disk: Arc::new(opening.stop.unless_stopped(open)??),
             serial: self.serial,
+            on_error: self.on_error,
+            id: opening.id.to_owned(),
             index: opening.index,
+            control: opening.control.clone(),
         }))
     }
 }
@@ -66,12 +74,17 @@ impl Kind for DiskConfig {
 struct Disk {
     disk: Arc<Raw>,
     serial: Serial,
+    on_error: OnError,
+    id: String,
     index: usize,
+    control: Arc<Control>,
 }
 
 impl Opened for Disk {
     fn power_on(&self) -> io::Result<Box<dyn VirtioDevice>> {
         let block = Block::new(self.disk.clone(), self.serial, self.index)?;
-        Ok(Box::new(block))
+        let (control, id) = (self.control.clone(), self.id.clone());
+        let listener = Arc::new(move |error| control.disk_error(&id, error));
+        Ok(Box::new(block.on_error(self.on_error, listener)))
     }
 }

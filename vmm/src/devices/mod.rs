@@ -20,8 +20,8 @@ use hv_devices::virtio::console::Ports;
 use hv_devices::virtio::transport::mmio::Version;
 
 use crate::Error;
-use crate::control::Refused;
 use crate::control::stop::Stop;
+use crate::control::{Control, Refused};
 use cable::Cable;
 
 pub use console::ConsoleConfig;
@@ -132,10 +132,14 @@ trait Kind {
 
 /// What a device that is opened gets to know of its machine.
 struct Opening<'a> {
+    /// Its name for the machine's owner.
+    id: &'a str,
     /// Its number among the devices of its kind.
     index: usize,
     /// The ports of the machine's virtio console, which are open already.
     ports: Option<&'a Arc<Ports>>,
+    /// Who is told of its errors.
+    control: &'a Arc<Control>,
     stop: &'a Stop,
 }
 
@@ -190,18 +194,26 @@ impl Devices {
         configs: &[DeviceConfig],
         version: Version,
         ports: Option<&Arc<Ports>>,
+        control: &Arc<Control>,
         stop: &Stop,
     ) -> Result<Devices, Error> {
         let slots = slots(configs)?;
         let named = named(configs)?;
         let mut devices = Vec::new();
         for ((device, slot), (id, index)) in configs.iter().zip(slots).zip(named) {
-            let opening = Opening { index, ports, stop };
+            let opening = Opening {
+                id: &id,
+                index,
+                ports,
+                control,
+                stop,
+            };
+            let opened = device.kind.kind().open(&opening)?;
             devices.push(Device {
                 slot,
                 id,
                 version: device.location.version.unwrap_or(version),
-                opened: device.kind.kind().open(&opening)?,
+                opened,
             });
         }
         Ok(Devices { devices, version })
@@ -252,6 +264,7 @@ fn named(devices: &[DeviceConfig]) -> Result<Vec<(String, usize)>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Controlled;
 
     #[test]
     fn a_device_without_an_id_has_its_kind_s_name_and_number() {
@@ -285,7 +298,9 @@ mod tests {
             DeviceConfig::from(RngConfig::default()).id("net0"),
         ];
         let stop = Stop::new(None).unwrap();
-        let devices = Devices::open(&configs, Version::default(), None, &stop).unwrap();
+        let control = Controlled::new(&stop).unwrap();
+        let devices =
+            Devices::open(&configs, Version::default(), None, control.control(), &stop).unwrap();
         for up in [false, true] {
             for id in ["net1", "", "rng1"] {
                 assert_eq!(devices.set_link(id, up), Err(Refused::NoSuchDevice));

@@ -14,6 +14,7 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::backend::{Backend, Info};
+use super::on_error::{HoldListener, OnError, Policy};
 use super::request::{
     Executor, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS,
     MAX_WRITE_ZEROES_SEGMENTS,
@@ -96,6 +97,7 @@ pub struct Block {
     backend: Arc<dyn Backend>,
     serial: Serial,
     config: [u8; CONFIG_SIZE],
+    policy: Policy,
     worker: Worker,
 }
 
@@ -109,8 +111,17 @@ impl Block {
             config: config_space(backend.info()),
             backend,
             serial,
+            policy: Policy::default(),
             worker: Worker::new(Role::Block(index))?,
         })
+    }
+
+    /// Has the requests that `on_error` names held when they fail, and `listener` told of each. Without this, all are reported
+    /// to the guest.
+    #[must_use]
+    pub fn on_error(mut self, on_error: OnError, listener: HoldListener) -> Self {
+        self.policy = Policy::new(on_error, listener);
+        self
     }
 }
 
@@ -191,7 +202,12 @@ impl VirtioDevice for Block {
             return Ok(());
         };
         let write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
-        let executor = Executor::new(Arc::clone(&self.backend), self.serial, write_through);
+        let executor = Executor::new(
+            Arc::clone(&self.backend),
+            self.serial,
+            write_through,
+            self.policy.clone(),
+        );
         self.worker.start(memory, queue, notifier, executor);
         Ok(())
     }

@@ -13,6 +13,7 @@ use virtio_bindings::virtio_blk::{
 
 use vm_memory::VolatileSlice;
 
+use super::on_error::Policy;
 use super::{Backend, SECTOR_SIZE, Serial};
 use crate::virtio::chain::{Buffers, Chain, Malformed};
 use crate::virtio::worker::Handler;
@@ -44,14 +45,16 @@ const SEGMENT_SIZE: usize = 16;
 enum Failure {
     Io,
     Unsupported,
-    /// The device is being reset, and nobody waits for the rest of the request.
+    /// The device is being paused or reset, and the request is given up before its end.
     Stopped,
+    /// The host could not carry it out, and it is held.
+    Held,
 }
 
 impl Failure {
     fn status(self) -> u32 {
         match self {
-            Self::Io | Self::Stopped => VIRTIO_BLK_S_IOERR,
+            Self::Io | Self::Stopped | Self::Held => VIRTIO_BLK_S_IOERR,
             Self::Unsupported => VIRTIO_BLK_S_UNSUPP,
         }
     }
@@ -103,6 +106,8 @@ pub(super) struct Executor {
     /// The driver has no way to flush, so that a write is done only when it is on stable storage (VIRTIO 1.3, section
     /// 5.2.6.2).
     write_through: bool,
+    /// Which failed requests are held.
+    policy: Policy,
     /// An error of the host has been reported. A guest can cause one after the other and must not fill the log.
     reported: AtomicBool,
     /// From the back end's [`Info`](super::Info).
@@ -125,7 +130,12 @@ impl Handler for Executor {
 }
 
 impl Executor {
-    pub fn new(backend: Arc<dyn Backend>, serial: Serial, write_through: bool) -> Self {
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        serial: Serial,
+        write_through: bool,
+        policy: Policy,
+    ) -> Self {
         let info = backend.info();
         Self {
             sectors: info.sectors,
@@ -133,13 +143,14 @@ impl Executor {
             backend,
             serial,
             write_through,
+            policy,
             reported: AtomicBool::new(false),
         }
     }
 
     /// Carries out the request in `chain` and stores its status. Returns how many bytes from the start of the writable
-    /// buffers on are written, for the used ring. `None` if `stop` was set before the end: then some of it is done, and there
-    /// is no status.
+    /// buffers on are written, for the used ring. `None` if `stop` was set before the end, or if it failed and is held: then
+    /// some of it is done, and there is no status.
     pub fn execute(
         &self,
         chain: &mut Chain<'_>,
@@ -150,14 +161,14 @@ impl Executor {
         let result = match request.kind {
             VIRTIO_BLK_T_IN => self.read(writable, request.sector, stop),
             VIRTIO_BLK_T_OUT => self.write(readable, request.sector, stop).map(|()| 0),
-            VIRTIO_BLK_T_FLUSH => self.check("flush", self.backend.flush()).map(|()| 0),
+            VIRTIO_BLK_T_FLUSH => self.flush().map(|()| 0),
             VIRTIO_BLK_T_GET_ID => Ok(writable.copy_from(&self.serial.0)),
             VIRTIO_BLK_T_DISCARD => self.discard(readable, stop).map(|()| 0),
             VIRTIO_BLK_T_WRITE_ZEROES => self.write_zeroes(readable, stop).map(|()| 0),
             _ => Err(Failure::Unsupported),
         };
         Ok(match result {
-            Err(Failure::Stopped) => None,
+            Err(Failure::Stopped | Failure::Held) => None,
             result => Some(request.end(writable, result)),
         })
     }
@@ -191,7 +202,11 @@ impl Executor {
     fn read(&self, buffers: &Buffers<'_>, sector: u64, stop: &AtomicBool) -> Result<u64, Failure> {
         let offset = self.offset(sector, buffers.length())?;
         for_each_piece(buffers, offset, stop, |piece, offset| {
-            self.check("read", self.backend.read(piece, offset))
+            self.transferred(
+                "read",
+                (offset, sum(piece)),
+                self.backend.read(piece, offset),
+            )
         })?;
         Ok(buffers.length())
     }
@@ -200,7 +215,8 @@ impl Executor {
         let offset = self.offset(sector, buffers.length())?;
         self.writable()?;
         for_each_piece(buffers, offset, stop, |piece, offset| {
-            self.check("write", self.backend.write(piece, offset))
+            let result = self.backend.write(piece, offset);
+            self.transferred("write", (offset, sum(piece)), result)
         })?;
         self.written()
     }
@@ -214,7 +230,8 @@ impl Executor {
             |offset, length, flags| match flags {
                 0 => {
                     go_on(stop)?;
-                    self.check("discard", self.backend.discard(offset, length))
+                    let result = self.backend.discard(offset, length);
+                    self.transferred("discard", (offset, length), result)
                 }
                 _ => Err(Failure::Unsupported),
             },
@@ -236,7 +253,7 @@ impl Executor {
                 go_on(stop)?;
                 let piece = rest.min(PIECE);
                 let result = self.backend.write_zeroes(offset, piece, unmap);
-                self.check("write zeroes", result)?;
+                self.transferred("write zeroes", (offset, piece), result)?;
                 (offset, rest) = (offset.saturating_add(piece), rest.saturating_sub(piece));
             }
             Ok(())
@@ -296,24 +313,48 @@ impl Executor {
     /// After every change of the disk.
     fn written(&self) -> Result<(), Failure> {
         if self.write_through {
-            self.check("flush", self.backend.flush())
+            self.flush()
         } else {
             Ok(())
         }
     }
 
-    /// Reports the first error of the host. The guest learns of each.
-    fn check(&self, what: &str, result: std::io::Result<()>) -> Result<(), Failure> {
-        result.map_err(|error| {
-            if !self.reported.swap(true, Ordering::Relaxed) {
-                log::warn!(
-                    "disk '{}': {what} failed, the guest sees an I/O error: {error}",
-                    self.backend.info().name
-                );
-            }
-            Failure::Io
+    fn flush(&self) -> Result<(), Failure> {
+        self.backend
+            .flush()
+            .map_err(|error| self.report("flush", &error))
+    }
+
+    /// What the host says of a piece of a request: offset and length in bytes.
+    fn transferred(
+        &self,
+        what: &'static str,
+        piece: (u64, u64),
+        result: std::io::Result<()>,
+    ) -> Result<(), Failure> {
+        result.map_err(|error| match self.policy.hold(what, piece, &error) {
+            true => Failure::Held,
+            false => self.report(what, &error),
         })
     }
+
+    /// Logs the first error of the host that the guest sees. The guest learns of each.
+    fn report(&self, what: &str, error: &std::io::Error) -> Failure {
+        if !self.reported.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "disk '{}': {what} failed, the guest sees an I/O error: {error}",
+                self.backend.info().name
+            );
+        }
+        Failure::Io
+    }
+}
+
+/// Bytes in `buffers`.
+fn sum(buffers: &[VolatileSlice<'_>]) -> u64 {
+    buffers
+        .iter()
+        .fold(0, |sum: u64, slice| sum.saturating_add(slice.len() as u64))
 }
 
 /// Calls `transfer` with `buffers`, whose first byte is at `offset` of the disk, in pieces of at most [`PIECE`] bytes.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use vm_memory::VolatileSlice;
 
@@ -26,6 +26,8 @@ pub struct TestBackend {
     calls: Mutex<Vec<Call>>,
     /// The error of everything from now on (errno), or 0.
     pub error: AtomicI32,
+    /// Where reads and writes begin to have it, in bytes.
+    pub fail_from: AtomicU64,
     /// The error of flushes alone.
     pub sync_error: AtomicI32,
     /// The quick path is taken.
@@ -46,6 +48,7 @@ impl TestBackend {
             bytes: Mutex::new((0..length).map(|n| (n % 251) as u8).collect()),
             calls: Mutex::default(),
             error: AtomicI32::new(0),
+            fail_from: AtomicU64::new(0),
             sync_error: AtomicI32::new(0),
             quick: true,
             stop: AtomicBool::new(false),
@@ -63,6 +66,16 @@ impl TestBackend {
 
     fn note(&self, call: Call) -> io::Result<()> {
         self.calls.lock().unwrap().push(call);
+        let offset = match call {
+            Call::Read(offset, _)
+            | Call::Write(offset, _)
+            | Call::ReadNow(offset, _)
+            | Call::WriteNow(offset, _) => offset,
+            Call::Flush | Call::Discard(..) | Call::WriteZeroes(..) => u64::MAX,
+        };
+        if offset < self.fail_from.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         failing(&self.error)
     }
 }

@@ -84,6 +84,7 @@ impl<'a> Bench<'a> {
                     queue: Some(Parked::new(queue(SIZE, event_idx, 0))),
                     handler: Witness(sender),
                     pace: Pace::default(),
+                    held: false,
                 }),
             },
             line,

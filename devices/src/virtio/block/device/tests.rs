@@ -1,6 +1,7 @@
 //! The whole device behind its registers, with a driver that behaves and with one that does not.
 
 use std::io::Write;
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 use tempfile::NamedTempFile;
@@ -12,7 +13,7 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::super::testing::{Call, TestBackend};
-use super::super::{ImageFormat, Raw};
+use super::super::{ImageFormat, OnError, Raw, RequestError};
 use super::*;
 use crate::bus::MmioDevice;
 use crate::virtio::testing::{
@@ -580,6 +581,114 @@ fn requests_are_done_once_across_a_save() {
             assert_eq!(bytes[sector * 512], (sector / 2) as u8 + 1);
         }
     }
+}
+
+/// A device that holds what fails, and what it told of that.
+fn holding(backend: &Arc<TestBackend>) -> (Driver, std::sync::mpsc::Receiver<RequestError>) {
+    let (sender, told) = std::sync::mpsc::channel();
+    let block = *device(backend);
+    let block = block.on_error(
+        OnError::Hold,
+        Arc::new(move |error| sender.send(error).unwrap()),
+    );
+    let mut driver = Driver::new(Box::new(block));
+    driver.start(1 << VIRTIO_BLK_F_FLUSH);
+    (driver, told)
+}
+
+/// Whoever pauses the machine makes room; then the requests are done in their order, and the guest sees no error.
+#[test]
+fn a_request_that_is_held_goes_on_after_a_pause() {
+    let backend = Arc::new(TestBackend::new(64, false));
+    let (mut driver, told) = holding(&backend);
+    for round in 0..10_u8 {
+        backend.error.store(libc::ENOSPC, Ordering::Relaxed);
+        for n in 0..2_u64 {
+            driver.put(BUFFERS + n * 512, &[round + 1; 512]);
+            let sector = u64::from(round) * 2 + n;
+            let request = request(&driver, n, VIRTIO_BLK_T_OUT, sector);
+            driver.give(0, n as u16 * 3, &request);
+        }
+        let first = told.recv().unwrap();
+        assert_eq!(
+            (first.operation, first.offset, first.length),
+            ("write", u64::from(round) * 1024, 512)
+        );
+        // It fails once more, and holds up only itself and those behind it.
+        for _ in 0..3 {
+            assert_eq!(driver.used(0), None);
+            driver.notify(0);
+            driver.transport.pause();
+            driver.transport.resume();
+            assert_eq!(told.recv().unwrap(), first);
+        }
+        driver.transport.pause();
+        backend.error.store(0, Ordering::Relaxed);
+        backend.calls();
+        driver.transport.resume();
+        for n in 0..2 {
+            // One interrupt may be for all of them.
+            let mut used = None;
+            until(|| {
+                used = driver.used(0);
+                used.is_some()
+            });
+            assert_eq!(used, Some((n * 3, 1)));
+            assert_eq!(driver.get(DATA + u64::from(n) * 32 + 16, 1), [0]);
+        }
+        let begin = u64::from(round) * 1024;
+        let writes = [0, 512].map(|offset| Call::Write(begin + offset, 512));
+        assert_eq!(backend.calls(), writes);
+        let from = usize::from(round) * 1024;
+        assert!(
+            backend.bytes()[from..from + 1024]
+                .iter()
+                .all(|byte| *byte == round + 1)
+        );
+    }
+    assert!(told.try_recv().is_err());
+}
+
+/// A guest that has lost its patience resets the device, and a machine ends, without waiting for the host's storage.
+#[test]
+fn a_held_request_holds_up_neither_a_reset_nor_the_end() {
+    let backend = Arc::new(TestBackend::new(64, false));
+    let (mut driver, told) = holding(&backend);
+    for _ in 0..3 {
+        backend.error.store(libc::EIO, Ordering::Relaxed);
+        let held = request(&driver, 0, VIRTIO_BLK_T_IN, 5);
+        driver.give(0, 0, &held);
+        assert_eq!(told.recv().unwrap().operation, "read");
+        driver.transport.reset();
+        backend.error.store(0, Ordering::Relaxed);
+        driver.start(0);
+        let good = request(&driver, 1, VIRTIO_BLK_T_IN, 6);
+        driver.give(0, 3, &good);
+        assert_eq!(driver.wait_used(0), (3, 513));
+    }
+    backend.error.store(libc::EIO, Ordering::Relaxed);
+    let held = request(&driver, 0, VIRTIO_BLK_T_IN, 5);
+    driver.give(0, 0, &held);
+    told.recv().unwrap();
+    drop(driver);
+    assert!(told.recv().is_err(), "the device and its listener are gone");
+}
+
+/// The state of a device that holds a request has it as one that is still to be done.
+#[test]
+fn a_held_request_is_saved() {
+    let backend = Arc::new(TestBackend::new(64, false));
+    let (mut driver, told) = holding(&backend);
+    backend.error.store(libc::EIO, Ordering::Relaxed);
+    driver.put(BUFFERS, &[0xab; 512]);
+    let held = request(&driver, 0, VIRTIO_BLK_T_OUT, 5);
+    driver.give(0, 0, &held);
+    told.recv().unwrap();
+    let other = Arc::new(TestBackend::new(64, false));
+    driver.migrate(device(&other));
+    driver.transport.resume();
+    assert_eq!(driver.wait_used(0), (0, 1));
+    assert_eq!(other.bytes()[5 * 512..6 * 512], [0xab; 512]);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Checked against VIRTIO 1.3, section 5.2.6.
 
 use std::io::Write;
+use std::sync::Mutex;
 
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::super::testing::{Call, TestBackend};
-use super::super::{ImageFormat, Raw};
+use super::super::{ImageFormat, OnError, Raw, RequestError};
 use super::*;
 use crate::virtio::chain::MAX_DESCRIPTORS;
 use crate::virtio::testing::{DATA, RAM, RAM_SIZE, chain, memory, readable, writable};
@@ -32,7 +33,12 @@ impl Bench {
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(&Self::content()).unwrap();
         let disk = Raw::open(file.path(), read_only, ImageFormat::Raw).unwrap();
-        let executor = Executor::new(Arc::new(disk), "a-serial".parse().unwrap(), false);
+        let executor = Executor::new(
+            Arc::new(disk),
+            "a-serial".parse().unwrap(),
+            false,
+            Policy::default(),
+        );
         Self {
             file,
             memory: memory(),
@@ -453,7 +459,12 @@ impl Account {
     fn new(backend: TestBackend, write_through: bool) -> Self {
         let backend = Arc::new(backend);
         Self {
-            executor: Executor::new(backend.clone(), Serial::default(), write_through),
+            executor: Executor::new(
+                backend.clone(),
+                Serial::default(),
+                write_through,
+                Policy::default(),
+            ),
             backend,
             memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM), 32 << 20)]).unwrap(),
         }
@@ -671,6 +682,113 @@ fn errors_of_the_host_reach_the_guest() {
             );
         }
     }
+}
+
+/// A request that is held has no status, and can be carried out later. Which ones are is the policy's to say; a flush is not.
+#[test]
+fn the_policy_says_what_is_held() {
+    const KINDS: [(u32, &str); 5] = [
+        (VIRTIO_BLK_T_IN, "read"),
+        (VIRTIO_BLK_T_OUT, "write"),
+        (VIRTIO_BLK_T_DISCARD, "discard"),
+        (VIRTIO_BLK_T_WRITE_ZEROES, "write zeroes"),
+        (VIRTIO_BLK_T_FLUSH, "flush"),
+    ];
+    let held_by = |policy: OnError, error: i32| match policy {
+        OnError::Report => false,
+        OnError::HoldNoSpace => [libc::ENOSPC, libc::EDQUOT].contains(&error),
+        OnError::Hold => true,
+    };
+    for policy in [OnError::Report, OnError::HoldNoSpace, OnError::Hold] {
+        for error in [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EFBIG] {
+            for (kind, operation) in KINDS {
+                let told = Arc::<Mutex<Vec<RequestError>>>::default();
+                let listener = told.clone();
+                let mut account = Account::disk(false);
+                account.executor.policy = Policy::new(
+                    policy,
+                    Arc::new(move |error| listener.lock().unwrap().push(error)),
+                );
+                let data = match kind {
+                    VIRTIO_BLK_T_IN => vec![writable(BUFFER, SECTOR)],
+                    VIRTIO_BLK_T_OUT => vec![readable(BUFFER, SECTOR)],
+                    _ => vec![],
+                };
+                account.backend.error.store(error, Ordering::Relaxed);
+                let mut chain_of = account.chain(kind, 1, &data);
+                let never = AtomicBool::new(false);
+                let used = account.executor.execute(&mut chain_of, &never).unwrap();
+                let told = std::mem::take(&mut *told.lock().unwrap());
+                let context = format!("{policy:?} {error} {operation}");
+                if kind == VIRTIO_BLK_T_FLUSH || !held_by(policy, error) {
+                    assert!(used.is_some() && told.is_empty(), "{context}");
+                    assert_eq!(account.status(), VIRTIO_BLK_S_IOERR, "{context}");
+                    continue;
+                }
+                assert_eq!(used, None, "{context}");
+                assert_eq!(account.status(), u32::from(UNTOUCHED), "{context}");
+                let length = match kind {
+                    VIRTIO_BLK_T_IN | VIRTIO_BLK_T_OUT => 512,
+                    _ => 1024,
+                };
+                assert_eq!(
+                    told,
+                    [RequestError {
+                        operation,
+                        offset: 512,
+                        length,
+                        kind: std::io::Error::from_raw_os_error(error).kind(),
+                        reason: nix::errno::Errno::from_raw(error).desc().into(),
+                    }]
+                );
+                account.backend.calls();
+                account.backend.error.store(0, Ordering::Relaxed);
+                let (status, calls) = account.execute(kind, 1, &data);
+                assert_eq!((status, calls.len()), (VIRTIO_BLK_S_OK, 1), "{context}");
+            }
+        }
+    }
+}
+
+/// What the driver cannot flush itself is written and synced by one request, of which the sync is not repeated.
+#[test]
+fn a_sync_that_fails_is_never_held() {
+    let mut account = Account::disk(true);
+    account.executor.policy = Policy::new(OnError::Hold, Arc::new(|error| panic!("{error:?}")));
+    account
+        .backend
+        .sync_error
+        .store(libc::EIO, Ordering::Relaxed);
+    let (status, calls) = account.execute(VIRTIO_BLK_T_OUT, 1, &[readable(BUFFER, SECTOR)]);
+    assert_eq!(status, VIRTIO_BLK_S_IOERR);
+    assert_eq!(calls, [Call::Write(512, 512), Call::Flush]);
+}
+
+/// The piece that failed is told, not the request.
+#[test]
+fn a_long_request_is_held_at_the_piece_that_failed() {
+    let (sender, told) = std::sync::mpsc::channel();
+    let mut account = Account::new(TestBackend::new(LARGE / 512, false), false);
+    account.executor.policy = Policy::new(
+        OnError::Hold,
+        Arc::new(move |error| sender.send(error).unwrap()),
+    );
+    account.backend.fail_from.store(PIECE, Ordering::Relaxed);
+    account.backend.error.store(libc::ENOSPC, Ordering::Relaxed);
+    let data = [readable(BUFFER, LARGE as u32)];
+    let mut chain_of = account.chain(VIRTIO_BLK_T_OUT, 0, &data);
+    let never = AtomicBool::new(false);
+    let used = account.executor.execute(&mut chain_of, &never).unwrap();
+    assert_eq!(used, None);
+    let told = told.try_recv().unwrap();
+    assert_eq!((told.offset, told.length), (PIECE, PIECE));
+    let calls = account.backend.calls();
+    assert_eq!(calls, [Call::Write(0, PIECE), Call::Write(PIECE, PIECE)]);
+    // From its start, as the guest may have changed the buffers.
+    account.backend.error.store(0, Ordering::Relaxed);
+    let (status, calls) = account.execute(VIRTIO_BLK_T_OUT, 0, &data);
+    assert_eq!((status, calls.len()), (VIRTIO_BLK_S_OK, 3));
+    assert_eq!(calls[0], Call::Write(0, PIECE));
 }
 
 #[test]

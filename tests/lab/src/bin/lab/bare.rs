@@ -178,6 +178,9 @@ fn refusal(args: &hvrun_cli::Args) -> Option<String> {
         return cannot("a disk with other registers than the rest")
             .map(|text| text + "; give all of them --virtio");
     }
+    if (args.disks.iter()).any(|disk| disk.kind.on_error != hv_vmm::OnError::default()) {
+        return cannot("on-error=").map(|text| text + ": its disks are QEMU's");
+    }
     if !args.memory.is_multiple_of(1 << 20) {
         return cannot("--memory that is not whole MiB");
     }
@@ -394,6 +397,7 @@ mod tests {
             (&["--dump-dtb", "x"], "--dump-dtb"),
             (&["--disk", "a,virtio=legacy"], "--virtio"),
             (&["--memory", "100K"], "--memory"),
+            (&["--disk", "a,on-error=stop"], "on-error="),
         ] {
             let args = parsed(arguments).hvrun;
             let problem = refusal(&args).unwrap();
