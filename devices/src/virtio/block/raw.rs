@@ -23,11 +23,14 @@ mod open;
 /// An open and locked disk image. It stays open and locked as long as this lives, guest reboots included.
 ///
 /// A size that is no multiple of 512 bytes is treated as QEMU does: the last sector counts as whole, what lies beyond
-/// the end of the file reads as zeros, and writing there extends the file.
+/// the end of the file reads as zeros, and writing there extends the file. If somebody shortens the file meanwhile, reading what
+/// is gone is an error.
 #[derive(Debug)]
 pub struct Raw {
     file: File,
     info: Info,
+    /// The file's size when it was opened, in bytes.
+    size: u64,
     /// Whether reads, and writes, may be tried without waiting.
     now: [AtomicBool; 2],
     /// The file is nowhere but in the host's memory, so that nothing waits for storage.
@@ -81,6 +84,7 @@ impl Raw {
             in_memory: is_file && IN_MEMORY.contains(&fstatfs(&file)?.filesystem_type()),
             now: [AtomicBool::new(true), AtomicBool::new(!read_only)],
             file,
+            size,
             lost: OnceLock::new(),
             info: Info {
                 name,
@@ -183,15 +187,22 @@ impl Backend for Raw {
         &self.info
     }
 
-    /// From the end of the file on there are zeros.
+    /// From the end of the file on there are zeros, if that is where it was.
     fn read(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
         let mut position = Position::default();
-        transfer(buffers, &mut position, offset, |vector, count, offset| {
+        let end = transfer(buffers, &mut position, offset, |vector, count, offset| {
             // SAFETY: `transfer` passes `count` valid vectors; each lies within one guest memory slice, which stays
             // mapped while `buffers` is borrowed. Only the kernel writes to the memory, as the guest may at the same
             // time: it is accessed through raw pointers and volatile slices alone, never through a reference.
             unsafe { libc::preadv(self.file.as_raw_fd(), vector, count, offset) }
         })?;
+        let is_short = position.rest(buffers).any(|slice| !slice.is_empty());
+        if is_short && end < self.size {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the image has become shorter",
+            ));
+        }
         for slice in position.rest(buffers) {
             let mut slice = slice;
             while !slice.is_empty() {
@@ -302,24 +313,24 @@ fn collect<'a>(buffers: impl Iterator<Item = VolatileSlice<'a>>, vectors: &mut I
 }
 
 /// Calls `operation` with I/O vectors over `buffers` until all is transferred or, as at the end of a file, nothing more
-/// is. What is interrupted or partial goes on where it stopped.
+/// is. What is interrupted or partial goes on where it stopped. Returns the offset at which it ended.
 fn transfer(
     buffers: &[VolatileSlice<'_>],
     position: &mut Position,
     offset: u64,
     operation: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t,
-) -> io::Result<()> {
+) -> io::Result<u64> {
     let mut offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     loop {
         let mut vector = IoVectors::new();
         collect(position.rest(buffers), &mut vector);
         if vector.is_empty() {
-            return Ok(());
+            return Ok(offset.unsigned_abs());
         }
         // At most VECTOR_SIZE.
         let count = libc::c_int::try_from(vector.len()).unwrap_or(libc::c_int::MAX);
         match operation(vector.as_ptr(), count, offset) {
-            0 => return Ok(()),
+            0 => return Ok(offset.unsigned_abs()),
             done @ 1.. => {
                 position.advance(buffers, done.unsigned_abs());
                 offset = i64::try_from(done)

@@ -230,6 +230,51 @@ fn after_a_flush_has_failed_none_succeeds() {
     disk.read(&sector, 0).unwrap();
 }
 
+/// What somebody has cut off is an error and not zeros; the rest is there, and what is written there again.
+#[test]
+fn an_image_that_becomes_shorter_has_lost_something() {
+    let file = in_memory(2048 + 100, MFdFlags::empty());
+    let disk = raw(file);
+    assert_eq!(disk.info.sectors, 5);
+    let mut memory = vec![0xff; 1024];
+    let sectors = slices(&mut memory, &[512, 512]);
+    // The tail is behind the end, as it always was.
+    disk.read(&sectors, 1536).unwrap();
+    disk.file.set_len(1024).unwrap();
+    disk.read(&sectors, 0).unwrap();
+    for offset in [512, 1024, 1536] {
+        let error = disk.read(&sectors, offset).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset}");
+        assert!(!disk.read_now(&sectors, offset), "{offset}");
+    }
+    disk.write(&sectors, 1024).unwrap();
+    disk.read(&sectors, 1024).unwrap();
+    assert!(disk.read(&sectors, 1536).is_err(), "the tail is still gone");
+    disk.file.set_len(2048 + 100).unwrap();
+    disk.read(&sectors, 1536).unwrap();
+}
+
+/// The guest's disk is the file that was opened, whatever its path names later.
+#[test]
+fn an_image_that_is_removed_or_replaced_is_still_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.img");
+    std::fs::write(&path, [7; 1024]).unwrap();
+    let disk = Raw::open(&path, false, ImageFormat::Raw).unwrap();
+    let mut memory = vec![9; 512];
+    let sector = slices(&mut memory, &[512]);
+    std::fs::remove_file(&path).unwrap();
+    disk.write(&sector, 0).unwrap();
+    disk.flush().unwrap();
+    std::fs::write(&path, [1; 512]).unwrap();
+    disk.write(&sector, 512).unwrap();
+    disk.read(&sector, 0).unwrap();
+    assert_eq!(memory, [9; 512]);
+    assert_eq!(std::fs::read(&path).unwrap(), [1; 512]);
+    // The new file is another disk, which nobody has locked.
+    drop(Raw::open(&path, false, ImageFormat::Raw).unwrap());
+}
+
 #[test]
 fn a_discard_gives_storage_back() {
     let disk = raw(in_memory(1 << 20, MFdFlags::empty()));
@@ -309,7 +354,7 @@ fn piecemeal(answers: &[libc::ssize_t], lengths: &[usize]) -> (io::Result<()>, V
             .iter()
             .all(|byte| *byte == 0xff)
     );
-    (result, memory)
+    (result.map(drop), memory)
 }
 
 #[test]
