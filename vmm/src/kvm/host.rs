@@ -71,8 +71,16 @@ impl Kvm {
     /// # Errors
     /// That of `KVM_CREATE_VM`.
     pub fn create_vm(&self) -> Result<Vm, Errno> {
+        let fd = loop {
+            match self.0.create_vm() {
+                // A signal came, or the process was stopped for a moment: the kernel gives up the locks that it takes for this
+                // (mm_take_all_locks).
+                Err(error) if error.errno() == libc::EINTR => {}
+                result => break result?,
+            }
+        };
         Ok(Vm {
-            fd: self.0.create_vm()?,
+            fd,
             aia: std::sync::OnceLock::new(),
         })
     }

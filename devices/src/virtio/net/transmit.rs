@@ -60,9 +60,12 @@ impl<'m> Transmitter<'m> {
             };
             if let Some(backend) = backend
                 && let Err(error) = backend.send(&self.vector)
-                && error.kind() == io::ErrorKind::WouldBlock
             {
-                return Ok(Transmitted::Full);
+                match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(Transmitted::Full),
+                    io::ErrorKind::Interrupted => continue,
+                    _ => {}
+                }
             }
             // A packet that the back end refuses for any other reason is lost, as packets are: its header makes no
             // sense, or the interface is down.
