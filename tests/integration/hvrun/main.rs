@@ -15,6 +15,7 @@ mod fixture;
 #[path = "../shared/guest_disk.rs"]
 mod guest_disk;
 mod host_kernels;
+mod kills;
 mod legacy_console;
 mod memory;
 mod network;

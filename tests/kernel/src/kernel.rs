@@ -29,6 +29,7 @@ mod counters;
 mod external;
 mod hang;
 mod instructions;
+mod journal;
 mod machine;
 mod mmio;
 mod nothing;
@@ -119,6 +120,9 @@ fn run(boot_hart: usize, tree: *const u8) -> ! {
     }
     if let Some(resets) = machine.argument("race") {
         race::run(&machine, resets.parse().unwrap_or(0));
+    }
+    if let Some(first) = machine.argument("journal") {
+        journal::run(&machine, first.parse().unwrap_or(0));
     }
     let started = time::now();
     let times = machine.argument("times").is_some();
