@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::io::ErrorKind;
 
-use hv_vmm::{Config, DeviceKind, Event, Handle, OnError, RequestError};
+use hv_vmm::hv_devices::thread::{self, Role};
+use hv_vmm::{Config, DeviceKind, Error, Event, Handle, OnError, RequestError, Sandbox};
 
 use crate::logger;
 
@@ -31,12 +32,12 @@ impl PausingDisks {
         (!disks.is_empty()).then_some(PausingDisks(disks))
     }
 
-    /// Says so whenever one of them has paused `machine`, in a thread of its own, which ends with the machine. `resume` is what
-    /// the user does to have the guest go on.
+    /// Says so whenever one of them has paused `machine`, in a thread of its own, which is confined by `sandbox` and ends with the
+    /// machine. `resume` is what the user does to have the guest go on.
     ///
     /// # Errors
-    /// The host has no thread left.
-    pub fn watch(self, machine: &Handle, resume: String) -> std::io::Result<()> {
+    /// The host has no thread left, or there is no sandbox.
+    pub fn watch(self, machine: &Handle, resume: String, sandbox: Sandbox) -> Result<(), Error> {
         let events = machine.events();
         let body = move || {
             for event in events {
@@ -45,10 +46,12 @@ impl PausingDisks {
                 }
             }
         };
-        std::thread::Builder::new()
-            .name("disk-errors".into())
-            .spawn(body)?;
-        Ok(())
+        let _confined = thread::confine(sandbox.confinement()?);
+        let thread = thread::spawn(Role::Messages, body);
+        thread.map(drop).map_err(|error| Error::Host {
+            doing: "start a thread",
+            error,
+        })
     }
 
     fn message(&self, id: &str, error: &RequestError, resume: &str) -> String {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use hv_vmm::{Config, Error, InputFilter, OpenError, Outcome, Vm, write_problem};
+use hv_vmm::{Config, Error, InputFilter, OpenError, Outcome, Sandbox, Vm, write_problem};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -141,27 +141,34 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     // Before the first thread starts, so that all threads have these signals blocked and only the event loop receives them.
     let signals = SigSet::from_iter(ENDING);
     signals.thread_block()?;
-    let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(failed("open a signalfd"))?;
     terminal::restore_on_panic();
     hv_vmm::on_violation(terminal::restore, advice::ON_VIOLATION);
-    logger::in_background(args.sandbox.0)?;
+    let sandbox = args.sandbox.0;
+    logger::in_background(sandbox)?;
 
     let have_stdio = consoles.have_stdio();
     let resized = (consoles.have_a_size())
         .then(terminal::size_changes)
-        .transpose()?;
+        .transpose()
+        .map_err(failed("open a signalfd"))?;
     let dump_dtb = args.dump_dtb.take();
-    let stop = ended_by.as_fd().try_clone_to_owned()?;
+    let copy = failed("copy a file descriptor");
+    let stop = ended_by.as_fd().try_clone_to_owned().map_err(&copy)?;
     let keys = (have_stdio && stdin().is_terminal()).then(Arc::<Keys>::default);
     let filter = keys.clone().map(|keys| -> Arc<dyn InputFilter> { keys });
-    let mut config = args.config(payload, consoles, resized, filter, Some(stop))?;
+    let mut config = args
+        .config(payload, consoles, resized, filter, Some(stop))
+        .map_err(&copy)?;
     let pausing = PausingDisks::of(&config);
     if pausing.is_some() {
-        config.resume = Some(continue_signal()?);
+        config.resume = Some(continue_signal().map_err(failed("open a signalfd"))?);
     }
     let terminal = Terminal {
         have_stdio,
         keys: keys.as_deref(),
+        sandbox,
     };
     let (outcome, complete) = match boot(config, dump_dtb.as_deref(), &terminal, pausing) {
         Ok(None) => return Ok(ExitCode::SUCCESS),
@@ -192,6 +199,14 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
     }))
 }
 
+/// The error of something that the host has refused.
+fn failed<E: Into<std::io::Error>>(doing: &'static str) -> impl Fn(E) -> Error {
+    move |error| Error::Host {
+        doing,
+        error: error.into(),
+    }
+}
+
 /// A descriptor that becomes readable at SIGCONT, by which a user without a terminal has a paused guest go on. Before the
 /// first thread is made, so that all of them have the signal blocked; a stopped process goes on all the same.
 fn continue_signal() -> nix::Result<OwnedFd> {
@@ -201,20 +216,25 @@ fn continue_signal() -> nix::Result<OwnedFd> {
     Ok(signal.into())
 }
 
-/// Stdin and stdout, as far as a console has them.
+/// How the program's user is reached: stdin and stdout, as far as a console has them.
 struct Terminal<'a> {
     have_stdio: bool,
     /// Where a person is at a terminal.
     keys: Option<&'a Keys>,
+    /// How threads of the program's own are confined.
+    sandbox: Sandbox,
 }
 
 /// Runs the machine to its end, or only writes its device tree.
 fn boot(
     config: Config,
     dump_dtb: Option<&Path>,
-    Terminal { have_stdio, keys }: &Terminal<'_>,
+    terminal: &Terminal<'_>,
     pausing: Option<PausingDisks>,
 ) -> Result<Option<Outcome>, Error> {
+    let Terminal {
+        have_stdio, keys, ..
+    } = *terminal;
     let vm = Vm::new(config)?;
     match dump_dtb {
         Some(path) if path.as_os_str() == "-" => {
@@ -246,12 +266,7 @@ fn boot(
             Some(_) => "press Ctrl-a p".to_owned(),
             None => format!("run 'kill -CONT {}'", std::process::id()),
         };
-        disks
-            .watch(&vm.handle(), resume)
-            .map_err(|error| Error::Host {
-                doing: "start a thread",
-                error,
-            })?;
+        disks.watch(&vm.handle(), resume, terminal.sandbox)?;
     }
     let _raw = have_stdio.then(terminal::RawMode::enter);
     vm.run().map(Some)

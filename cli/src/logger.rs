@@ -108,7 +108,7 @@ pub fn in_background(sandbox: Sandbox) -> Result<(), Box<dyn std::error::Error>>
     let thread = thread::spawn(Role::Messages, || QUEUE.drain(write));
     drop(confined);
     before.thread_set_mask()?;
-    thread?;
+    thread.map_err(|error| format!("cannot start a thread: {error}"))?;
     IN_BACKGROUND.store(true, Ordering::Release);
     Ok(())
 }
