@@ -11,6 +11,7 @@ mod disk;
 mod doctor;
 mod embedding;
 mod ends;
+mod faults;
 mod fixture;
 #[path = "../shared/guest_disk.rs"]
 mod guest_disk;

@@ -49,8 +49,8 @@ fn printed(count: u32) -> Vec<u8> {
     (1..=count).rev().map(|n| n.to_le_bytes()[0]).collect()
 }
 
-/// hvrun in a shell of the nested host, after `before` and with these redirections behind it.
-fn in_shell(host: &Host, before: &str, arguments: &[String], redirections: &str) -> Exec {
+/// hvrun with these arguments, for a shell of the nested host.
+fn words(arguments: &[String]) -> String {
     let arguments: Vec<String> = arguments
         .iter()
         .map(
@@ -61,11 +61,12 @@ fn in_shell(host: &Host, before: &str, arguments: &[String], redirections: &str)
             },
         )
         .collect();
-    let hvrun = text(hvrun());
-    let line = format!(
-        "{before}\nexec {LOCAL_ROOT}{hvrun} {} {redirections}",
-        arguments.join(" ")
-    );
+    format!("{LOCAL_ROOT}{} {}", text(hvrun()), arguments.join(" "))
+}
+
+/// hvrun in a shell of the nested host, after `before` and with these redirections behind it.
+pub fn in_shell(host: &Host, before: &str, arguments: &[String], redirections: &str) -> Exec {
+    let line = format!("{before}\nexec {} {redirections}", words(arguments));
     host.exec(["sh", "-c", &line])
 }
 
