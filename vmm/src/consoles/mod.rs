@@ -365,10 +365,11 @@ impl Consoles {
 
     /// Waits for the guest's output to go out, at most for `timeout`. Answers whether all has that is to be waited for.
     pub fn flush(&self, timeout: Duration) -> bool {
-        self.release();
-        self.each(timeout, |output, timeout| {
+        let released = self.release();
+        let flushed = self.each(timeout, |output, timeout| {
             output.thread.flush(timeout) || output.manner != Manner::Complete
-        })
+        });
+        released && flushed
     }
 
     /// Ends all output: what there is goes out within `timeout` or not at all.
@@ -400,11 +401,9 @@ impl Consoles {
         }
     }
 
-    /// What waits for the end of its line goes out.
-    fn release(&self) {
-        if let Some(merged) = &self.merged {
-            merged.release();
-        }
+    /// What waits for the end of its line goes out, as far as there is room. Answers whether that is all.
+    fn release(&self) -> bool {
+        self.merged.as_ref().is_none_or(Merged::release)
     }
 
     /// Does something to each output, within a common limit of time. Answers whether all did it.
