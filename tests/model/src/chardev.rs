@@ -31,6 +31,18 @@ pub trait OutputSink: Send + Sync {
     fn set_room_event(&self, event: Arc<EventFd>);
 }
 
+/// A device that takes input.
+pub trait InputSink: Send + Sync {
+    /// Hands bytes to the guest. Returns how many of them were taken.
+    fn receive(&self, bytes: &[u8]) -> usize;
+
+    /// Sets the event that is written to when there is room again.
+    fn set_room_event(&self, event: EventFd);
+
+    /// Takes what the guest has not read, for a guest that reads by SBI.
+    fn take_received(&self, buffer: &mut [u8]) -> usize;
+}
+
 fn copy_memory(output: &(impl OutputSink + ?Sized), memory: &VolatileSlice<'_>) {
     let mut bytes = vec![0; memory.len()];
     memory.copy_to(&mut bytes);

@@ -12,6 +12,7 @@
 //! | `vmm/src/vcpu/mailbox.rs` | run, pause and end of a vCPU's thread | `tests/vcpu.rs` |
 //! | `vmm/src/vcpu/wakeup.rs` | sleep and wake-up of a suspended machine | `tests/vcpu.rs` |
 //! | `devices/src/chardev/output.rs`, `merged.rs` | console output to the thread that writes it | `tests/output.rs` |
+//! | `devices/src/virtio/console/port.rs` | console input to the worker or SBI, and its room | `tests/port.rs` |
 //! | `cli/src/logger/queue.rs` | messages to the thread that writes them | `tests/messages.rs` |
 //!
 //! Not in it: time. A wait with a limit is one without, so nothing that is found correct depends on a limit.
@@ -24,9 +25,17 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 pub mod chardev;
+pub mod state;
 pub mod sync;
 pub mod thread;
 pub mod virtio;
+
+#[allow(dead_code)]
+#[rustfmt::skip]
+#[path = "../../../devices/src/virtio/console/port.rs"]
+mod port;
+
+pub mod console;
 
 #[allow(missing_docs)]
 #[rustfmt::skip]

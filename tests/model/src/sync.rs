@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
+use std::sync::{Arc, LockResult, PoisonError, TryLockError, TryLockResult};
 use std::time::Duration;
 
 pub use loom::sync::RwLock;
@@ -158,22 +158,28 @@ fn lock_result<T>(result: LockResult<T>) -> T {
     result.unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An eventfd (eventfd(2)) that blocks.
-#[derive(Debug, Default)]
-pub struct EventFd {
-    count: Mutex<u64>,
-    written: Condvar,
-}
+/// An eventfd (eventfd(2)) that blocks. It also stands for one that is waited for by epoll(7) and its edges, or read after that.
+#[derive(Clone, Debug, Default)]
+pub struct EventFd(Arc<(Mutex<u64>, Condvar)>);
 
 impl EventFd {
+    /// As vmm-sys-util's, for any flags.
+    ///
+    /// # Errors
+    /// None here.
+    pub fn new(_flags: i32) -> io::Result<Self> {
+        Ok(Self::default())
+    }
+
     /// Adds to the count.
     ///
     /// # Errors
     /// None here: the count does not overflow.
     pub fn write(&self, value: u64) -> io::Result<()> {
-        let mut count = lock(&self.count);
+        let (count, written) = &*self.0;
+        let mut count = lock(count);
         *count = count.saturating_add(value);
-        self.written.notify_all();
+        written.notify_all();
         Ok(())
     }
 
@@ -182,9 +188,10 @@ impl EventFd {
     /// # Errors
     /// None here: nothing interrupts the wait.
     pub fn read(&self) -> io::Result<u64> {
-        let mut count = lock(&self.count);
+        let (count, written) = &*self.0;
+        let mut count = lock(count);
         while *count == 0 {
-            count = lock_result(self.written.wait(count));
+            count = lock_result(written.wait(count));
         }
         Ok(std::mem::take(&mut count))
     }
