@@ -13,6 +13,7 @@ mod heap;
 mod keys;
 mod logger;
 mod manual;
+mod sync;
 mod terminal;
 
 use std::io::{IsTerminal, Write, stdin};

@@ -13,7 +13,7 @@ mod repeats;
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -31,7 +31,7 @@ use repeats::Repeats;
 const LAST_MESSAGES: Duration = Duration::from_secs(3);
 
 /// Lines for the thread, once there is one.
-static QUEUE: Queue = Queue::new();
+static QUEUE: LazyLock<Queue> = LazyLock::new(Queue::new);
 
 /// There is a thread.
 static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);

@@ -37,6 +37,8 @@ mod source_set;
 use source_set::SourceSet;
 
 #[cfg(test)]
+mod exhaustive;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ mod file_lock;
 pub mod interrupt;
 pub mod rtc;
 pub mod state;
+mod sync;
 pub mod test_device;
 pub mod thread;
 pub mod uart;

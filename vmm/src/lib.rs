@@ -44,6 +44,7 @@ mod machine;
 mod memory;
 mod probe;
 mod sandbox;
+mod sync;
 mod vcpu;
 mod vm;
 

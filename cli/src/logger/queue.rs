@@ -1,8 +1,10 @@
 //! A bounded queue of lines that one thread writes.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How many bytes of lines wait for a reader. What comes beyond is counted and not kept.
 const CAPACITY: usize = 64 * 1024;
@@ -28,7 +30,7 @@ struct State {
 
 impl Queue {
     /// An empty one.
-    pub const fn new() -> Queue {
+    pub fn new() -> Queue {
         Queue {
             state: Mutex::new(State {
                 lines: VecDeque::new(),
@@ -46,6 +48,8 @@ impl Queue {
         let mut state = self.lock();
         if state.bytes.saturating_add(line.len()) > CAPACITY {
             state.lost = state.lost.saturating_add(1);
+            // There is room for no line that is longer than that, and then the thread may be asleep.
+            self.work.notify_one();
         } else {
             self.add(&mut state, line);
         }
@@ -64,6 +68,14 @@ impl Queue {
 
     /// The thread's body: hands each line to `write`, which may take as long as it likes.
     pub fn drain(&self, mut write: impl FnMut(&str)) {
+        loop {
+            write(&self.take());
+            self.taken_is_written();
+        }
+    }
+
+    /// Waits for the next line, and takes it.
+    pub fn take(&self) -> String {
         let mut state = self.lock();
         loop {
             let line = if state.lost > 0 && state.bytes <= CAPACITY / 2 {
@@ -81,11 +93,13 @@ impl Queue {
                 continue;
             };
             state.writing = true;
-            drop(state);
-            write(&line);
-            state = self.lock();
-            state.writing = false;
+            return line;
         }
+    }
+
+    /// The line that was taken is written.
+    pub fn taken_is_written(&self) {
+        self.lock().writing = false;
     }
 
     /// Waits until everything is written, at most for `timeout`. Returns whether it is.
@@ -143,6 +157,18 @@ mod tests {
         }
         assert!(queue.flush(LONG));
         assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["0", "1", "2"]);
+    }
+
+    /// It wakes the thread, although nothing is queued.
+    #[test]
+    fn a_line_that_is_too_long_is_told_of() {
+        let (queue, allow, lines) = queue();
+        drop(allow);
+        queue.push("x".repeat(CAPACITY + 1));
+        assert!(queue.flush(LONG));
+        let lines: Vec<String> = lines.try_iter().collect();
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("hvrun: warning: 1 messages were lost"));
     }
 
     #[test]

@@ -7,12 +7,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex};
-
-use vmm_sys_util::eventfd::EventFd;
+use std::sync::Arc;
 
 use super::OutputSink;
 use crate::lock;
+use crate::sync::{EventFd, Mutex};
 
 /// How many lines of the log are remembered: more than a boot prints before its last console is there.
 const REMEMBERED: usize = 4096;
@@ -59,7 +58,7 @@ impl Merged {
         Some(stream)
     }
 
-    /// The guest begins anew, with a new log.
+    /// The guest begins anew, with a new log. What was [released](Self::release) and found no room is dropped.
     pub fn restart(&self) {
         self.release();
         for stream in &self.streams {
@@ -70,22 +69,13 @@ impl Merged {
         *lock(&self.shown) = Shown::default();
     }
 
-    /// Passes on what waits for the end of its line, as far as the output has room, and answers whether that is all: the rest
-    /// waits for the next time. A console that is being written to is left alone: a writer may wait for the output.
+    /// Passes on what waits for the end of its line, as far as the output has room. Returns whether that is all. A console that
+    /// is being written to is left alone: a writer may wait for the output.
     pub fn release(&self) -> bool {
         let mut all = true;
         for stream in &self.streams {
             if let Ok(mut state) = stream.state.try_lock() {
-                let State {
-                    line,
-                    ready,
-                    through,
-                    ..
-                } = &mut *state;
-                // The line has begun: its rest is to follow.
-                *through |= !line.is_empty();
-                ready.append(line);
-                all &= stream.flush(&mut state);
+                all &= stream.release(&mut state);
             }
         }
         all
@@ -166,6 +156,15 @@ impl Stream {
             }
             state.through = !ends;
         }
+    }
+
+    /// Passes on the beginning of a line, whose rest goes through then. Answers whether the output had room for it.
+    fn release(&self, state: &mut State) -> bool {
+        if !state.line.is_empty() {
+            state.ready.append(&mut state.line);
+            state.through = true;
+        }
+        self.flush(state)
     }
 
     /// Passes on as much as the output has room for. Answers whether that is all.
@@ -513,9 +512,10 @@ mod tests {
         let mut merged = Merged::new(terminal.clone());
         let (serial, virtio) = (merged.stream().unwrap(), merged.stream().unwrap());
         serial.write(LOG.as_bytes());
+        virtio.write(b"[   13.000000] cut");
         merged.restart();
         virtio.try_write(LOG.as_bytes());
-        assert_eq!(terminal.text(), [LOG, LOG].concat());
+        assert_eq!(terminal.text(), [LOG, "[   13.000000] cut", LOG].concat());
     }
 
     #[test]
@@ -557,6 +557,32 @@ mod tests {
                 rest = &rest[virtio.try_write(rest)..];
             }
             assert!(merged.release());
+            assert_eq!(terminal.text(), text, "{room}");
+        }
+    }
+
+    /// A guest ends, or is stopped, in the middle of a line and of a buffer.
+    #[test]
+    fn a_release_into_a_slow_output_loses_and_doubles_nothing() {
+        for room in 0..70 {
+            let terminal = Terminal::new(room);
+            let mut merged = Merged::new(terminal.clone());
+            let virtio = merged.stream().unwrap();
+            let text = format!("{LOG}login: root\r\n{LOG}# [   99.000000] cut");
+            let mut rest = text.as_bytes();
+            let mut rounds = 0;
+            while !rest.is_empty() {
+                let taken = virtio.try_write(&rest[..rest.len().min(23)]);
+                rest = &rest[taken..];
+                let all = merged.release();
+                assert_eq!(all, lock(&merged.streams[0].state).ready.is_empty());
+                *lock(&terminal.room) = room + 1;
+                rounds += 1;
+                assert!(rounds < 10_000, "room {room}");
+            }
+            while !merged.release() {
+                *lock(&terminal.room) = 1;
+            }
             assert_eq!(terminal.text(), text, "{room}");
         }
     }

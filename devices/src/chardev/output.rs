@@ -5,16 +5,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_memory::{VolatileMemoryError, VolatileSlice, WriteVolatile};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::{OutputSink, copy_memory};
 use crate::lock;
+use crate::sync::{Condvar, EventFd, Instant, JoinHandle, Mutex, MutexGuard};
 use crate::thread::{self, Role};
 
 /// What an [`OutputThread`] writes to.
@@ -177,7 +176,7 @@ struct State {
     closed: bool,
     /// What there is no room for is dropped.
     lossy: bool,
-    /// The last try_write found no room for all it was given.
+    /// A try_write found no room for all it was given, and there has been none since.
     starved: bool,
     /// Where to say that there is room again.
     room: Option<Arc<EventFd>>,
@@ -291,7 +290,8 @@ impl OutputSink for OutputThread {
     fn try_write(&self, bytes: &[u8]) -> usize {
         let mut state = lock(&self.shared.state);
         let taken = self.shared.store(&mut state, bytes);
-        state.starved = taken < bytes.len();
+        // Somebody else may have found no room before, and still waits for it.
+        state.starved |= taken < bytes.len();
         taken
     }
 
@@ -362,7 +362,8 @@ impl Shared {
         let mut state = lock(&self.state);
         state.lose(lost);
         let state = self.written(state, &mut rest, written);
-        if !state.is_empty() {
+        // The thread may have begun to sleep because somebody else wrote. It ends if the output was closed meanwhile.
+        if !state.is_empty() || state.closed {
             self.work.notify_one();
         }
         true

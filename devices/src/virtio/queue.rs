@@ -216,12 +216,17 @@ impl<'m> DeviceQueue<'m> {
             .map_err(|_| Broken::Unreadable)?;
         let value = u16::from_le(value);
         Ok(if event_idx {
-            // Whether the entry that the driver waits for is among those from `before` up to `now`.
-            value.wrapping_sub(before) < now.wrapping_sub(before)
+            has_passed(value, before, now)
         } else {
             u32::from(value) & VRING_AVAIL_F_NO_INTERRUPT == 0
         })
     }
+}
+
+/// Whether the entry `event`, which the other side waits for, is among those from `before` up to `now`, all modulo 2^16
+/// (section 2.7.10, `vring_need_event`).
+const fn has_passed(event: u16, before: u16, now: u16) -> bool {
+    event.wrapping_sub(before) < now.wrapping_sub(before)
 }
 
 #[cfg(test)]

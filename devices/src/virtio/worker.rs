@@ -7,16 +7,15 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, Malformed};
 use super::queue::{Broken, DeviceQueue, Parked};
 use super::{ActiveQueue, Notifier, NotifyHandler, QueuePosition};
 use crate::lock;
+use crate::sync::{AtomicBool, EventFd, Mutex, Ordering, RwLock};
 use crate::thread::{Job, Role, WorkerThread};
 
 /// How many requests are served on vCPUs' threads before the worker gets one, to see whether more come with it; and how many

@@ -366,9 +366,10 @@ impl Consoles {
     /// Waits for the guest's output to go out, at most for `timeout`. Answers whether all has that is to be waited for.
     pub fn flush(&self, timeout: Duration) -> bool {
         let released = self.release();
-        self.each(timeout, |output, timeout| {
+        let flushed = self.each(timeout, |output, timeout| {
             output.thread.flush(timeout) || output.manner != Manner::Complete
-        }) && released
+        });
+        released && flushed
     }
 
     /// Ends all output: what there is goes out within `timeout` or not at all.

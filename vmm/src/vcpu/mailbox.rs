@@ -1,7 +1,8 @@
 //! What a vCPU's thread is to do: run the guest, stay outside of it, or end.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+
+use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
 
 /// What a vCPU's thread is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! Wakes a machine that the guest has suspended (SBI SUSP), at an interrupt of a device.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use hv_devices::interrupt::IrqLine;
+
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, fence};
 
 /// The wake-up logic of one machine.
 #[derive(Debug, Default)]
@@ -35,13 +36,15 @@ impl Wakeup {
             .disturbed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // Whoever raises a wire looks at this afterwards, and here the wires are looked at afterwards: one sees the other.
-        self.sleeping.store(true, Ordering::SeqCst);
+        // Whoever raises a wire looks at this afterwards, and here the wires are looked at afterwards: with a full barrier in
+        // between on both sides, one sees the other.
+        self.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         let awake = loop {
             if std::mem::take(&mut *disturbed) {
                 break false;
             }
-            if self.high.load(Ordering::SeqCst) != 0 {
+            if self.high.load(Ordering::Relaxed) != 0 {
                 break true;
             }
             let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -57,7 +60,7 @@ impl Wakeup {
                 }
             };
         };
-        self.sleeping.store(false, Ordering::SeqCst);
+        self.sleeping.store(false, Ordering::Relaxed);
         awake
     }
 
@@ -72,11 +75,12 @@ impl Wakeup {
 
     fn set(&self, bit: u64, high: bool) {
         if !high {
-            self.high.fetch_and(!bit, Ordering::SeqCst);
+            self.high.fetch_and(!bit, Ordering::Relaxed);
             return;
         }
-        self.high.fetch_or(bit, Ordering::SeqCst);
-        if self.sleeping.load(Ordering::SeqCst) {
+        self.high.fetch_or(bit, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) {
             // Taking the lock waits for a sleeper between its look and its sleep.
             drop(self.disturbed.lock());
             self.changed.notify_all();

@@ -408,6 +408,22 @@ fn a_full_disk_is_tried_again_by_itself() {
     until(|| storage.written() == b"text");
 }
 
+/// As the event loop does that has what is held back go out.
+#[test]
+fn who_has_nothing_to_write_takes_nobodys_event() {
+    let (gate, outlet) = gated(None);
+    let output = OutputThread::spawn(outlet, "test").unwrap();
+    let room = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+    output.set_room_event(Arc::clone(&room));
+    output.write(b"x");
+    gate.entered.recv_timeout(LONG).unwrap();
+    while output.try_write(b"x") > 0 {}
+    assert_eq!(output.try_write(b""), 0);
+    gate.leave.send(Ok(())).unwrap();
+    let mut fds = [PollFd::new(borrowed(&room), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, PollTimeout::from(60_000_u16)), Ok(1));
+}
+
 #[test]
 fn a_full_disk_holds_up_nobody_and_what_is_lost_is_counted() {
     let _watch = watch();

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::chardev::{InputSink, OutputSink};
 use crate::lock;
 use crate::state::RestoreError;
+use crate::sync::{EventFd, Mutex};
 
 /// The most ports a device can have.
 pub const MAX_PORTS: usize = 16;

@@ -153,3 +153,67 @@ fn a_ring_that_takes_back_what_it_offered_is_broken() {
         Err(Broken::Unreadable)
     ));
 }
+
+/// The specification's function, and what it means: the entries from `before` on, one after the other.
+#[test]
+fn each_event_index_is_passed_once_wherever_the_indexes_wrap_around() {
+    let specified = |event: u16, before: u16, now: u16| {
+        now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before)
+    };
+    let windows = (0..=20).chain([255, 256, 257, 0x7fff, 0x8000, 0x8001, 0xfffe, 0xffff]);
+    for window in windows {
+        for before in [0, 1, 0x7fff, 0x8000, 0xfff0, 0xfffe, 0xffff_u16] {
+            let now = before.wrapping_add(window);
+            let mut passed = vec![false; 1 << 16];
+            for entry in 0..window {
+                passed[usize::from(before.wrapping_add(entry))] = true;
+            }
+            for (event, passed) in (0..=u16::MAX).zip(passed) {
+                assert_eq!(has_passed(event, before, now), passed);
+                assert_eq!(specified(event, before, now), passed);
+            }
+        }
+    }
+}
+
+/// From every index that there is, with every number of chains up to a whole ring, and one more.
+#[test]
+fn chains_are_counted_and_used_wherever_the_indexes_wrap_around() {
+    let memory = memory();
+    let ring = Ring::new(&memory, SIZE);
+    ring.describe(1, &chain(1, &[readable(DATA, 1)]));
+    for slot in 0..u64::from(SIZE) {
+        let address = GuestAddress(AVAILABLE + 4 + 2 * slot);
+        memory.write_obj(1_u16, address).unwrap();
+    }
+    let mut buffers = Chain::default();
+    for start in 0..=u16::MAX {
+        for count in 0..=SIZE {
+            let end = start.wrapping_add(count);
+            memory.write_obj(end, GuestAddress(AVAILABLE + 2)).unwrap();
+            let mut queue = queue(&memory, true, start);
+            assert_eq!(queue.waiting().unwrap(), count);
+            if count == 0 {
+                assert!(!queue.enable_notification().unwrap());
+            }
+            for taken in 0..count {
+                assert_eq!(queue.next(&mut buffers).unwrap(), Some(1));
+                assert_eq!(queue.waiting().unwrap(), count - taken - 1);
+                queue.put_back();
+                assert_eq!(queue.waiting().unwrap(), count - taken);
+                assert_eq!(queue.next(&mut buffers).unwrap(), Some(1));
+                queue.add_used(&[(1, 0)]).unwrap();
+            }
+            assert_eq!(queue.next(&mut buffers).unwrap(), None);
+            assert_eq!(queue.position(), end);
+            if count > 0 {
+                assert_eq!(ring.used_index(), end);
+            }
+        }
+        let beyond = start.wrapping_add(SIZE + 1);
+        let address = GuestAddress(AVAILABLE + 2);
+        memory.write_obj(beyond, address).unwrap();
+        let mut queue = queue(&memory, true, start);
+        assert!(matches!(queue.next(&mut buffers), Err(Broken::Queue(_))));
+    }
+}
