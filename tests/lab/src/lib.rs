@@ -8,6 +8,5 @@ pub mod hostile;
 pub mod initramfs;
 pub mod matrix;
 pub mod provision;
-pub mod soak;
 pub mod test_kernel;
 pub mod watch;

@@ -29,9 +29,7 @@ impl Arguments {
     }
 }
 
-/// `--kernel Image --serial FILE [--initrd FILE] [--disk FILE] [--tap NAME] [--socket PATH] [--pty NAME]`: the output of the serial port
-/// goes to the file. `--socket` is a port `socket` of the virtio console on a Unix socket, and `--pty` one of this name on a
-/// pseudo-terminal.
+/// `--kernel Image --serial FILE [--initrd FILE] [--disk FILE] [--tap NAME]`: the output of the serial port goes to the file.
 pub fn config(arguments: &Arguments) -> Result<Config, Box<dyn Error>> {
     let console = Chardev::Stdio(Stdio {
         input: Some(File::from(std::io::stdin().as_fd().try_clone_to_owned()?)),
@@ -49,12 +47,7 @@ pub fn config(arguments: &Arguments) -> Result<Config, Box<dyn Error>> {
     if let Some(name) = arguments.value("--tap") {
         config = config.device(NetConfig::tap(name));
     }
-    let mut console = ConsoleConfig::new(console);
-    if let Some(path) = arguments.value("--socket") {
-        console = console.port("socket", Chardev::Unix(path.into()));
-    }
-    if let Some(name) = arguments.value("--pty") {
-        console = console.port(name, Chardev::Pty);
-    }
-    Ok(config.device(RngConfig::default()).device(console))
+    Ok(config
+        .device(RngConfig::default())
+        .device(ConsoleConfig::new(console)))
 }

@@ -11,7 +11,7 @@ mod under_hvrun;
 pub use bare::{BareChip, on_bare_metal};
 use printed::Counts;
 pub use printed::Honest;
-pub use under_hvrun::{Neighbour, beside, on_host};
+pub use under_hvrun::on_host;
 
 /// How a guest attacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! `cargo lab hostile`.
 
 use hv_lab::host::{Host, HostChip, HostConfig};
-use hv_lab::hostile::{self, Attack, BareChip, Judged, Neighbour, Survived};
+use hv_lab::hostile::{self, Attack, BareChip, Judged, Survived};
 use hv_lab::provision::cross_build;
 use hv_lab::test_kernel::Virtio;
 
@@ -25,10 +25,6 @@ pub(super) struct Options {
     /// Not on the bare-metal hypervisor.
     #[arg(long)]
     no_bare: bool,
-    /// Instead, print what an honest guest gets done beside nobody, a busy guest, an honest one and a hostile one, on hosts whose
-    /// clock counts instructions. SECONDS is for each of them.
-    #[arg(long)]
-    neighbours: bool,
 }
 
 /// Attacks hvrun on each kind of host, and the bare-metal hypervisor on each kind of machine.
@@ -37,9 +33,6 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
         [] => HostChip::ALL.to_vec(),
         chosen => chosen.to_vec(),
     };
-    if options.neighbours {
-        return neighbours(&chips, options.seconds);
-    }
     let attack = Attack {
         seconds: options.seconds,
         seed: options.seed,
@@ -69,27 +62,4 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
         }
     }
     Ok(if failed { EXIT_FAILED } else { 0 })
-}
-
-fn neighbours(chips: &[HostChip], seconds: u64) -> Result<u8, Failure> {
-    let hvrun = cross_build("hvrun", "hvrun")?;
-    for &chip in chips {
-        let config = HostConfig::new(chip).quietly().instruction_clock();
-        let host = Host::boot(config.lifetime(None)).map_err(super::host_failure)?;
-        for neighbour in [
-            Neighbour::None,
-            Neighbour::Busy,
-            Neighbour::Honest,
-            Neighbour::Hostile,
-        ] {
-            match hostile::beside(&host, &hvrun, neighbour, seconds) {
-                Ok(honest) => println!("{chip}, beside {neighbour:?}: {honest}"),
-                Err(wrong) => {
-                    println!("{chip}, beside {neighbour:?}: FAILED: {wrong}");
-                    return Ok(EXIT_FAILED);
-                }
-            }
-        }
-    }
-    Ok(0)
 }

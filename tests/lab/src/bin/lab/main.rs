@@ -12,7 +12,6 @@ mod mutants;
 mod session;
 mod setup;
 mod signals;
-mod soak;
 mod terminal;
 
 use std::ffi::OsString;
@@ -106,11 +105,6 @@ enum Command {
     ///
     /// Each attack takes SECONDS, and what the guest does follows from SEED. The exit code is 1 if anything did not survive.
     Hostile(hostile::Options),
-    /// Keep a Linux guest of four harts busy with all its devices for MINUTES on each kind of host, while it is paused and resumed,
-    /// reboots, rebinds drivers, and clients of its consoles come and go.
-    ///
-    /// Prints a table; the exit code is 1 if anything was lost, or hvrun grew.
-    Soak(soak::Options),
     /// Look for changes to the changed code that no unit test would notice (needs cargo-mutants).
     ///
     /// Takes 10 to 30 seconds for each mutant; the exit code is 1 if one was missed. Files that git does not know are left out.
@@ -158,7 +152,6 @@ fn main() -> ExitCode {
         Command::Clippy => provision::clippy().map(|()| 0).map_err(Failure::from),
         Command::Matrix(options) => matrix::run(&options),
         Command::Hostile(options) => hostile::run(&options),
-        Command::Soak(options) => soak::run(&options),
         Command::Mutants(options) => mutants::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Profile(options) => bench::profile(&options),
@@ -237,15 +230,9 @@ mod tests {
     #[test]
     fn long_runs_take_how_long_and_where() {
         Args::command().debug_assert();
-        for line in [
-            "lab soak",
-            "lab soak 30 --host plic --host aia-files",
-            "lab hostile",
-            "lab hostile 60 7 --host aia --no-bare",
-            "lab hostile --neighbours 10",
-        ] {
+        for line in ["lab hostile", "lab hostile 60 7 --host aia --no-bare"] {
             Args::try_parse_from(line.split(' ')).unwrap();
         }
-        assert!(Args::try_parse_from(["lab", "soak", "long"]).is_err());
+        assert!(Args::try_parse_from(["lab", "hostile", "long"]).is_err());
     }
 }
