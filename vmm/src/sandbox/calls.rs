@@ -140,6 +140,9 @@ const TERMINAL: &[u64] = &[
 /// TIOCGWINSZ.
 const WINDOW: &[u64] = &[request(b'T', 0x13)];
 
+/// A client's socket does not block: FIONBIO.
+const CLIENT: &[u64] = &[request(b'T', 0x21)];
+
 /// Of KVM (include/uapi/linux/kvm.h), the one that matters first: KVM_RUN.
 const RUN: &[u64] = &[request(0xae, 0x80)];
 
@@ -217,7 +220,9 @@ fn lists(role: Role) -> (Vec<&'static [i64]>, Vec<&'static [u64]>) {
                 EVENT_LOOP,
                 &[libc::SYS_readv, libc::SYS_sendto],
             ];
-            let requests: [&[u64]; 8] = [RUN, INTERRUPT, VCPU, MACHINE, BLOCK, TAP, VHOST, WINDOW];
+            let requests: [&[u64]; 9] = [
+                RUN, INTERRUPT, VCPU, CLIENT, MACHINE, BLOCK, TAP, VHOST, WINDOW,
+            ];
             (others.to_vec(), requests.to_vec())
         }
     }
