@@ -24,7 +24,7 @@ pub enum ImageFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Nothing is there.
-    #[error("disk image '{}' does not exist: check the path, or create it, e.g. with 'truncate -s 1G'", .0.display())]
+    #[error("disk image '{}' does not exist: check the path, or create it, e.g. with 'truncate -s 1G {}'", .0.display(), .0.display())]
     NotFound(PathBuf),
     /// A directory, a pipe, a terminal, …
     #[error("disk image '{}' is {found}: give a file or a block device", path.display())]
@@ -57,7 +57,7 @@ pub enum OpenError {
         read_only: bool,
     },
     /// The image holds no byte.
-    #[error("disk image '{}' is empty: give it a size, e.g. with 'truncate -s 1G'", .0.display())]
+    #[error("disk image '{}' is empty: give it a size, e.g. with 'truncate -s 1G {}'", .0.display(), .0.display())]
     Empty(PathBuf),
     /// The block device is mounted, part of a RAID, or otherwise held by the host.
     #[error("disk image '{}' is mounted or otherwise in use on this host: unmount it, or attach it with readonly=on", .0.display())]
