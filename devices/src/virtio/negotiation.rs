@@ -417,8 +417,15 @@ impl Negotiation {
                 continue;
             }
             let Some(queue) = setup.build(&self.memory, event_idx) else {
-                self.notifier
-                    .needs_reset(&format_args!("queue {index} is impossible: {setup:x?}"));
+                self.notifier.needs_reset(&format_args!(
+                    "queue {index} is impossible: {} descriptors of at most {}, descriptor table at {:#x}, available ring at {:#x}, \
+                     used ring at {:#x}",
+                    setup.size,
+                    setup.max_size,
+                    setup.descriptor_table,
+                    setup.available_ring,
+                    setup.used_ring
+                ));
                 return;
             };
             queues.push(ActiveQueue {
