@@ -4,7 +4,7 @@ use hv_vmm::Error;
 
 /// What to do when the sandbox has ended hvrun.
 pub const ON_VIOLATION: &str =
-    "please report it; with --sandbox log the guest runs, and the host's kernel logs such calls";
+    "please report it; with --sandbox log the guest runs, and such calls are only logged";
 
 /// An error in one line for the user: what is wrong, and what to do if there is an option for it.
 pub fn message(error: &Error) -> String {

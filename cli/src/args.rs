@@ -200,8 +200,8 @@ pub struct Args {
     /// What hvrun gives up before the guest starts, in case the guest takes it over: on, log or off [default: on].
     ///
     /// on drops all capabilities, allows each thread only the system calls of its role (seccomp), and no file to be opened (Landlock,
-    /// where the host has it). Any other system call ends hvrun with exit code 159. log gives up nothing, and has the host's kernel
-    /// log each call that would be refused (dmesg, type=1326). off gives up nothing.
+    /// where the host has it). Any other system call ends hvrun with exit code 159. log gives up nothing, and
+    /// warns of each call that on would refuse, by its name and its thread's. off gives up nothing.
     #[arg(
         long,
         value_name = "WHEN",

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use hv_lab::host::{Console, Host, HostChip};
+use hv_lab::provision::GUEST_PROMPT;
 
-use crate::fixture::{Disk, Kernel, STEP, guest, host, newest_host, power_off, reboot, run};
+use crate::fixture::{
+    BOOT, Disk, Kernel, STEP, command, guest, host, newest_host, power_off, reboot, run,
+};
 
 /// All kinds of devices but a network interface.
 const DEVICES: &[&str] = &[
@@ -104,21 +107,24 @@ fn every_thread_is_confined_on_a_host_with_the_newest_kernel() {
 
 #[test]
 fn what_would_be_refused_is_logged_and_a_guest_needs_nothing_of_it() {
-    let host = host(HostChip::Aia);
-    let refused = || {
-        let lines = host.exec(["sh", "-c", "dmesg | grep -c type=1326 || true"]);
-        lines.check(STEP).unwrap().stdout_text().trim().to_owned()
-    };
-    let before = refused();
     let disk = Disk::new();
-    let mut arguments = vec!["--sandbox", "log"];
-    arguments.extend(DEVICES.iter().chain(NETWORK));
-    let mut console = guest(host, Kernel::Small, &disk, &arguments);
+    let mut console = command(host(HostChip::Aia), Kernel::Small.arguments())
+        .args(disk.argument())
+        .args(DEVICES.iter().chain(NETWORK).copied())
+        .args(["--sandbox", "log", "--log-level", "info"])
+        .console()
+        .unwrap();
+    let in_force = "sandbox: off; each system call that it would refuse is logged";
+    console.wait_for(in_force, BOOT).unwrap();
+    console.wait_for(GUEST_PROMPT, BOOT).unwrap();
     work(&mut console);
     reboot(&mut console);
     work(&mut console);
-    power_off(console);
-    assert_eq!(refused(), before, "the kernel's log has the calls");
+    console.send_line("poweroff").unwrap();
+    let (status, _) = console.wait_for_end(STEP).unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
+    let printed = console.transcript();
+    assert!(!printed.contains("sandbox: the thread"), "{printed}");
 }
 
 #[test]

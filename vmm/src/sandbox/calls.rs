@@ -4,6 +4,7 @@
 //! and `mprotect` without PROT_EXEC, `tgkill` within the process.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use hv_devices::thread::Role;
 use seccompiler::{
@@ -11,6 +12,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch, apply_filter,
 };
 
+use super::refusals;
 use crate::Error;
 
 /// Which calls are allowed: always, or by any of these rules.
@@ -305,11 +307,7 @@ pub fn require_filters() -> std::result::Result<(), Error> {
     }
 }
 
-fn program(role: Role, only_log: bool) -> Result<BpfProgram> {
-    let refused = match only_log {
-        true => SeccompAction::Log,
-        false => SeccompAction::Trap,
-    };
+fn program(role: Role, refused: SeccompAction) -> Result<BpfProgram> {
     let target = TargetArch::try_from(std::env::consts::ARCH)?;
     SeccompFilter::new(calls(role)?, refused, SeccompAction::Allow, target)?.try_into()
 }
@@ -318,7 +316,31 @@ fn program(role: Role, only_log: bool) -> Result<BpfProgram> {
 ///
 /// # Errors
 /// What it cannot do, in words.
-pub fn filter(role: Role, only_log: bool) -> std::result::Result<(), String> {
-    let program = program(role, only_log).map_err(|error| format!("make its filter: {error}"))?;
-    apply_filter(&program).map_err(|error| format!("install its seccomp filter: {error}"))
+pub fn filter(role: Role) -> std::result::Result<(), String> {
+    let program = program(role, SeccompAction::Trap).map_err(unmade)?;
+    apply_filter(&program).map_err(uninstalled)
+}
+
+/// Has the kernel ask about the calling thread's system calls that [`filter`] would refuse.
+///
+/// # Errors
+/// What it cannot do, in words.
+pub fn ask(role: Role) -> std::result::Result<(), String> {
+    let mut program = program(role, SeccompAction::Log).map_err(unmade)?;
+    // The crate has no action for it.
+    for instruction in &mut program {
+        let returns = u32::from(instruction.code) == libc::BPF_RET | libc::BPF_K;
+        if returns && instruction.k == libc::SECCOMP_RET_LOG {
+            instruction.k = libc::SECCOMP_RET_USER_NOTIF;
+        }
+    }
+    refusals::install(&program, role).map_err(uninstalled)
+}
+
+fn unmade(error: impl Display) -> String {
+    format!("make its filter: {error}")
+}
+
+fn uninstalled(error: impl Display) -> String {
+    format!("install its seccomp filter: {error}")
 }

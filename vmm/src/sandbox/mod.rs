@@ -6,6 +6,7 @@
 //! | `paths` | opening files by their paths, by Landlock, where the kernel has it |
 //! | `calls` | which system calls the threads of each role make: a seccomp filter for each |
 //! | `violation` | what happens at a call that is not among them |
+//! | `refusals` | what is said of such a call when nothing is taken away |
 //!
 //! A thread does this to itself before it does anything else ([`Confinement`]), and the thread that runs the machine just before the
 //! guest starts, when everything is open. A thread that is made later, at a reboot, has the filter of its maker as well as its own.
@@ -17,6 +18,7 @@
 mod calls;
 mod paths;
 mod privileges;
+mod refusals;
 mod violation;
 
 use std::path::PathBuf;
@@ -36,8 +38,8 @@ pub enum Sandbox {
     /// gets back: not after the machine's end, either.
     #[default]
     Off,
-    /// They keep them, and the host's kernel logs each system call that would be refused, with the name of its thread (audit
-    /// messages of type 1326).
+    /// They keep them, and each system call that would be refused is logged as a warning with its name and that of its thread, the
+    /// first time that the thread makes it.
     Log,
     /// They give them up. A system call that a thread of its role never makes ends the process.
     On,
@@ -63,44 +65,43 @@ impl Sandbox {
         }
         calls::require_filters()?;
         let only_log = self == Sandbox::Log;
-        if !only_log {
-            violation::catch().map_err(Error::host("handle SIGSYS"))?;
+        match only_log {
+            true => refusals::listen().map_err(Error::host("log what the sandbox refuses"))?,
+            false => violation::catch().map_err(Error::host("handle SIGSYS"))?,
         }
         let paths = match only_log {
             true => None,
             false => Some(paths::Paths::new(sockets)?),
         };
-        Ok(Some(Arc::new(Cage { only_log, paths })))
+        Ok(Some(Arc::new(Cage { paths })))
     }
 }
 
 /// How the threads of one machine are confined.
 #[derive(Debug)]
 struct Cage {
-    /// Nothing is taken away, and the kernel logs what would have been.
-    only_log: bool,
+    /// `None`: nothing is taken away, and what would have been refused is logged.
     paths: Option<paths::Paths>,
 }
 
 impl Cage {
     fn try_enter(&self, role: Role) -> Result<(), String> {
         violation::name_thread(role);
-        let landlock = match &self.paths {
-            None => None,
+        let in_force = match &self.paths {
+            None => {
+                calls::ask(role)?;
+                "off; each system call that it would refuse is logged".to_owned()
+            }
             Some(paths) => {
                 let dropped = privileges::drop_all();
                 dropped.map_err(|error| format!("drop its capabilities: {error}"))?;
-                Some(paths.enter(role)?)
+                let landlock = paths.enter(role)?;
+                calls::filter(role)?;
+                format!("seccomp, no capabilities, {landlock}")
             }
         };
-        calls::filter(role, self.only_log)?;
         if role == Role::EventLoop {
-            match landlock {
-                None => log::info!(
-                    "sandbox: off; the host's kernel logs each system call that it would refuse (dmesg, type=1326)"
-                ),
-                Some(landlock) => log::info!("sandbox: seccomp, no capabilities, {landlock}"),
-            }
+            log::info!("sandbox: {in_force}");
         }
         Ok(())
     }
