@@ -5,6 +5,7 @@ use hv_lab::host::HostChip;
 use hv_lab::provision::cross_build;
 
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn a_start_and_stop_is_measured() {
     let vmm = Vmm::hvrun(cross_build("hvrun", "hvrun").unwrap());
     let chips = HostChip::USUAL;

@@ -33,6 +33,7 @@ fn host_with_small_interrupt_files(property: &str) -> Host {
 
 /// SpacemiT's K3 is such a host. Guests get an AIA there by default, whose device tree says what KVM was told.
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn guest_interrupt_files_of_63_identities() {
     let host = host_with_small_interrupt_files("riscv,num-guest-ids");
     let machine = Machine::hvrun(HostChip::AiaFiles, HostChip::AiaFiles, 2, Virtio::Modern);
@@ -59,6 +60,7 @@ fn guest_interrupt_files_of_63_identities() {
 
 /// Where the device tree has no number for the guests' files, they have as many identities as the host's own.
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn interrupt_files_of_63_identities() {
     let host = host_with_small_interrupt_files("riscv,num-ids");
     let machine = Machine::hvrun(HostChip::AiaFiles, HostChip::AiaFiles, 1, Virtio::Modern);

@@ -39,8 +39,9 @@ fn boots(chip: HostChip, kernel: Kernel, cpus: u32) {
 }
 
 macro_rules! boots {
-    ($($name:ident: $chip:ident $kernel:ident $cpus:literal;)*) => {
+    ($($(#[$attribute:meta])? $name:ident: $chip:ident $kernel:ident $cpus:literal;)*) => {
         $(#[test]
+        $(#[$attribute])?
         fn $name() {
             boots(HostChip::$chip, Kernel::$kernel, $cpus);
         })*
@@ -49,17 +50,24 @@ macro_rules! boots {
 
 boots! {
     plic_stable_1: Plic Stable 1;
+    #[ignore = "in a complete run: cargo test -- --include-ignored"]
     plic_stable_4: Plic Stable 4;
+    #[ignore = "in a complete run: cargo test -- --include-ignored"]
     plic_backports_1: Plic Backports 1;
     plic_backports_4: Plic Backports 4;
     plic_small_1: Plic Small 1;
+    #[ignore = "in a complete run: cargo test -- --include-ignored"]
     plic_small_4: Plic Small 4;
+    #[ignore = "in a complete run: cargo test -- --include-ignored"]
     aia_stable_1: Aia Stable 1;
     aia_stable_4: Aia Stable 4;
     aia_backports_1: Aia Backports 1;
+    #[ignore = "in a complete run: cargo test -- --include-ignored"]
     aia_backports_4: Aia Backports 4;
     aia_small_1: Aia Small 1;
+    #[ignore = "in a complete run: cargo test -- --include-ignored"]
     aia_small_4: Aia Small 4;
+    #[ignore = "in a complete run: cargo test -- --include-ignored"]
     aia_files_stable_2: AiaFiles Stable 2;
 }
 

@@ -8,7 +8,7 @@ use hv_lab::initramfs::Initramfs;
 use hv_lab::provision::{self, GUEST_PROMPT};
 
 use crate::fixture::{
-    BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, reboot, run, text,
+    BOOT, Disk, Kernel, STEP, chips, command, guest, host, power_off, reboot, run, text,
 };
 use crate::virtio::version;
 
@@ -34,9 +34,9 @@ fn person(host: &Host, terminal: &str) -> Console {
     both_ways.console().unwrap()
 }
 
-/// hvrun with Debian's kernel and nothing on its standard streams but what a test reads.
-fn in_background(host: &Host, disk: &Disk, consoles: &[&str]) -> Process {
-    let command = command(host, Kernel::Stable.arguments())
+/// hvrun with this kernel and nothing on its standard streams but what a test reads.
+fn in_background(host: &Host, kernel: Kernel, disk: &Disk, consoles: &[&str]) -> Process {
+    let command = command(host, kernel.arguments())
         .args(disk.argument())
         .args(["--virtio", version(host.chip())]);
     let consoles = consoles.iter().flat_map(|console| ["--console", console]);
@@ -67,7 +67,7 @@ fn wait_for_size(console: &mut Console, size: &str) {
 
 #[test]
 fn a_virtio_console_is_a_terminal_of_the_right_size() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let arguments = ["--console", "virtio", "--virtio", version(chip)];
         let mut console = guest(host(chip), Kernel::Stable, &disk, &arguments);
@@ -113,7 +113,7 @@ fn a_kernel_without_a_driver_for_the_virtio_console_is_not_silent() {
     let directory = tempfile::tempdir().unwrap();
     let initrd = directory.path().join("initrd");
     std::fs::write(&initrd, archive.finish()).unwrap();
-    for chip in CHIPS {
+    for chip in chips() {
         let kernel = &Kernel::Stable.arguments()[1];
         let finished = command(host(chip), ["--kernel", kernel])
             .args(["--initrd", &text(&initrd), "--console", "virtio"])
@@ -192,7 +192,7 @@ fn the_console_of_sbi_shares_the_terminal() {
 
 #[test]
 fn both_consoles_are_there_and_one_has_the_terminal() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let host = host(chip);
         let mut console = command(host, Kernel::Stable.arguments())
@@ -217,7 +217,7 @@ fn both_consoles_are_there_and_one_has_the_terminal() {
 
 #[test]
 fn a_file_has_all_output() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let host = host(chip);
         let file = path(host, "log");
@@ -243,12 +243,12 @@ fn a_file_has_all_output() {
 
 #[test]
 fn people_come_to_a_pseudo_terminal_and_leave_it() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let host = host(chip);
         let printed = path(host, "printed");
         let port = format!("virtio,port=printed,to=file:{printed}");
-        let hvrun = in_background(host, &disk, &["serial,to=pty", &port]);
+        let hvrun = in_background(host, Kernel::Small, &disk, &["serial,to=pty", &port]);
         let terminal = terminal_of(&hvrun, "serial port");
         let mut first = person(host, &terminal);
         first.wait_for(GUEST_PROMPT, BOOT).unwrap();
@@ -275,11 +275,16 @@ fn people_come_to_a_pseudo_terminal_and_leave_it() {
 
 #[test]
 fn a_shell_over_a_socket() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let host = host(chip);
         let socket = path(host, "console");
-        let hvrun = in_background(host, &disk, &[&format!("virtio,to=unix:{socket}")]);
+        let hvrun = in_background(
+            host,
+            Kernel::Stable,
+            &disk,
+            &[&format!("virtio,to=unix:{socket}")],
+        );
         wait_for_file(host, &socket);
         let mut first = client(host, &socket).console().unwrap();
         first.wait_for(GUEST_PROMPT, BOOT).unwrap();
@@ -332,13 +337,13 @@ fn a_port_carries_data_both_ways() {
     // 349 kB: more than hvrun's buffer (64 KiB) and a socket (208 KiB) hold.
     const LINES: u32 = 60_000;
     let fill = format!("seq {LINES} > $P");
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let host = host(chip);
         let socket = path(host, "port");
         let port = format!("virtio,port=org.example.0,to=unix:{socket}");
         let arguments = ["--console", &port, "--virtio", version(chip)];
-        let mut console = guest(host, Kernel::Stable, &disk, &arguments);
+        let mut console = guest(host, Kernel::Small, &disk, &arguments);
         // It is no console, so there is still the usual one.
         assert_eq!(run(&mut console, "tty"), "/dev/ttyS0");
         // Where there is udev, it makes links by these names in /dev/virtio-ports.

@@ -6,7 +6,7 @@ use hv_lab::host::HostChip;
 use hv_lab::provision;
 
 use crate::fixture::Kernel;
-use crate::fixture::{CHIPS, STEP, command, host, text};
+use crate::fixture::{STEP, chips, command, host, text};
 
 /// The tree's source, after dtc has had nothing to say about it.
 fn dumped(chip: HostChip, more: &[&str]) -> String {
@@ -55,7 +55,7 @@ fn a_tree_on_stdout() {
 
 #[test]
 fn dtc_accepts_every_tree_without_a_warning() {
-    for chip in CHIPS {
+    for chip in chips() {
         for more in [
             &["--cpus", "1"][..],
             &["--cpus", "4", "--memory", "3G"],

@@ -7,14 +7,14 @@ use hv_lab::host::HostChip;
 use hv_lab::provision::GUEST_PROMPT;
 
 use crate::fixture::{
-    BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, hvrun, power_off, run, text,
+    BOOT, Disk, Kernel, STEP, chips, command, guest, host, hvrun, power_off, run, text,
 };
 
 /// hvrun dies by SIGKILL while the guest writes: every block that the guest was told is flushed is in the image.
 #[test]
 fn acknowledged_writes_survive_kill_9() {
     const BLOCK: usize = 4096;
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let data = disk.beside("data.img");
         fs::File::create(&data).unwrap().set_len(8 << 20).unwrap();
@@ -217,7 +217,7 @@ fn lines_of(number: &str) -> String {
 /// 8 MiB around the page cache, with several harts at once, come back as they were.
 #[test]
 fn data_is_not_mixed_up() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let data = disk.beside("data.img");
         fs::File::create(&data).unwrap().set_len(8 << 20).unwrap();
@@ -262,7 +262,7 @@ fn small_requests_are_not_mixed_up() {
     // What is in /dev is in memory, and is there for hvrun as well.
     const MAKE: &str =
         "truncate -s 4M /dev/small /tmp/small && losetup -f && losetup $(losetup -f) /tmp/small";
-    for chip in CHIPS {
+    for chip in chips() {
         let host = host(chip);
         let said = host.exec(["sh", "-c", MAKE]).check(STEP).unwrap();
         let device = said.stdout_text();

@@ -3,7 +3,7 @@
 use hv_lab::host::{FinishedProcess, Host, HostChip, HostConfig, LOCAL_ROOT};
 use serde_json::Value;
 
-use crate::fixture::{CHIPS, Kernel, STEP, command, host, hvrun, newest_host, text};
+use crate::fixture::{Kernel, STEP, chips, command, host, hvrun, newest_host, text};
 
 /// What it prints, and that it ends with this code.
 fn doctor(host: &Host, arguments: &[&str], code: i32) -> FinishedProcess {
@@ -40,7 +40,7 @@ pub fn answered_by<'a>(report: &'a Value, name: &str) -> Option<&'a str> {
 
 #[test]
 fn a_host_that_can_boot_guests() {
-    for chip in CHIPS {
+    for chip in chips() {
         let host = host(chip);
         let text = doctor(host, &[], 0).stdout_text();
         assert!(text.starts_with("hvrun "), "{text}");

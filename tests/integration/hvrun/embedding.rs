@@ -3,7 +3,7 @@
 use hv_lab::host::{Exec, Host, HostChip, Stdio};
 use hv_lab::provision::{self, GUEST_GREETING, GUEST_PROMPT};
 
-use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, host, run, text};
+use crate::fixture::{BOOT, Disk, Kernel, STEP, chips, host, run, text};
 
 /// An example, without a terminal: it would have to be made raw.
 fn example(host: &Host, name: &str) -> Exec {
@@ -31,7 +31,7 @@ fn the_shortest_boot() {
 /// The guest sees the example's own devices, in the device tree and behind their registers; a reboot creates them anew.
 #[test]
 fn devices_of_the_program_s_own() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let mut console = example(host(chip), "own_device")
             .args(Kernel::Stable.arguments())

@@ -4,12 +4,12 @@ use hv_lab::host::{Host, HostChip, Stdio, Stream};
 use hv_lab::provision::{self, GUEST_PROMPT};
 
 use crate::fixture::{
-    BOOT, CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, reboot, run, text,
+    BOOT, Disk, Kernel, STEP, chips, command, guest, host, power_off, reboot, run, text,
 };
 
 #[test]
 fn a_guest_reboots_in_the_same_process() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let mut console = guest(host(chip), Kernel::Small, &disk, &["--cpus", "2"]);
         let pid = console.process().pid();
@@ -178,7 +178,7 @@ fn the_end_of_input_is_not_the_end_of_the_guest() {
 /// `printf … | hvrun … > file`: everything that is piped in reaches the guest, however early it comes.
 #[test]
 fn input_from_a_pipe_and_output_into_a_file() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let host = host(chip);
         let output = disk.beside("output");

@@ -18,6 +18,20 @@ pub const STEP: Duration = Duration::from_secs(240);
 /// The kinds of host that differ in what hvrun does. What is to run on the third one names it.
 pub const CHIPS: [HostChip; 2] = HostChip::USUAL;
 
+/// The kinds of host that the calling test takes: both in a complete run (`cargo test -- --include-ignored`), one of them, by the
+/// test's name, in a quick one.
+pub fn chips() -> Vec<HostChip> {
+    if std::env::args().any(|argument| argument.ends_with("ignored")) {
+        return CHIPS.to_vec();
+    }
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or_default();
+    let sum: usize = test.bytes().map(usize::from).sum();
+    let chip = CHIPS[sum % CHIPS.len()];
+    println!("{test}: on {chip} alone, on all with --include-ignored");
+    vec![chip]
+}
+
 /// hvrun's binary for the nested host.
 pub fn hvrun() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();

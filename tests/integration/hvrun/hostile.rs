@@ -30,11 +30,13 @@ fn a_hostile_guest_gets_nothing_on_a_plic() {
 }
 
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn a_hostile_guest_gets_nothing_on_an_aia() {
     survives(HostChip::Aia, Virtio::Modern, 3);
 }
 
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn a_hostile_guest_gets_nothing_on_an_aia_with_guest_interrupt_files() {
     survives(HostChip::AiaFiles, Virtio::Modern, 4);
 }

@@ -5,7 +5,7 @@ use hv_lab::provision;
 use hv_lab::test_kernel::{Machine, Virtio};
 
 use crate::doctor::{answered_by, report};
-use crate::fixture::{CHIPS, STEP, command, hvrun};
+use crate::fixture::{STEP, chips, command, hvrun};
 use crate::test_kernel::{judge_on_hvrun, kernel};
 
 /// A guest that prints and reads by nothing else, with both answers to "no character".
@@ -37,7 +37,7 @@ fn prints_and_reads(host: &Host) {
 #[test]
 fn where_the_host_hands_it_on() {
     hvrun();
-    for chip in CHIPS {
+    for chip in chips() {
         let config = HostConfig::new(chip).kernel(provision::small_kernel().unwrap());
         let host = Host::boot(config).unwrap();
         assert_eq!(

@@ -6,7 +6,7 @@ use std::io::Read;
 use hv_lab::host::{Host, LOCAL_ROOT};
 
 use crate::fixture::{
-    CHIPS, Disk, Kernel, STEP, command, guest, host, power_off, reboot, run, text,
+    Disk, Kernel, STEP, chips, command, guest, host, power_off, reboot, run, text,
 };
 use crate::virtio::version;
 
@@ -107,14 +107,14 @@ fn carries(host: &Host, number: u32, vhost: &str) {
 
 #[test]
 fn a_tap_interface_carries_data_both_ways() {
-    for chip in CHIPS {
+    for chip in chips() {
         carries(host(chip), 7, "off");
     }
 }
 
 #[test]
 fn the_host_s_kernel_carries_data_both_ways() {
-    for chip in CHIPS {
+    for chip in chips() {
         carries(host(chip), 8, "on");
     }
 }
@@ -122,7 +122,7 @@ fn the_host_s_kernel_carries_data_both_ways() {
 /// The guest's interface begins with what the tap carries, or what the user says, whoever serves it.
 #[test]
 fn the_guest_has_the_mtu_of_the_tap() {
-    for chip in CHIPS {
+    for chip in chips() {
         let host = host(chip);
         let disk = Disk::new();
         on_host(host, "tunctl -t mtu0 && ip link set mtu0 mtu 1400 up");
@@ -134,7 +134,7 @@ fn the_guest_has_the_mtu_of_the_tap() {
         ] {
             let net = format!("tap=mtu0,{options}");
             let arguments = ["--net", &net, "--virtio", version(chip)];
-            let mut console = guest(host, Kernel::Stable, &disk, &arguments);
+            let mut console = guest(host, Kernel::Small, &disk, &arguments);
             let mtu = run(&mut console, "cat /sys/class/net/eth0/mtu");
             assert_eq!(mtu, expected, "{options} on {chip:?}");
             power_off(console);
@@ -146,14 +146,14 @@ fn the_guest_has_the_mtu_of_the_tap() {
 /// Two guests on a bridge of the host reach each other.
 #[test]
 fn two_guests_meet_on_a_bridge() {
-    for chip in CHIPS {
+    for chip in chips() {
         let host = host(chip);
         on_host(host, "ip link add br0 type bridge; ip link set br0 up");
         let disks = [Disk::new(), Disk::new()];
         let mut guests = [1, 2].map(|number| {
             let net = format!("tap=bridged{number}");
             let index = number - 1;
-            let mut console = guest(host, Kernel::Stable, &disks[index], &["--net", &net]);
+            let mut console = guest(host, Kernel::Small, &disks[index], &["--net", &net]);
             on_host(
                 host,
                 &format!("ip link set bridged{number} master br0; ip link set bridged{number} up"),

@@ -107,6 +107,7 @@ fn a_guest_that_is_paused_loses_nothing_on_a_plic() {
 }
 
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn a_guest_that_is_paused_loses_nothing_on_an_aia() {
     nothing_is_lost(HostChip::Aia, 92);
 }

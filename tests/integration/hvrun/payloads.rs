@@ -10,7 +10,7 @@ use hv_lab::initramfs::Initramfs;
 use hv_lab::provision::{self, GUEST_PROMPT};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
-use crate::fixture::{BOOT, CHIPS, Disk, Kernel, STEP, command, host, power_off, run, text};
+use crate::fixture::{BOOT, Disk, Kernel, STEP, chips, command, host, power_off, run, text};
 use crate::program::{A0, A1, FAIL, PASS, branch, li, lw, test_device};
 
 /// The file, compressed by the program that the kind of host stands for, so that both are seen in few boots.
@@ -29,7 +29,7 @@ fn pack(chip: HostChip, bytes: &[u8]) -> (&'static str, Vec<u8>) {
 #[test]
 fn u_boot_boots_linux_from_a_disk() {
     let u_boot = provision::u_boot().unwrap();
-    for chip in CHIPS {
+    for chip in chips() {
         let firmware = match chip {
             HostChip::Plic => &u_boot.binary,
             HostChip::Aia | HostChip::AiaFiles => &u_boot.executable,
@@ -59,7 +59,7 @@ fn u_boot_boots_linux_from_a_disk() {
 #[test]
 fn kernels_may_be_compressed() {
     let kernel = fs::read(provision::small_kernel().unwrap().image).unwrap();
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let (extension, packed) = pack(chip, &kernel);
         let path = disk.beside(&format!("Image.{extension}"));
@@ -89,7 +89,7 @@ fn initrds_may_be_compressed() {
     );
     let archive = archive.finish();
     let directory = tempfile::tempdir().unwrap();
-    for chip in CHIPS {
+    for chip in chips() {
         let (extension, packed) = pack(chip, &archive);
         let path = directory.path().join(format!("initrd.{extension}"));
         fs::write(&path, packed).unwrap();
@@ -154,7 +154,7 @@ fn executable(code: &[u8], virtual_address: u64, physical_address: u64) -> Vec<u
 fn flat_binaries_and_elf_files_are_entered_where_they_belong() {
     let high = 0xffff_ffff_c000_0000;
     let directory = tempfile::tempdir().unwrap();
-    for chip in CHIPS {
+    for chip in chips() {
         for (name, file) in [
             ("flat", program(0x4010_0000)),
             (

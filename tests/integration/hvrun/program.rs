@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use hv_lab::host::{HostChip, Stdio, Stream};
 
-use crate::fixture::{CHIPS, STEP, command, host, newest_host, text};
+use crate::fixture::{CHIPS, STEP, chips, command, host, newest_host, text};
 
 /// A RISC-V Image whose first instruction after the header is the first of these.
 pub fn image(code: &[u32]) -> (TempDir, PathBuf) {
@@ -397,7 +397,7 @@ fn no_reboot_ends_at_a_reset() {
 #[test]
 fn a_guest_that_boots_for_ever_is_noticed() {
     let (_directory, path) = image(&test_device(RESET));
-    for chip in CHIPS {
+    for chip in chips() {
         let hvrun = command(
             host(chip),
             ["--kernel", &text(&path), "--log-level", "info"],
@@ -467,7 +467,7 @@ fn the_clock_has_the_hosts_time() {
     }
     program.extend(test_device(PASS));
     let (_directory, path) = image(&program);
-    for chip in CHIPS {
+    for chip in chips() {
         let host = host(chip);
         let seconds = || -> u64 {
             let date = host.exec(["date", "+%s"]).check(STEP).unwrap();
@@ -491,7 +491,7 @@ fn the_clock_has_the_hosts_time() {
 fn the_clocks_alarm_interrupts() {
     const BNE: u32 = 1;
     const SOURCE: u32 = 11;
-    for chip in CHIPS {
+    for chip in chips() {
         let mut program = Vec::new();
         let pending = match chip {
             // The word of pending bits of sources 0 to 31 (PLIC specification, "Interrupt Pending Bits").

@@ -37,6 +37,7 @@ fn a_key_wakes_a_suspended_linux_on_a_plic() {
 }
 
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn a_key_wakes_a_suspended_linux_on_an_aia() {
     is_woken_by_a_key(newest_host(HostChip::Aia));
 }

@@ -14,7 +14,7 @@ use hv_lab::provision;
 use hv_lab::test_kernel::{Machine, Virtio, judge_console};
 use tempfile::TempDir;
 
-use crate::fixture::{CHIPS, STEP, command, host, newest_host, oldest_host, text};
+use crate::fixture::{STEP, chips, command, host, newest_host, oldest_host, text};
 
 /// A disk for the kernel to read and write, and a file for what it prints on the virtio console.
 struct Files {
@@ -103,6 +103,7 @@ fn on_an_aia() {
 
 /// The guest's IMSICs are the hardware's files, as far as there are any.
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn on_an_aia_with_guest_interrupt_files() {
     let chip = HostChip::AiaFiles;
     for (harts, virtio) in [(2, Virtio::Modern), (4, Virtio::Legacy)] {
@@ -117,8 +118,9 @@ fn on_a_plic_where_the_host_has_an_aia() {
 
 /// The same on the newest kernel that there is for a host.
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn on_hosts_with_the_newest_kernel() {
-    for chip in CHIPS {
+    for chip in chips() {
         let machine = Machine::hvrun(chip, chip, 4, Virtio::Modern);
         judge_on_hvrun(
             newest_host(chip),
@@ -129,6 +131,7 @@ fn on_hosts_with_the_newest_kernel() {
 
 /// And on the oldest.
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn on_a_host_with_the_oldest_kernel() {
     for (harts, virtio) in [(1, Virtio::Legacy), (4, Virtio::Modern)] {
         let machine = Machine::hvrun(HostChip::Plic, HostChip::Plic, harts, virtio);
@@ -165,7 +168,7 @@ fn what_is_typed_at_a_virtio_console() {
 #[test]
 fn a_failure_is_the_exit_code() {
     let kernel = kernel();
-    for chip in CHIPS {
+    for chip in chips() {
         let finished = command(host(chip), ["--kernel", &kernel, "--cmdline", "fail=42"])
             .output(STEP)
             .unwrap();
@@ -177,7 +180,7 @@ fn a_failure_is_the_exit_code() {
 /// Harts that start each other while one of them resets the machine, or switches it off in the end.
 #[test]
 fn a_race_between_harts_delays_no_end() {
-    for chip in CHIPS {
+    for chip in chips() {
         let kernel = kernel();
         let finished = command(host(chip), ["--kernel", &kernel, "--cmdline", "race=10"])
             .args(["--cpus", "4"])
@@ -291,11 +294,13 @@ fn on_qemu_by_kvm(chip: HostChip, virtio: Virtio) {
 }
 
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn on_qemu_by_kvm_with_a_plic() {
     on_qemu_by_kvm(HostChip::Plic, Virtio::Legacy);
 }
 
 #[test]
+#[ignore = "in a complete run: cargo test -- --include-ignored"]
 fn on_qemu_by_kvm_with_an_aia() {
     on_qemu_by_kvm(HostChip::Aia, Virtio::Modern);
 }

@@ -5,7 +5,7 @@ use std::fs;
 use hv_lab::host::{Console, HostChip};
 use hv_lab::provision::GUEST_PROMPT;
 
-use crate::fixture::{BOOT, CHIPS, Disk, Kernel, command, guest, host, power_off, run, text};
+use crate::fixture::{BOOT, Disk, Kernel, chips, command, guest, host, power_off, run, text};
 
 /// The feature bits that the driver of the device in the slot at this address took, bit 0 first.
 fn features(console: &mut Console, address: &str) -> String {
@@ -29,11 +29,11 @@ pub fn version(chip: HostChip) -> &'static str {
 /// A root disk with legacy registers in the last slot, and a modern one beside it.
 #[test]
 fn versions_and_slots_are_as_asked_for() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let data = disk.beside("data");
         fs::write(&data, [b'x'; 4096]).unwrap();
-        let mut console = command(host(chip), Kernel::Stable.arguments())
+        let mut console = command(host(chip), Kernel::Small.arguments())
             .args(["--virtio", "legacy", "--cpus", "2"])
             .args([
                 "--disk".into(),
@@ -71,10 +71,10 @@ fn versions_and_slots_are_as_asked_for() {
 /// Random numbers come from the device in the slot after the disk's.
 #[test]
 fn the_entropy_device_gives_random_numbers() {
-    for chip in CHIPS {
+    for chip in chips() {
         let disk = Disk::new();
         let arguments = ["--rng", "--virtio", version(chip)];
-        let mut console = guest(host(chip), Kernel::Stable, &disk, &arguments);
+        let mut console = guest(host(chip), Kernel::Small, &disk, &arguments);
         assert_eq!(
             is_modern(&features(&mut console, "10002000")),
             chip == HostChip::Aia
