@@ -30,6 +30,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use disk_errors::PausingDisks;
 
+pub use advice::message;
 pub use args::{Args, Command, HelpFlag, Irqchip, SandboxMode, Virtio};
 pub use console::{Choice, Consoles, To};
 pub use device::{Located, parse_disk};

@@ -52,7 +52,10 @@ impl Log for Stderr {
     fn log(&self, record: &Record) {
         let text = match record.level() {
             Level::Error => format!("error: {}", record.args()),
-            Level::Warn => format!("warning: {}", record.args()),
+            Level::Warn => match advice::on_warning(record.target()) {
+                Some(advice) => format!("warning: {}; {advice}", record.args()),
+                None => format!("warning: {}", record.args()),
+            },
             Level::Info => record.args().to_string(),
             Level::Debug | Level::Trace => {
                 let text = format!("{}: {}", record.target(), record.args());

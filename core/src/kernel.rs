@@ -24,7 +24,9 @@ pub const HEAD: usize = 4096;
 /// A kernel has to begin this many bytes past a multiple of itself: the size of a megapage of the guest's own tables.
 const ALIGNMENT: u64 = 2 << 20;
 
-/// What is wrong with a kernel file.
+pub use flat::NoProgram;
+
+/// What is wrong with a kernel file. What to do about it is said where it is the same for every hypervisor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// It has no bytes.
@@ -44,8 +46,8 @@ pub enum Problem {
     #[error("it is for {0}; hvrun needs one for 64-bit RISC-V")]
     WrongArchitecture(String),
     /// It is surely something else than a program.
-    #[error("{0}")]
-    NoProgram(String),
+    #[error(transparent)]
+    NoProgram(#[from] NoProgram),
     /// It is a program for another mode than guests begin in.
     #[error(
         "it is for machine mode, and guests run in supervisor mode: SBI firmware such as OpenSBI is not needed, and U-Boot has a \
@@ -56,9 +58,7 @@ pub enum Problem {
     #[error("{0}")]
     Malformed(String),
     /// It does not fit.
-    #[error(
-        "it takes {needed} MiB of memory and the guest has {available}; give it more with --memory"
-    )]
+    #[error("it takes {needed} MiB of memory and the guest has {available}")]
     TooLarge {
         /// MiB, rounded up.
         needed: u64,

@@ -5,6 +5,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`addr`] | guest-physical and host-physical addresses, as different types |
+//! | [`bus`] | which device answers at which address |
 //! | [`layout`] | the memory map: one constant per region, and a drawing |
 //! | [`ending`] | the ways in which a guest ends its run |
 //! | [`instruction`] | decoding of loads and stores that fault |
@@ -32,6 +33,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod bus;
 pub mod devicetree;
 pub mod ending;
 pub mod format;

@@ -8,7 +8,10 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 /// "QEMU". Some guests accept no other vendor.
 pub const VENDOR: u32 = u32::from_le_bytes(*b"QEMU");
 
-/// Register offsets.
+/// Offset of the status register. Writing 0 to it resets the device, which then uses no memory any more.
+pub const STATUS: u64 = 0x070;
+
+/// Offsets of the other registers.
 mod register {
     pub const MAGIC_VALUE: u64 = 0x000;
     pub const VERSION: u64 = 0x004;

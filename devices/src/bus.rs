@@ -1,63 +1,24 @@
-//! The MMIO bus: the device at each guest-physical address.
+//! The MMIO bus of a machine whose devices may come and go while its vCPUs run.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use hv_core::addr::GuestPhysAddr;
+use hv_core::bus::Regions;
 
-/// A device with memory-mapped registers.
-///
-/// vCPU threads call it concurrently, hence the shared references; a device uses locks where necessary.
-pub trait MmioDevice: Send + Sync {
-    /// Reads `data.len()` bytes at `offset` bytes from the start of the device's region. `data` arrives zeroed, and
-    /// what the device leaves alone reads as zero. Values are little-endian.
-    fn read(&self, offset: u64, data: &mut [u8]);
+pub use hv_core::bus::{Error, MmioDevice};
 
-    /// Writes `data` at `offset` bytes from the start of the device's region. Values are little-endian.
-    fn write(&self, offset: u64, data: &[u8]);
-}
-
-/// Why a device could not be put on the bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The region is empty or reaches beyond the 64-bit address space.
-    #[error("device region at {base} of {size:#x} bytes is empty or exceeds the address space")]
-    BadRegion {
-        /// First address of the refused region.
-        base: GuestPhysAddr,
-        /// Its length in bytes.
-        size: u64,
-    },
-    /// Another device holds part of the region.
-    #[error("device region at {base} of {size:#x} bytes overlaps the one at {other}")]
-    Overlap {
-        /// First address of the refused region.
-        base: GuestPhysAddr,
-        /// Its length in bytes.
-        size: u64,
-        /// First address of the region that was there before.
-        other: GuestPhysAddr,
-    },
-}
-
-struct Entry {
-    base: u64,
-    /// Last address, inclusive, so that a region may end where the address space does.
-    last: u64,
-    device: Arc<dyn MmioDevice>,
-}
-
-/// The regions, sorted by address, without overlap. The lock is held to look at them or to change them, never while a
-/// device is called: an access may block (a UART whose reader is slow), and may itself change the bus.
+/// The lock is held to look at the regions or to change them, never while a device is called: an access may block (a UART whose
+/// reader is slow), and may itself change the bus.
 #[derive(Default)]
-struct Regions(RwLock<Vec<Entry>>);
+struct Devices(RwLock<Regions<Arc<dyn MmioDevice>>>);
 
-impl Regions {
-    // Between any two statements they are sorted and without overlap, also where a thread panicked.
-    fn read(&self) -> RwLockReadGuard<'_, Vec<Entry>> {
+impl Devices {
+    // They are valid between any two statements, also where a thread panicked.
+    fn read(&self) -> RwLockReadGuard<'_, Regions<Arc<dyn MmioDevice>>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Vec<Entry>> {
+    fn write(&self) -> RwLockWriteGuard<'_, Regions<Arc<dyn MmioDevice>>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -67,8 +28,8 @@ impl Regions {
 #[must_use = "the device is taken from the bus when this is dropped"]
 pub struct Region {
     /// Gone with the bus. A device may own its region.
-    bus: Weak<Regions>,
-    base: u64,
+    bus: Weak<Devices>,
+    base: GuestPhysAddr,
 }
 
 impl Region {
@@ -80,14 +41,13 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        let Some(regions) = self.bus.upgrade() else {
+        let Some(devices) = self.bus.upgrade() else {
             return;
         };
-        let mut entries = regions.write();
-        let found = entries.binary_search_by_key(&self.base, |entry| entry.base);
-        let removed = found.map(|position| entries.remove(position));
+        let mut regions = devices.write();
+        let removed = regions.remove(self.base);
         // The device's end may take a while, and may remove other regions.
-        drop(entries);
+        drop(regions);
         drop(removed);
     }
 }
@@ -97,7 +57,7 @@ impl Drop for Region {
 /// What an access pays for that is the read side of a lock and a count of references, two atomic operations each.
 #[derive(Default)]
 pub struct Bus {
-    regions: Arc<Regions>,
+    devices: Arc<Devices>,
 }
 
 impl Bus {
@@ -117,22 +77,9 @@ impl Bus {
         size: u64,
         device: Arc<dyn MmioDevice>,
     ) -> Result<Region, Error> {
-        let last = size
-            .checked_sub(1)
-            .and_then(|reach| base.0.checked_add(reach))
-            .ok_or(Error::BadRegion { base, size })?;
-        let mut entries = self.regions.write();
-        let position = entries.partition_point(|entry| entry.last < base.0);
-        if let Some(next) = entries.get(position)
-            && next.base <= last
-        {
-            let other = GuestPhysAddr(next.base);
-            return Err(Error::Overlap { base, size, other });
-        }
-        let base = base.0;
-        entries.insert(position, Entry { base, last, device });
+        self.devices.write().insert(base, size, device)?;
         Ok(Region {
-            bus: Arc::downgrade(&self.regions),
+            bus: Arc::downgrade(&self.devices),
             base,
         })
     }
@@ -159,13 +106,9 @@ impl Bus {
     }
 
     fn find(&self, address: GuestPhysAddr, length: usize) -> Option<(Arc<dyn MmioDevice>, u64)> {
-        let reach = u64::try_from(length).ok()?.checked_sub(1)?;
-        let last = address.0.checked_add(reach)?;
-        let entries = self.regions.read();
-        let position = entries.partition_point(|entry| entry.last < address.0);
-        let entry = entries.get(position)?;
-        let offset = address.0.checked_sub(entry.base)?;
-        (last <= entry.last).then(|| (Arc::clone(&entry.device), offset))
+        let regions = self.devices.read();
+        let (device, offset) = regions.find(address, length)?;
+        Some((Arc::clone(device), offset))
     }
 }
 

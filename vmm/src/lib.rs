@@ -47,6 +47,7 @@ mod sandbox;
 mod sync;
 mod vcpu;
 mod vm;
+pub mod warnings;
 
 pub use boot::boot_files::{BootFile, BootFiles};
 pub use config::{Config, IrqchipChoice, Payload};
@@ -56,7 +57,8 @@ pub use devices::{
     ConsoleConfig, CustomConfig, DeviceConfig, DeviceKind, DiskConfig, Location, NetConfig,
     PlatformDevice, RngConfig,
 };
-pub use error::{Error, KernelProblem, PlatformProblem};
+pub use error::{Error, InitrdProblem, KernelProblem, PlatformProblem};
+pub use hv_core::kernel::{NoProgram, Problem as KernelFileProblem};
 /// The interfaces of devices: [`MmioDevice`](hv_devices::bus::MmioDevice) for a [`PlatformDevice`],
 /// [`VirtioDevice`](hv_devices::virtio::VirtioDevice) for a [`CustomConfig`].
 pub use hv_devices;

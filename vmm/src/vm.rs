@@ -33,7 +33,7 @@ use crate::machine::restarts::{self, Restarts};
 use crate::memory::HUGE_PAGE;
 use crate::memory::huge_pages::ReservedHugePages;
 use crate::vcpu::{self, Command};
-use crate::{Error, Outcome};
+use crate::{Error, Outcome, warnings};
 
 /// The time limit for writing the last output when the machine is ended from outside. If the guest ends by itself, there is
 /// no limit.
@@ -215,7 +215,7 @@ impl Vm {
                     log::info!("the guest reboots");
                     control.tell(status(command), Event::Reset);
                     if restarts.are_a_storm(started.elapsed()) {
-                        log::warn!("{}", restarts::WARNING);
+                        log::warn!(target: warnings::MANY_RESETS, "{}", restarts::WARNING);
                     }
                     ending = Arc::new(Ending::new()?);
                     board = match Board::build(&blueprint, ending.clone(), &stop) {

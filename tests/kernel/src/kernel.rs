@@ -62,6 +62,7 @@ const GROUPS: &[&[Test]] = &[
     counters::TESTS,
     sbi::base::TESTS,
     sbi::hsm::TESTS,
+    sbi::retained::TESTS,
     sbi::ipi::TESTS,
     sbi::rfence::TESTS,
     sbi::time::TESTS,

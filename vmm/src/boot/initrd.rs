@@ -11,11 +11,11 @@ use std::path::Path;
 use hv_core::format::{Archive, Format, HEAD};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::Error;
 use crate::boot::compression::{Codec, UnpackError, Unpacked};
 use crate::boot::open_files::OpenFiles;
-use crate::error::file_problem;
+use crate::error::InitrdProblem as Problem;
 use crate::memory::fill;
+use crate::{Error, warnings};
 
 /// Of the memory that the kernel leaves, an initrd that is unpacked here takes no more than one part in so many. The guest
 /// has it in memory twice before it is done with it, as the archive and as its files.
@@ -48,21 +48,21 @@ impl<'a> Initrd<'a> {
         })
     }
 
-    fn open_file(path: &'a Path, free: u64, files: &OpenFiles) -> Result<Initrd<'a>, String> {
-        let mut file = files.open(path, "archive")?;
+    fn open_file(path: &'a Path, free: u64, files: &OpenFiles) -> Result<Initrd<'a>, Problem> {
+        let mut file = files.open(path, "archive").map_err(Problem::Open)?;
         let mut head = Vec::new();
         (&file)
             .take(HEAD as u64)
             .read_to_end(&mut head)
-            .and_then(|_| file.rewind())
-            .map_err(|error| format!("it cannot be read: {error}"))?;
+            .and_then(|_| file.rewind())?;
         match Format::of(&head).map_or(Suits::Perhaps, Suits::of) {
             Suits::Perhaps => {}
-            Suits::Hardly(problem) => log::warn!("the initrd {}: {problem}", path.display()),
+            Suits::Hardly(target, problem) => {
+                log::warn!(target: target, "the initrd {}: {problem}", path.display());
+            }
             Suits::No(problem) => return Err(problem),
         }
-        let unpacked = unpack(path, &file, free / SHARE)
-            .map_err(|error| format!("it cannot be read: {error}"))?;
+        let unpacked = unpack(path, &file, free / SHARE)?;
         if let Some(bytes) = unpacked {
             return Ok(Initrd {
                 path,
@@ -72,10 +72,9 @@ impl<'a> Initrd<'a> {
         }
         let size = file
             .seek(io::SeekFrom::End(0))
-            .and_then(|size| file.rewind().map(|()| size))
-            .map_err(|error| file_problem(&error))?;
+            .and_then(|size| file.rewind().map(|()| size))?;
         if size == 0 {
-            return Err("the file is empty".into());
+            return Err(Problem::Empty);
         }
         Ok(Initrd {
             path,
@@ -108,43 +107,46 @@ impl<'a> Initrd<'a> {
         };
         copied.map_err(|error| Error::Initrd {
             path: self.path.to_owned(),
-            problem: format!("it cannot be read: {error}"),
+            problem: Problem::Io(error),
         })
     }
 }
 
-/// Whether a file can be an initrd, and what to do if not.
+/// Whether a file can be an initrd.
 enum Suits {
     Perhaps,
-    /// Some guests take it.
-    Hardly(String),
-    No(String),
+    /// Some guests take it: a warning, with its target.
+    Hardly(&'static str, String),
+    No(Problem),
 }
 
 impl Suits {
     fn of(format: Format) -> Self {
         match format {
-            Format::DiskImage(image) => Self::No(format!(
-                "it is a disk image in {} format; convert it (qemu-img convert -O raw) and give it with --disk",
-                image.name()
-            )),
-            Format::Partitions => {
-                Self::No("it is a disk with partitions; give it with --disk".into())
-            }
-            Format::Luks => Self::No("it is an encrypted disk; give it with --disk".into()),
+            Format::DiskImage(image) => Self::No(Problem::DiskImage(image.name())),
+            Format::Partitions => Self::No(Problem::Partitions),
+            Format::Luks => Self::No(Problem::Encrypted),
             // Linux's RAM disk of old, which other systems have as well.
-            Format::FileSystem(system) => Self::Hardly(format!(
-                "it is a file system ({}), which Linux takes for one with root=/dev/ram0 only; give it with --disk",
-                system.name()
-            )),
+            Format::FileSystem(system) => Self::Hardly(
+                warnings::INITRD_IS_FILE_SYSTEM,
+                format!(
+                    "it is a file system ({}), which Linux takes for one with root=/dev/ram0 only",
+                    system.name()
+                ),
+            ),
+            Format::DeviceTree => Self::Hardly(
+                warnings::INITRD_IS_DEVICE_TREE,
+                "it is a device tree".into(),
+            ),
             Format::UImage => Self::Hardly(
+                module_path!(),
                 "it is wrapped for U-Boot, which Linux does not undo; give it the archive inside"
                     .into(),
             ),
-            Format::DeviceTree => Self::Hardly("it is a device tree, which --dtb takes".into()),
-            Format::Archive(Archive::Zip | Archive::SevenZip | Archive::Ar) => {
-                Self::Hardly("it is an archive, and not of the cpio kind that Linux unpacks".into())
-            }
+            Format::Archive(Archive::Zip | Archive::SevenZip | Archive::Ar) => Self::Hardly(
+                module_path!(),
+                "it is an archive, and not of the cpio kind that Linux unpacks".into(),
+            ),
             Format::Archive(Archive::Cpio | Archive::Tar) | Format::Compressed(_) => Self::Perhaps,
         }
     }
@@ -229,7 +231,7 @@ mod tests {
         let uimage = b"\x27\x05\x19\x56 and more".to_vec();
         for file in [ext, uimage, b"hsqs".to_vec()] {
             let format = Format::of(&file).unwrap();
-            assert!(matches!(Suits::of(format), Suits::Hardly(_)));
+            assert!(matches!(Suits::of(format), Suits::Hardly(..)));
             assert!(loaded(&file, 1 << 20) == file);
         }
     }
@@ -268,7 +270,6 @@ mod tests {
             std::fs::write(disk.path(), magic).unwrap();
             let problem = problem(disk.path());
             assert!(problem.contains(expected), "{problem}");
-            assert!(problem.contains("give it with --disk"), "{problem}");
         }
         let empty = tempfile::NamedTempFile::new().unwrap();
         assert!(problem(empty.path()).contains("empty"));

@@ -1,5 +1,6 @@
 //! The errors of a machine, each in one line: what is wrong. What to do about it is for the program to say, whose options it names.
 
+mod initrd;
 mod kernel;
 mod platform;
 
@@ -12,6 +13,7 @@ use crate::Outcome;
 use crate::kvm::aia::AiaError;
 use crate::kvm::{Errno, OpenError};
 
+pub use initrd::InitrdProblem;
 pub use kernel::KernelProblem;
 pub use platform::PlatformProblem;
 
@@ -50,7 +52,7 @@ pub enum Error {
         /// The file, as the user named it.
         path: PathBuf,
         /// What is wrong with it.
-        problem: String,
+        problem: InitrdProblem,
     },
     /// The user's device tree cannot be used.
     #[error("cannot use the device tree {}: {problem}", .path.display())]

@@ -9,9 +9,8 @@ const SHORT: Duration = Duration::from_secs(30);
 /// So many short boots in a row are a storm.
 const STORM: u32 = 5;
 
-/// What the user is told, once.
-pub const WARNING: &str = "the guest has reset itself 5 times in a row, each time within 30 seconds: it may never come up; \
-     --no-reboot ends hvrun at a guest's reset";
+/// What is told of it, once.
+pub const WARNING: &str = "the guest has reset itself 5 times in a row, each time within 30 seconds: it may never come up";
 
 /// The resets of a guest so far.
 #[derive(Debug, Default)]

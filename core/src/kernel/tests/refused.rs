@@ -138,10 +138,7 @@ fn files_that_are_no_programs() {
         (with(0, b"BZh91AY&SY"), "it is compressed by bzip2"),
         (with(0, b"\x04\x22\x4d\x18"), "it is compressed by lz4"),
         (with(0, b"\x89LZO\0\r\n\x1a\n"), "it is compressed by lzop;"),
-        (
-            with(0, b"07070100"),
-            "it is a cpio archive; give it with --initrd",
-        ),
+        (with(0, b"07070100"), "it is a cpio archive"),
         (with(257, b"ustar\0"), "it is a tar archive"),
         (with(0, b"PK\x03\x04"), "it is a zip archive"),
         (with(0, b"7z\xbc\xaf\x27\x1c"), "it is a 7z archive"),
@@ -161,7 +158,7 @@ fn files_that_are_no_programs() {
         ),
         (
             with(0, b"\xd0\x0d\xfe\xed"),
-            "it is a device tree, which --dtb",
+            "it is a device tree or a FIT image",
         ),
         (with(0, b"\x27\x05\x19\x56"), "it is wrapped for U-Boot"),
         (with(0x28, b"_FVH"), "it is a UEFI firmware"),

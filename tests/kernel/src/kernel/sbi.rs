@@ -8,6 +8,7 @@ pub mod hsm;
 pub mod ipi;
 pub mod legacy;
 mod resume;
+pub mod retained;
 pub mod rfence;
 pub mod srst;
 pub mod susp;

@@ -345,9 +345,9 @@ fn run_qemu(
 }
 
 /// What hvrun would say, as hvrun says it.
-fn hvrun_failure(error: impl std::error::Error) -> Failure {
+fn hvrun_failure(error: impl Into<hv_vmm::Error>) -> Failure {
     Failure {
-        message: format!("hvrun: {error}"),
+        message: format!("hvrun: {}", hvrun_cli::message(&error.into())),
         code: EXIT_HVRUN,
     }
 }

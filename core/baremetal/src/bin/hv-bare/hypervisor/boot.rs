@@ -297,9 +297,9 @@ fn start(hart: u64, tree: &Fdt<'static>, bundle: &'static [u8], own: Range<HostP
     let mut mine = None;
     for guest in guests {
         for (id, link) in (0..).zip(&guest.harts) {
-            let Some(hart) = Vhart::new(guest, id) else {
-                continue;
-            };
+            let hart = Vhart::new(guest, id, link).unwrap_or_else(|error| {
+                power::give_up(&format_args!("guest {}: {error}", guest.name))
+            });
             if link.place == boot_place {
                 mine = Some(hart);
             } else {

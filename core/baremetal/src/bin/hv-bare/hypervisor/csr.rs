@@ -12,11 +12,14 @@ pub const fn word(number: u64) -> usize {
 /// Addresses of the registers.
 #[allow(missing_docs)]
 pub mod number {
+    pub const VSTART: u16 = 0x008;
+    pub const VCSR: u16 = 0x00f;
     pub const SSTATUS: u16 = 0x100;
     pub const SIE: u16 = 0x104;
     pub const STVEC: u16 = 0x105;
     pub const SCOUNTEREN: u16 = 0x106;
     pub const SENVCFG: u16 = 0x10a;
+    pub const SSTATEEN0: u16 = 0x10c;
     pub const SCAUSE: u16 = 0x142;
     pub const STVAL: u16 = 0x143;
     pub const SIP: u16 = 0x144;
@@ -40,12 +43,13 @@ pub mod number {
     pub const HENVCFG: u16 = 0x60a;
     pub const HSTATEEN0: u16 = 0x60c;
     pub const HTVAL: u16 = 0x643;
-    pub const HIP: u16 = 0x644;
     pub const HVIP: u16 = 0x645;
     pub const HTINST: u16 = 0x64a;
     pub const HGATP: u16 = 0x680;
     pub const TIME: u16 = 0xc01;
-    pub const HIE: u16 = 0x604;
+    pub const VL: u16 = 0xc20;
+    pub const VTYPE: u16 = 0xc21;
+    pub const VLENB: u16 = 0xc22;
 }
 
 /// Reads a register.
@@ -168,6 +172,8 @@ pub mod interrupt {
     pub const EXTERNAL: u64 = 1 << 9;
     /// Of the guest.
     pub const VS_EXTERNAL: u64 = 1 << 10;
+    /// From the guest's own bits, which are those of S-mode, to the ones of the three interrupts above.
+    pub const VS_SHIFT: u32 = 1;
 }
 
 /// Bits of `henvcfg`.

@@ -2,6 +2,7 @@
 //! by several harts at once.
 
 pub mod board;
+mod bus;
 mod load;
 mod memory;
 mod rtc;
@@ -22,6 +23,7 @@ use hv_core::{kernel, layout};
 use spin::Mutex;
 
 pub use board::Board;
+pub use bus::Bus;
 pub use memory::GuestMemory;
 
 use super::console;
@@ -50,7 +52,7 @@ pub mod mail {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its kernel file is invalid or does not fit.
-    #[error("kernel: {0}")]
+    #[error("kernel: {problem}{}", remedy(.0), problem = .0)]
     Kernel(kernel::Problem),
     /// Something else does not fit.
     #[error("the {0} does not fit; give the guest more memory")]
@@ -64,6 +66,14 @@ pub enum Error {
     /// Its memory cannot be mapped.
     #[error("{0}")]
     GStage(gstage::Error),
+}
+
+/// What to do about a kernel beyond what is said of it.
+const fn remedy(problem: &kernel::Problem) -> &'static str {
+    match problem {
+        kernel::Problem::TooLarge { .. } => "; give the guest more memory",
+        _ => "",
+    }
 }
 
 /// The part of a guest's hart that other harts access.
@@ -194,6 +204,10 @@ impl Guest {
                 timer: machine.hart.isa.contains("sstc"),
                 float: machine.hart.isa.contains("d"),
                 vector: machine.hart.isa.contains("v"),
+                state_enable: share.harts.iter().all(|place| {
+                    let host = host.harts.get(*place);
+                    host.is_some_and(|host| host.hart.isa.contains("smstateen"))
+                }),
             },
             getchar_empty: files.getchar_empty,
             machine,

@@ -4,12 +4,13 @@
 use core::sync::atomic::Ordering;
 
 use hv_bare::lifecycle::{Order, Start};
+use hv_core::bus;
 use hv_core::ending::End;
 use hv_core::sbi::pmu;
 use hv_core::trap::sstatus;
 
 use super::csr::{self, interrupt, number};
-use super::guest::{Guest, Link, mail};
+use super::guest::{Bus, Guest, Link, mail};
 use super::state::state;
 use super::vcpu::{self, Vcpu};
 use super::{clock, ending, firmware, guests, monitor, vector};
@@ -42,6 +43,8 @@ pub enum Next {
 pub struct Vhart {
     /// What it is to its guest. It is loaded while the hart runs.
     pub vcpu: Vcpu,
+    /// The devices that it reaches.
+    pub bus: Bus,
     /// Its guest.
     pub guest: &'static Guest,
     /// Its number in the guest.
@@ -57,13 +60,17 @@ pub struct Vhart {
 }
 
 impl Vhart {
-    /// The guest's hart with this id, not started. `None` if the guest has no such hart.
-    pub fn new(guest: &'static Guest, id: u32) -> Option<Self> {
-        Some(Self {
-            vcpu: Vcpu::new(id, 0, 0, guest.parts),
+    /// The guest's hart with this id, which others know by `link`, not started.
+    ///
+    /// # Errors
+    /// If devices of the guest's are in each other's way.
+    pub fn new(guest: &'static Guest, id: u32, link: &'static Link) -> Result<Self, bus::Error> {
+        Ok(Self {
+            vcpu: Vcpu::new(guest.parts),
+            bus: Bus::new(guest, id)?,
             guest,
             id,
-            link: guest.harts.get(id as usize)?,
+            link,
             running: false,
             counters: pmu::Counters::new(),
             alarm: u64::MAX,
@@ -90,9 +97,10 @@ impl Vhart {
     }
 
     /// Sets the registers that never change afterwards.
-    pub fn set_up(&self) {
+    pub fn set_up(&mut self) {
         let guest = self.guest;
         set_up_host();
+        self.vcpu.set_up();
         // SAFETY: all of these say how the guest runs, which is behind the second stage; the hypervisor's own memory is not
         // translated.
         unsafe {
@@ -117,30 +125,35 @@ impl Vhart {
         }
     }
 
-    /// Begins as a hart does that SBI starts ("Hart start"): nothing is pending and no timer set, whatever ran on it before.
-    fn begin(&mut self, start: Start) {
-        // SAFETY: it is the guest's.
-        unsafe { csr::write::<{ number::HVIP }>(0) };
-        self.enter_at(start, u64::MAX);
-    }
-
-    /// Goes on as a hart does that SBI starts or resumes, with its timer set so.
-    fn enter_at(&mut self, start: Start, timer: u64) {
-        self.vcpu = Vcpu::new(self.id, start.pc, start.opaque, self.guest.parts);
-        self.vcpu.timer = timer;
-        self.vcpu.load();
+    /// Goes on as a hart does that SBI starts or resumes. It is not loaded.
+    fn enter_at(&mut self, start: Start) {
+        self.vcpu.restart(self.id, start.pc, start.opaque);
         csr::forget_translations();
         // The kernel may have been written by this or another hart.
         csr::fence_i();
-        vcpu::set_external(self.link.external.load(Ordering::Acquire));
+        self.go_on();
+    }
+
+    /// Goes on as it was stored.
+    fn go_on(&mut self) {
+        self.follow_external();
+        self.vcpu.load();
+        self.program_timer();
         self.running = true;
+    }
+
+    /// The external interrupt is pending if the guest's interrupt chip asserts it.
+    fn follow_external(&mut self) {
+        let asserted = self.link.external.load(Ordering::Acquire);
+        self.vcpu.set_pending(interrupt::VS_EXTERNAL, asserted);
     }
 
     /// Does as the guest's lifecycle has it do.
     pub fn obey(&mut self, order: Order) -> Next {
         match order {
             Order::Continue => {}
-            Order::Begin(start) => self.begin(start),
+            // Nothing is pending and no timer set, whatever ran on it before.
+            Order::Begin(start) => self.enter_at(start),
             Order::Halt => self.halt(),
             Order::Finish(end) => {
                 self.halt();
@@ -153,35 +166,33 @@ impl Vhart {
     /// Does not run any more.
     fn halt(&mut self) {
         self.running = false;
-        self.set_timer(u64::MAX);
-        // SAFETY: it is the guest's.
-        unsafe { csr::write::<{ number::HVIP }>(0) };
+        self.vcpu.stop();
+        self.program_timer();
     }
 
-    /// Goes on at another place, as after a suspension that kept no registers. What woke the hart is pending still, and its
-    /// timer set: no interrupt is lost by sleeping.
-    pub fn resume(&mut self, pc: u64, opaque: u64) {
-        let timer = if self.guest.parts.timer {
-            csr::read::<{ number::VSTIMECMP }>()
-        } else {
-            self.vcpu.timer
-        };
-        self.enter_at(Start { pc, opaque }, timer);
-    }
-
-    /// Sleeps until an interrupt is there for the guest, or until the hart is told to halt. Returns whether it goes on.
-    pub fn sleep(&mut self) -> bool {
+    /// Sleeps until an interrupt is there for the guest, or until the hart is told to halt. Returns whether it goes on: where it
+    /// was, or at `resume` as after a suspension that kept no registers. What woke the hart is pending still, and its timer set: no
+    /// interrupt is lost by sleeping.
+    pub fn sleep(&mut self, resume: Option<Start>) -> bool {
         self.vcpu.store();
+        self.program_timer();
         self.wait_for_guest_interrupt();
         if self.running {
-            self.vcpu.load();
+            match resume {
+                Some(start) => self.enter_at(start),
+                None => self.go_on(),
+            }
         }
         self.running
     }
 
-    /// Waits until an interrupt is there for the guest, or until the hart is told to halt.
+    /// Waits until an interrupt is there for the guest, which is not loaded, or until the hart is told to halt.
     fn wait_for_guest_interrupt(&mut self) {
-        while self.running && !guest_interrupt_pending() {
+        loop {
+            self.follow_external();
+            if !self.running || self.vcpu.is_woken(clock::ticks()) {
+                return;
+            }
             csr::wait_for_interrupt();
             // An end has halted the hart.
             let _ = self.serve();
@@ -226,11 +237,10 @@ impl Vhart {
         }
         if mail & mail::SOFTWARE_INTERRUPT != 0 {
             self.counters.count(pmu::Event::IpiReceived, 1);
-            // SAFETY: it is the guest's.
-            unsafe { csr::set::<{ number::HVIP }>(interrupt::VS_SOFTWARE) };
+            self.vcpu.set_pending(interrupt::VS_SOFTWARE, true);
         }
         if mail & mail::EXTERNAL_INTERRUPT != 0 {
-            vcpu::set_external(self.link.external.load(Ordering::Acquire));
+            self.follow_external();
         }
         Next::Run
     }
@@ -243,11 +253,7 @@ impl Vhart {
     /// The timer is due: the guest's, or the alarm.
     pub fn serve_timer(&mut self) {
         let now = clock::ticks();
-        if !self.guest.parts.timer && self.vcpu.timer <= now {
-            self.vcpu.timer = u64::MAX;
-            // SAFETY: it is the guest's.
-            unsafe { csr::set::<{ number::HVIP }>(interrupt::VS_TIMER) };
-        }
+        self.vcpu.expire(now);
         if self.alarm <= now {
             self.guest.poll_alarm(self.id);
             self.set_alarm();
@@ -258,13 +264,8 @@ impl Vhart {
 
     /// The guest sets its timer, in ticks.
     pub fn set_timer(&mut self, deadline: u64) {
-        if self.guest.parts.timer {
-            // SAFETY: it is the guest's.
-            unsafe { csr::write::<{ number::VSTIMECMP }>(deadline) };
-        } else {
-            // SAFETY: it is the guest's.
-            unsafe { csr::clear::<{ number::HVIP }>(interrupt::VS_TIMER) };
-            self.vcpu.timer = deadline;
+        self.vcpu.set_timer(deadline);
+        if !self.guest.parts.timer {
             self.program_timer();
         }
     }
@@ -276,12 +277,7 @@ impl Vhart {
     }
 
     fn program_timer(&self) {
-        let guest = if self.guest.parts.timer {
-            u64::MAX
-        } else {
-            self.vcpu.timer
-        };
-        firmware::set_timer(guest.min(self.alarm));
+        firmware::set_timer(self.vcpu.deadline().min(self.alarm));
     }
 }
 
@@ -312,10 +308,4 @@ pub fn serve_external(place: usize, running: Option<(&Guest, u32)>) {
             }
         }
     }
-}
-
-/// Whether an interrupt is pending that the guest has enabled.
-fn guest_interrupt_pending() -> bool {
-    let pending = csr::read::<{ number::HIP }>() & csr::read::<{ number::HIE }>();
-    pending & DELEGATED_INTERRUPTS != 0
 }

@@ -11,7 +11,7 @@ use hv_core::sbi::{
 use hv_core::trap::{Exception, cause};
 
 use super::reflect;
-use crate::hypervisor::csr::{self, interrupt, number, word};
+use crate::hypervisor::csr::{self, interrupt, word};
 use crate::hypervisor::firmware;
 use crate::hypervisor::guest::mail;
 use crate::hypervisor::hart::{Next, Vhart};
@@ -189,17 +189,15 @@ impl Platform for Hypervisor<'_> {
 
     fn send_ipi(&mut self, hart: u32) {
         if hart == self.hart.id {
-            // SAFETY: it is the guest's.
-            unsafe { csr::set::<{ number::HVIP }>(interrupt::VS_SOFTWARE) };
+            self.hart.vcpu.set_pending(interrupt::VS_SOFTWARE, true);
         } else if let Some(link) = self.hart.guest.harts.get(hart as usize) {
             link.post(mail::SOFTWARE_INTERRUPT);
         }
     }
 
     fn clear_ipi(&mut self) -> bool {
-        let pending = csr::read::<{ number::HVIP }>() & interrupt::VS_SOFTWARE != 0;
-        // SAFETY: it is the guest's.
-        unsafe { csr::clear::<{ number::HVIP }>(interrupt::VS_SOFTWARE) };
+        let pending = self.hart.vcpu.is_pending(interrupt::VS_SOFTWARE);
+        self.hart.vcpu.set_pending(interrupt::VS_SOFTWARE, false);
         pending
     }
 
@@ -257,15 +255,18 @@ impl Platform for Hypervisor<'_> {
     fn hart_suspend(&mut self, resume: Option<(GuestPhysAddr, u64)>) -> Result<(), Error> {
         let id = self.hart.id;
         self.hart.guest.lifecycle.lock().suspend(id)?;
-        if !self.hart.sleep() {
-            self.diverted = Some(self.hart.next());
-            return Ok(());
+        let start = |(address, opaque): (GuestPhysAddr, u64)| Start {
+            pc: address.0,
+            opaque,
+        };
+        let goes_on = self.hart.sleep(resume.map(start));
+        if goes_on {
+            // It is suspended, and nobody but itself changes that while it runs.
+            let _ = self.hart.guest.lifecycle.lock().resume(id);
         }
-        // It is suspended, and nobody but itself changes that while it runs.
-        let _ = self.hart.guest.lifecycle.lock().resume(id);
-        if let Some((address, opaque)) = resume {
-            self.hart.resume(address.0, opaque);
-            self.diverted = Some(Next::Run);
+        // Only what kept its registers goes on behind the call.
+        if !goes_on || resume.is_some() {
+            self.diverted = Some(self.hart.next());
         }
         Ok(())
     }
@@ -279,9 +280,10 @@ impl Platform for Hypervisor<'_> {
         if !self.hart.guest.lifecycle.lock().is_alone(self.hart.id) {
             return Err(Error::Denied);
         }
-        if self.hart.sleep() {
-            self.hart.resume(resume_address.0, opaque);
-        }
+        self.hart.sleep(Some(Start {
+            pc: resume_address.0,
+            opaque,
+        }));
         self.diverted = Some(self.hart.next());
         Ok(())
     }

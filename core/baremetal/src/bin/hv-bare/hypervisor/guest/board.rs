@@ -1,61 +1,17 @@
-//! The emulated devices of a guest's board: core's state machines behind locks.
+//! The emulated devices of a guest's board: core's state machines behind locks. Its harts reach them by [`super::bus`].
 
 use alloc::collections::VecDeque;
 
 use hv_bare::partition::Passthrough;
-use hv_core::addr::{GuestPhysAddr, HostPhysAddr};
+use hv_core::addr::HostPhysAddr;
 use hv_core::plic::Plic;
-use hv_core::{layout, rtc, uart};
+use hv_core::{layout, rtc, uart, virtio_mmio};
 use spin::Mutex;
 
 use crate::hypervisor::mmio;
 
 /// The most of what was typed that waits for a guest to read it, bytes.
 const MAX_INPUT: usize = 4096;
-
-/// The status register of a virtio-mmio device; writing 0 resets it (VIRTIO 1.3, section 4.2.2).
-const VIRTIO_STATUS: u64 = 0x70;
-
-/// One of the board's devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// The interrupt chip.
-    Plic,
-    /// The serial port.
-    Serial,
-    /// The real-time clock.
-    Rtc,
-    /// The test device.
-    Test,
-    /// A virtio-mmio slot that has no device.
-    EmptySlot,
-}
-
-/// The devices' windows.
-const WINDOWS: [(GuestPhysAddr, u64, Device); 5] = [
-    (layout::PLIC_BASE, layout::PLIC_SIZE, Device::Plic),
-    (layout::UART_BASE, layout::UART_SIZE, Device::Serial),
-    (layout::RTC_BASE, layout::RTC_SIZE, Device::Rtc),
-    (
-        layout::TEST_DEVICE_BASE,
-        layout::TEST_DEVICE_SIZE,
-        Device::Test,
-    ),
-    (
-        layout::VIRTIO_BASE,
-        layout::VIRTIO_STRIDE * layout::VIRTIO_SLOTS as u64,
-        Device::EmptySlot,
-    ),
-];
-
-/// The device that has `width` bytes of registers at `address`, and how far into its window they are.
-pub fn device_at(address: GuestPhysAddr, width: u8) -> Option<(Device, u64)> {
-    WINDOWS.into_iter().find_map(|(base, size, device)| {
-        let offset = address.checked_offset_from(base)?;
-        let end = offset.checked_add(width.into())?;
-        (end <= size).then_some((device, offset))
-    })
-}
 
 /// The devices.
 #[derive(Debug)]
@@ -186,7 +142,8 @@ const fn bit(source: u32) -> u128 {
 
 /// Has a virtio device of the host's forget its queues, so that it no longer reads or writes memory.
 pub fn reset_virtio(device: &Passthrough) {
-    let status = HostPhysAddr(device.host.registers.start.0.saturating_add(VIRTIO_STATUS));
+    let registers = device.host.registers.start.0;
+    let status = HostPhysAddr(registers.saturating_add(virtio_mmio::STATUS));
     // SAFETY: it is the register of that name of a virtio-mmio device, and the device's guest does not run.
     unsafe { mmio::write32(status, 0) };
 }
