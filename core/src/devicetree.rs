@@ -2,7 +2,8 @@
 //! (`Documentation/devicetree/bindings` there; the binding is named at each node). Node names and values follow QEMU's
 //! `virt` board where the bindings leave a choice.
 //!
-//! One function writes one node. A device that the board gets is a function in `devices` and a call in `soc`.
+//! One function writes one node. Those of devices are values that each kind of device makes ([`node`](crate::node)): a new kind is
+//! no change here.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -15,6 +16,8 @@ use crate::addr::GuestPhysAddr;
 use crate::layout;
 use crate::machine::{InterruptController, Machine};
 
+use devices::Devices;
+
 mod cpus;
 mod devices;
 pub mod given;
@@ -22,9 +25,6 @@ mod interrupts;
 
 #[cfg(test)]
 mod tests;
-
-/// Path of the serial port's node.
-const SERIAL_PATH: &str = "/soc/serial@10000000";
 
 /// Why a machine has no device tree.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,7 +65,8 @@ pub fn build(machine: &Machine) -> Result<Vec<u8>, Error> {
         return Err(Error::Ram { base, size });
     }
     let mut tree = Tree(FdtWriter::new()?);
-    tree.node("", |tree| root(tree, machine))?;
+    let devices = Devices::of(machine);
+    tree.node("", |tree| root(tree, machine, &devices))?;
     Ok(tree.0.finish()?)
 }
 
@@ -86,31 +87,36 @@ pub fn add_room(blob: &mut Vec<u8>) {
 }
 
 /// The root node (dt-schema: `root-node.yaml`).
-fn root(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
+fn root(tree: &mut Tree, machine: &Machine, devices: &Devices) -> Result<(), Error> {
     tree.u32("#address-cells", 2)?;
     tree.u32("#size-cells", 2)?;
     tree.string("compatible", "riscv-virtio")?;
     tree.string("model", "riscv-virtio,hvrun")?;
-    tree.node("aliases", aliases)?;
-    tree.node("chosen", |tree| chosen(tree, machine))?;
+    tree.node("aliases", |tree| aliases(tree, devices))?;
+    tree.node("chosen", |tree| chosen(tree, machine, devices))?;
     tree.node_at("memory", machine.ram_base, |tree| memory(tree, machine))?;
     tree.node("cpus", |tree| cpus::cpus(tree, machine))?;
-    tree.node("soc", |tree| soc(tree, machine))?;
+    tree.node("soc", |tree| soc(tree, machine, devices))?;
     tree.node("hypervisor", |tree| hypervisor(tree, machine))?;
-    devices::power(tree)
+    devices.nodes_at_root(tree, machine)
 }
 
 /// Short names of devices, which number the serial ports in Linux (dt-schema: `aliases.yaml`).
-fn aliases(tree: &mut Tree) -> Result<(), Error> {
-    tree.string("serial0", SERIAL_PATH)
+fn aliases(tree: &mut Tree, devices: &Devices) -> Result<(), Error> {
+    for (number, path) in (0_u32..).zip(devices.consoles()) {
+        tree.string(&format!("serial{number}"), &path)?;
+    }
+    Ok(())
 }
 
 /// What the boot loader tells the kernel (dt-schema: `chosen.yaml`).
-fn chosen(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
+fn chosen(tree: &mut Tree, machine: &Machine, devices: &Devices) -> Result<(), Error> {
     if !machine.command_line.is_empty() {
         tree.string("bootargs", &machine.command_line)?;
     }
-    tree.string("stdout-path", SERIAL_PATH)?;
+    if let Some(console) = devices.consoles().next() {
+        tree.string("stdout-path", &console)?;
+    }
     if let Some(Range { start, end }) = machine.initrd {
         tree.u64("linux,initrd-start", start)?;
         tree.u64("linux,initrd-end", end)?;
@@ -134,28 +140,23 @@ fn memory(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
 }
 
 /// Everything at an address other than RAM, in ascending order of addresses (dt-schema: `simple-bus.yaml`).
-fn soc(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
+fn soc(tree: &mut Tree, machine: &Machine, devices: &Devices) -> Result<(), Error> {
     tree.u32("#address-cells", 2)?;
     tree.u32("#size-cells", 2)?;
     tree.string("compatible", "simple-bus")?;
     tree.flag("ranges")?;
-    devices::test(tree)?;
-    devices::rtc(tree, machine)?;
-    for node in &machine.platform {
-        devices::platform(tree, machine, node)?;
-    }
+    // Both chips begin within the PLIC's window, where nothing else is.
+    let (wired, messages) = (layout::PLIC_BASE, layout::IMSIC_BASE);
+    devices.nodes(tree, machine, ..wired)?;
     match machine.interrupts {
         InterruptController::Plic { sources } => interrupts::plic(tree, machine, sources)?,
         InterruptController::Aia { sources, .. } => interrupts::aplic(tree, sources)?,
     }
-    devices::serial(tree, machine)?;
-    for (address, irq) in (0..).map_while(layout::virtio_slot) {
-        devices::virtio_mmio(tree, machine, address, irq)?;
-    }
+    devices.nodes(tree, machine, wired..messages)?;
     if let InterruptController::Aia { ids, .. } = machine.interrupts {
         interrupts::imsics(tree, machine, ids)?;
     }
-    Ok(())
+    devices.nodes(tree, machine, messages..)
 }
 
 /// A node that others refer to.
@@ -165,13 +166,16 @@ enum Phandle {
     WiredInterrupts,
     /// The IMSICs.
     MessageInterrupts,
-    /// The test device.
-    TestDevice,
+    /// A device, by its number among those that others refer to.
+    Device(u32),
     /// A hart.
     Cpu(u32),
     /// A hart's own interrupt controller.
     CpuInterrupts(u32),
 }
+
+/// The lowest number that no hart's phandles have.
+const FIRST_AFTER_HARTS: u32 = 4 + 2 * layout::MAX_HARTS;
 
 impl Phandle {
     /// The number in the tree, unique and not 0, as hart numbers are below [`layout::MAX_HARTS`].
@@ -179,7 +183,8 @@ impl Phandle {
         match self {
             Self::WiredInterrupts => 1,
             Self::MessageInterrupts => 2,
-            Self::TestDevice => 3,
+            Self::Device(0) => 3,
+            Self::Device(number) => FIRST_AFTER_HARTS.saturating_add(number).saturating_sub(1),
             Self::Cpu(hart) => hart.saturating_mul(2).saturating_add(4),
             Self::CpuInterrupts(hart) => hart.saturating_mul(2).saturating_add(5),
         }

@@ -13,7 +13,9 @@
 //! | [`mod@format`] | file formats, recognized by their first bytes |
 //! | [`kernel`] | kernel files: formats and placement in memory |
 //! | [`machine`] | the description of one machine |
-//! | [`devicetree`] | that description as a flattened device tree |
+//! | [`node`] | what the device tree says of a device: each kind's own word |
+//! | [`board`] | the devices that every machine has |
+//! | [`devicetree`] | the machine as a flattened device tree |
 //! | [`placement`] | where initrd and device tree lie in a guest's RAM |
 //! | [`plic`] | the platform-level interrupt controller |
 //! | [`rtc`] | the real-time clock's registers |
@@ -33,6 +35,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod board;
 pub mod bus;
 pub mod devicetree;
 pub mod ending;
@@ -43,6 +46,7 @@ pub mod kernel;
 pub mod layout;
 mod little_endian;
 pub mod machine;
+pub mod node;
 pub mod placement;
 pub mod plic;
 pub mod rtc;

@@ -7,8 +7,9 @@ use core::ops::Range;
 
 use crate::addr::GuestPhysAddr;
 use crate::isa::Isa;
+use crate::node::DeviceNode;
 
-/// Everything about a machine that its guest can observe. The addresses of its devices are in [`crate::layout`].
+/// Everything about a machine that its guest can observe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// How many harts; their ids are 0 to `harts - 1`.
@@ -25,8 +26,8 @@ pub struct Machine {
     pub interrupts: InterruptController,
     /// Whose machine it is, as the `compatible` of the node `/hypervisor`; what guests know of is `linux,kvm` and `xen,xen`.
     pub hypervisor: &'static str,
-    /// The devices on the platform bus, in the order of their addresses.
-    pub platform: Vec<PlatformNode>,
+    /// The devices: those of [`board`](crate::board), and what else there is.
+    pub devices: Vec<DeviceNode>,
     /// The kernel's command line; empty for none.
     pub command_line: String,
     /// Where the initial RAM disk lies, in guest-physical addresses.
@@ -45,21 +46,6 @@ impl Machine {
             InterruptController::Aia { .. } => self.hart.isa.clone(),
         }
     }
-}
-
-/// A device on the platform bus, as the device tree shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlatformNode {
-    /// The node's name, without its address.
-    pub name: String,
-    /// First address of its registers.
-    pub base: GuestPhysAddr,
-    /// Size in bytes of its registers.
-    pub size: u64,
-    /// Its interrupt source, if it has one. It is level-triggered.
-    pub irq: Option<u32>,
-    /// Its other properties and their values, such as `compatible`.
-    pub properties: Vec<(String, Vec<u8>)>,
 }
 
 /// What one hart is.

@@ -6,6 +6,19 @@
 //! The running clock itself, which a battery would keep, is not here: each call gets the time, in nanoseconds since 1970
 //! (UTC) unless the guest has set it differently, and the result of a write says if the guest sets it.
 
+use crate::layout;
+use crate::node::{DeviceNode, Node, Trigger};
+
+/// What the device tree says of the board's clock (bindings: `rtc/google,goldfish-rtc.txt`).
+#[must_use]
+pub fn node() -> DeviceNode {
+    let node = Node::new("rtc")
+        .strings("compatible", ["google,goldfish-rtc"])
+        .registers()
+        .interrupt(layout::RTC_IRQ, Trigger::LevelHigh);
+    DeviceNode::new(layout::RTC_BASE, layout::RTC_SIZE, node)
+}
+
 /// Register offsets.
 mod register {
     /// Reading latches the upper half; writing sets the lower half and puts the time that is now set into effect.

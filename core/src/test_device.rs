@@ -7,6 +7,33 @@
 
 use crate::ending::End;
 use crate::layout;
+use crate::node::{DeviceNode, Node};
+
+/// What the device tree says of it: a register that other nodes refer to (bindings: `mfd/syscon.yaml`), and how to switch the
+/// machine off and to start it anew without SBI (bindings: `power/reset/syscon-poweroff.yaml` and
+/// `power/reset/syscon-reboot.yaml`). Linux reboots by SBI's SRST where both are there, and switches off by whichever its
+/// version asks first.
+#[must_use]
+pub fn node() -> DeviceNode {
+    let power = |name: &str, compatible, value: u16| {
+        Node::new(name)
+            .strings("compatible", [compatible])
+            .device("regmap")
+            .cell("offset", 0)
+            .cell("value", value.into())
+    };
+    let test = Node::new("test")
+        .strings("compatible", ["sifive,test1", "sifive,test0", "syscon"])
+        .registers()
+        .phandle();
+    DeviceNode::new(layout::TEST_DEVICE_BASE, layout::TEST_DEVICE_SIZE, test)
+        .at_root(power(
+            "poweroff",
+            "syscon-poweroff",
+            layout::TEST_DEVICE_PASS,
+        ))
+        .at_root(power("reboot", "syscon-reboot", layout::TEST_DEVICE_RESET))
+}
 
 /// The end that a write at `offset` from the device's base asks for, if it is a command.
 ///

@@ -10,6 +10,20 @@
 use alloc::collections::VecDeque;
 use core::mem;
 
+use crate::layout;
+use crate::node::{DeviceNode, Node, Trigger};
+
+/// What the device tree says of the board's serial port (bindings: `serial/8250.yaml`).
+#[must_use]
+pub fn node() -> DeviceNode {
+    let node = Node::new("serial")
+        .strings("compatible", ["ns16550a"])
+        .registers()
+        .cell("clock-frequency", layout::UART_CLOCK)
+        .interrupt(layout::UART_IRQ, Trigger::LevelHigh);
+    DeviceNode::new(layout::UART_BASE, layout::UART_SIZE, node).console()
+}
+
 /// Register offsets. Several registers share one, told apart by direction and by the divisor latch access bit.
 mod register {
     /// Receiver buffer (read), transmitter holding (write), divisor latch least significant byte (DLAB).

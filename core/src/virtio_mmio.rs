@@ -3,6 +3,22 @@
 //! Source: VIRTIO 1.3, section 4.2.2, "MMIO Device Register Layout". Control registers take aligned 32-bit accesses only, as
 //! the specification demands of drivers; any other access to them reads zero and writes nothing.
 
+use crate::addr::GuestPhysAddr;
+use crate::layout;
+use crate::node::{DeviceNode, Node, Trigger};
+
+/// What the device tree says of a slot, with a device or without (bindings: `virtio/mmio.yaml`). An in-kernel APLIC tells nobody
+/// when an interrupt has been handled, so that a level could not be raised again at the right time; there a rising edge is the
+/// interrupt, of which the device makes one for each notification.
+#[must_use]
+pub fn node(base: GuestPhysAddr, irq: u32) -> DeviceNode {
+    let node = Node::new("virtio_mmio")
+        .strings("compatible", ["virtio,mmio"])
+        .registers()
+        .interrupt(irq, Trigger::EdgeRising);
+    DeviceNode::new(base, layout::VIRTIO_STRIDE, node)
+}
+
 /// "virt", read at the start of every slot.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 /// "QEMU". Some guests accept no other vendor.

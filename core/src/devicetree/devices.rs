@@ -1,87 +1,93 @@
-//! The devices.
+//! The devices, of which each kind says itself what is in its nodes.
 
-use super::interrupts::{self, Trigger};
-use super::{Error, Phandle, Tree};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::{Error, Phandle, Tree, interrupts};
 use crate::addr::GuestPhysAddr;
-use crate::layout;
-use crate::machine::{Machine, PlatformNode};
+use crate::machine::Machine;
+use crate::node::{DeviceNode, Node, Property};
 
-/// The test device, as a register that other nodes refer to (bindings: `mfd/syscon.yaml`).
-pub(super) fn test(tree: &mut Tree) -> Result<(), Error> {
-    tree.node_at("test", layout::TEST_DEVICE_BASE, |tree| {
-        tree.strings("compatible", ["sifive,test1", "sifive,test0", "syscon"])?;
-        tree.reg(layout::TEST_DEVICE_BASE, layout::TEST_DEVICE_SIZE)?;
-        tree.phandle(Phandle::TestDevice)
-    })
+/// The devices of a machine, in ascending order of addresses.
+pub(super) struct Devices<'a>(Vec<Device<'a>>);
+
+struct Device<'a> {
+    device: &'a DeviceNode,
+    phandle: Phandle,
 }
 
-/// How to switch the machine off and to start it anew without SBI (bindings: `power/reset/syscon-poweroff.yaml` and
-/// `power/reset/syscon-reboot.yaml`). Linux reboots by SBI's SRST where both are there, and switches off by
-/// whichever its version asks first.
-pub(super) fn power(tree: &mut Tree) -> Result<(), Error> {
-    for (name, compatible, value) in [
-        ("poweroff", "syscon-poweroff", layout::TEST_DEVICE_PASS),
-        ("reboot", "syscon-reboot", layout::TEST_DEVICE_RESET),
-    ] {
-        tree.node(name, |tree| {
-            tree.string("compatible", compatible)?;
-            tree.u32("regmap", Phandle::TestDevice.cell())?;
-            tree.u32("offset", 0)?;
-            tree.u32("value", value.into())
-        })?;
+impl<'a> Devices<'a> {
+    pub(super) fn of(machine: &'a Machine) -> Devices<'a> {
+        let mut devices: Vec<&DeviceNode> = machine.devices.iter().collect();
+        devices.sort_by_key(|device| device.base);
+        // Those that no node refers to have no phandle, and the next one has this number.
+        let mut number = 0_u32;
+        let devices = devices.into_iter().map(|device| {
+            let phandle = Phandle::Device(number);
+            if device.node.properties.contains(&Property::Phandle) {
+                number = number.saturating_add(1);
+            }
+            Device { device, phandle }
+        });
+        Devices(devices.collect())
     }
-    Ok(())
+
+    /// The paths of the serial ports that kernels print to.
+    pub(super) fn consoles(&self) -> impl Iterator<Item = String> {
+        let devices = self.0.iter().map(|device| device.device);
+        let consoles = devices.filter(|device| device.is_console);
+        consoles.map(|device| format!("/soc/{}@{:x}", device.node.name, device.base))
+    }
+
+    /// The nodes of those whose addresses begin in this range.
+    pub(super) fn nodes(
+        &self,
+        tree: &mut Tree,
+        machine: &Machine,
+        range: impl core::ops::RangeBounds<GuestPhysAddr>,
+    ) -> Result<(), Error> {
+        let mut devices = self.0.iter();
+        devices
+            .by_ref()
+            .filter(|device| range.contains(&device.device.base))
+            .try_for_each(|Device { device, phandle }| {
+                tree.node_at(&device.node.name, device.base, |tree| {
+                    properties(tree, machine, device, &device.node, *phandle)
+                })
+            })
+    }
+
+    /// The nodes at the root that go with them.
+    pub(super) fn nodes_at_root(&self, tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
+        for Device { device, phandle } in &self.0 {
+            for node in &device.at_root {
+                tree.node(&node.name, |tree| {
+                    properties(tree, machine, device, node, *phandle)
+                })?;
+            }
+        }
+        Ok(())
+    }
 }
 
-/// The real-time clock (bindings: `rtc/google,goldfish-rtc.txt`).
-pub(super) fn rtc(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
-    tree.node_at("rtc", layout::RTC_BASE, |tree| {
-        tree.string("compatible", "google,goldfish-rtc")?;
-        tree.reg(layout::RTC_BASE, layout::RTC_SIZE)?;
-        interrupts::wire(tree, machine, layout::RTC_IRQ, Trigger::LevelHigh)
-    })
-}
-
-/// A device on the platform bus, whose own properties follow its binding.
-pub(super) fn platform(
+/// What is in a node of `device`, which `phandle` refers to.
+fn properties(
     tree: &mut Tree,
     machine: &Machine,
-    node: &PlatformNode,
+    device: &DeviceNode,
+    node: &Node,
+    phandle: Phandle,
 ) -> Result<(), Error> {
-    tree.node_at(&node.name, node.base, |tree| {
-        for (name, value) in &node.properties {
-            tree.bytes(name, value)?;
-        }
-        tree.reg(node.base, node.size)?;
-        match node.irq {
-            Some(irq) => interrupts::wire(tree, machine, irq, Trigger::LevelHigh),
-            None => Ok(()),
-        }
-    })
-}
-
-/// The serial port (bindings: `serial/8250.yaml`).
-pub(super) fn serial(tree: &mut Tree, machine: &Machine) -> Result<(), Error> {
-    tree.node_at("serial", layout::UART_BASE, |tree| {
-        tree.string("compatible", "ns16550a")?;
-        tree.reg(layout::UART_BASE, layout::UART_SIZE)?;
-        tree.u32("clock-frequency", layout::UART_CLOCK)?;
-        interrupts::wire(tree, machine, layout::UART_IRQ, Trigger::LevelHigh)
-    })
-}
-
-/// One virtio-mmio transport (bindings: `virtio/mmio.yaml`). An in-kernel APLIC tells nobody when an interrupt has been
-/// handled, so that a level could not be raised again at the right time; there a rising edge is the interrupt, of which
-/// the device makes one for each notification.
-pub(super) fn virtio_mmio(
-    tree: &mut Tree,
-    machine: &Machine,
-    address: GuestPhysAddr,
-    irq: u32,
-) -> Result<(), Error> {
-    tree.node_at("virtio_mmio", address, |tree| {
-        tree.string("compatible", "virtio,mmio")?;
-        tree.reg(address, layout::VIRTIO_STRIDE)?;
-        interrupts::wire(tree, machine, irq, Trigger::EdgeRising)
-    })
+    node.properties
+        .iter()
+        .try_for_each(|property| match property {
+            Property::Value(name, value) => tree.bytes(name, value),
+            Property::Registers => tree.reg(device.base, device.size),
+            Property::Interrupt { source, trigger } => {
+                interrupts::wire(tree, machine, *source, *trigger)
+            }
+            Property::Phandle => tree.phandle(phandle),
+            Property::Device(name) => tree.u32(name, phandle.cell()),
+        })
 }

@@ -5,22 +5,13 @@ use alloc::vec::Vec;
 use super::{Error, Phandle, Tree};
 use crate::layout;
 use crate::machine::{InterruptController, Machine};
+use crate::node::Trigger;
 
 /// The supervisor external interrupt, by its number in `sip` (privileged specification, section 12.1.3).
 const SUPERVISOR_EXTERNAL: u32 = 9;
 /// In place of a hart's interrupt: the PLIC's context is not connected. Those of M-mode are not, for guests run in
 /// S-mode.
 const NOT_CONNECTED: u32 = u32::MAX;
-
-/// The trigger type of a device's interrupt, as the second cell of an APLIC's interrupt specifier, where Linux reads one
-/// of its `IRQ_TYPE` numbers (`include/dt-bindings/interrupt-controller/irq.h`).
-#[derive(Clone, Copy)]
-pub(super) enum Trigger {
-    /// The interrupt is the rising edge of the IRQ line.
-    EdgeRising = 1,
-    /// The IRQ line is high as long as the device requests an interrupt.
-    LevelHigh = 4,
-}
 
 /// The properties of a device's interrupt: the chip, the source and, for an APLIC, the trigger type. A PLIC's interrupt
 /// specifier has none.

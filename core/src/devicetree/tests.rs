@@ -8,8 +8,10 @@ use fdt::node::FdtNode;
 use proptest::prelude::*;
 
 use super::*;
+use crate::board;
 use crate::isa::Isa;
-use crate::machine::{Hart, MmuType, PlatformNode};
+use crate::machine::{Hart, MmuType};
+use crate::node::{DeviceNode, Node, Trigger};
 
 pub(super) const PLIC: InterruptController = InterruptController::Plic { sources: 95 };
 const AIA: InterruptController = InterruptController::Aia {
@@ -32,7 +34,7 @@ pub(super) fn machine(harts: u32, interrupts: InterruptController) -> Machine {
         ram_size: 0x2000_0000,
         interrupts,
         hypervisor: "linux,kvm",
-        platform: Vec::new(),
+        devices: board::devices(),
         command_line: String::from("console=ttyS0 root=/dev/vda rw"),
         initrd: Some(0x1_9000_0000..0x1_9123_4567),
         rng_seed: Some([0xa7; 32]),
@@ -569,25 +571,121 @@ fn room_is_behind_the_last_block_and_counted_in() {
     assert!(dtoolkit::fdt::Fdt::new(&roomy).is_ok());
 }
 
+/// A device of no kind that is known here.
+fn counter(base: u64, irq: Option<u32>) -> DeviceNode {
+    let node = Node::new("counter")
+        .value("compatible", *b"example,counter\0")
+        .cell("example,step", 7)
+        .registers();
+    let node = match irq {
+        Some(irq) => node.interrupt(irq, Trigger::LevelHigh),
+        None => node,
+    };
+    DeviceNode::new(GuestPhysAddr(base), 0x100, node)
+}
+
 #[test]
-fn a_device_on_the_platform_bus_has_its_own_properties() {
+fn a_device_of_any_kind_has_its_own_properties() {
     for (chip, interrupts) in [(PLIC, &[36][..]), (AIA, &[36, 4])] {
         let mut machine = machine(1, chip);
-        let node = |base, irq| PlatformNode {
-            name: "counter".into(),
-            base: GuestPhysAddr(base),
-            size: 0x100,
-            irq,
-            properties: vec![("compatible".into(), b"example,counter\0".to_vec())],
-        };
-        machine.platform = vec![node(0x400_0000, Some(36)), node(0x400_1000, None)];
+        // Where an address is in the list means nothing.
+        machine
+            .devices
+            .extend([counter(0x400_1000, None), counter(0x400_0000, Some(36))]);
         let nodes = Nodes::of(&machine);
         let path = "/soc/counter@4000000";
         assert_eq!(nodes.strings(path, "compatible"), ["example,counter"]);
+        assert_eq!(nodes.cell(path, "example,step"), 7);
         assert_eq!(nodes.cells(path, "reg"), [0, 0x400_0000, 0, 0x100]);
         assert_eq!(nodes.cells(path, "interrupts"), interrupts);
         assert_eq!(nodes.get("/soc/counter@4001000", "interrupts"), None);
-        machine.platform[0].name = "nul\0".into();
+        machine.devices[0].node.name = "nul\0".into();
         assert!(matches!(build(&machine), Err(Error::Write(_))));
     }
+}
+
+#[test]
+fn devices_are_in_the_order_of_their_addresses_around_the_chips() {
+    for chip in [PLIC, AIA] {
+        let mut machine = machine(2, chip);
+        for base in [0x4000_0000, 0x2700_0000, 0x400_0000, 0x8_0000] {
+            machine.devices.push(counter(base, None));
+        }
+        let nodes = Nodes::of(&machine);
+        let addresses = nodes.order.iter().filter_map(|path| {
+            let (_, address) = path.strip_prefix("/soc/")?.split_once('@')?;
+            u64::from_str_radix(address, 16).ok()
+        });
+        let addresses: Vec<u64> = addresses.collect();
+        assert!(addresses.is_sorted(), "{addresses:x?}");
+        let chips = if chip == PLIC { 1 } else { 2 };
+        assert_eq!(addresses.len(), machine.devices.len() + chips);
+    }
+}
+
+#[test]
+fn devices_that_others_refer_to_have_phandles_of_their_own() {
+    let mut machine = machine(layout::MAX_HARTS, PLIC);
+    for base in [0x400_0000, 0x400_1000] {
+        let node = Node::new("clock").registers().phandle();
+        let user = Node::new(format!("user{base:x}")).device("clock");
+        let device = DeviceNode::new(GuestPhysAddr(base), 8, node).at_root(user);
+        machine.devices.push(device);
+    }
+    let nodes = Nodes::of(&machine);
+    let target = |path, property| nodes.target(nodes.cell(path, property));
+    assert_eq!(target("/poweroff", "regmap"), "/soc/test@100000");
+    assert_eq!(target("/user4000000", "clock"), "/soc/clock@4000000");
+    assert_eq!(target("/user4001000", "clock"), "/soc/clock@4001000");
+}
+
+#[test]
+fn the_first_serial_port_is_the_console() {
+    let mut machine = machine(1, PLIC);
+    let port = |base| DeviceNode::new(GuestPhysAddr(base), 8, Node::new("port")).console();
+    machine.devices = vec![counter(0, None), port(0x1100_0000), port(0x100)];
+    let nodes = Nodes::of(&machine);
+    assert_eq!(nodes.strings("/chosen", "stdout-path"), ["/soc/port@100"]);
+    assert_eq!(nodes.strings("/aliases", "serial0"), ["/soc/port@100"]);
+    assert_eq!(nodes.strings("/aliases", "serial1"), ["/soc/port@11000000"]);
+    machine.devices.clear();
+    assert_eq!(Nodes::of(&machine).get("/chosen", "stdout-path"), None);
+}
+
+/// A hash of the blob (FNV-1a) and its length.
+fn fingerprint(machine: &Machine) -> (u64, usize) {
+    let blob = build(machine).unwrap();
+    let hash = blob.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    (hash, blob.len())
+}
+
+/// Guests and their users have seen these trees: what changes one of them does so knowingly.
+#[test]
+fn the_trees_are_the_same_byte_for_byte() {
+    let fingerprints = [PLIC, AIA].map(|chip| {
+        let plain = machine(1, chip);
+        let mut bare = machine(5, chip);
+        bare.command_line = String::new();
+        bare.initrd = None;
+        bare.rng_seed = None;
+        bare.hypervisor = "hv-bare";
+        bare.ram_base = GuestPhysAddr(0x9000_0000);
+        let mut full = machine(3, chip);
+        let counters = [counter(0x400_0000, Some(36)), counter(0x400_1000, None)];
+        full.devices.extend(counters);
+        [plain, bare, full].map(|machine| fingerprint(&machine))
+    });
+    let of_plic = [
+        (12461357050755225229, 3203),
+        (664292436779675429, 4761),
+        (15951777739091260709, 4312),
+    ];
+    let of_aia = [
+        (16860832180846839931, 3537),
+        (15723827488338572274, 5159),
+        (14211614819033126951, 4682),
+    ];
+    assert_eq!(fingerprints, [of_plic, of_aia]);
 }

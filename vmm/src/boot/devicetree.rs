@@ -157,7 +157,7 @@ mod tests {
             ram_size: 64 << 20,
             interrupts: InterruptController::Plic { sources: 95 },
             hypervisor: "linux,kvm",
-            platform: Vec::new(),
+            devices: hv_core::board::devices(),
             command_line: "console=ttyS0".into(),
             initrd: None,
             rng_seed: Some([0xa7; 32]),

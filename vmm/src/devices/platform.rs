@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hv_core::addr::GuestPhysAddr;
 use hv_core::layout::{PLATFORM_BASE, PLATFORM_IRQS, PLATFORM_SIZE};
-use hv_core::machine::PlatformNode;
+use hv_core::node::{DeviceNode, Node, Trigger};
 use hv_devices::bus::MmioDevice;
 use hv_devices::interrupt::IrqLine;
 
@@ -19,7 +19,12 @@ const LONGEST_NAME: usize = 31;
 /// A device of the program's own. The guest finds it in the device tree that it is given, unless that is a file of the
 /// user's ([`Config::dtb`](crate::Config::dtb)).
 pub struct PlatformDevice {
-    node: PlatformNode,
+    /// The name of its device-tree node, without the address.
+    name: String,
+    base: GuestPhysAddr,
+    size: u64,
+    irq: Option<u32>,
+    properties: Vec<(String, Vec<u8>)>,
     power_on: Box<PowerOn>,
 }
 
@@ -28,7 +33,7 @@ type PowerOn = dyn Fn(Option<Arc<dyn IrqLine>>) -> io::Result<Arc<dyn MmioDevice
 impl fmt::Debug for PlatformDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("PlatformDevice");
-        debug.field("node", &self.node).finish_non_exhaustive()
+        debug.field("node", &self.node()).finish_non_exhaustive()
     }
 }
 
@@ -54,13 +59,11 @@ impl PlatformDevice {
         + 'static,
     ) -> PlatformDevice {
         PlatformDevice {
-            node: PlatformNode {
-                name: name.into(),
-                base: GuestPhysAddr(base),
-                size,
-                irq: None,
-                properties: Vec::new(),
-            },
+            name: name.into(),
+            base: GuestPhysAddr(base),
+            size,
+            irq: None,
+            properties: Vec::new(),
             power_on: Box::new(power_on),
         }
     }
@@ -68,7 +71,7 @@ impl PlatformDevice {
     /// Gives it this interrupt source, one of [`IRQS`](Self::IRQS).
     #[must_use]
     pub fn irq(mut self, source: u32) -> PlatformDevice {
-        self.node.irq = Some(source);
+        self.irq = Some(source);
         self
     }
 
@@ -80,13 +83,32 @@ impl PlatformDevice {
         name: impl Into<String>,
         value: impl Into<Vec<u8>>,
     ) -> PlatformDevice {
-        self.node.properties.push((name.into(), value.into()));
+        self.properties.push((name.into(), value.into()));
         self
     }
 
     /// What the device tree says of it.
-    pub(crate) fn node(&self) -> &PlatformNode {
-        &self.node
+    pub(crate) fn node(&self) -> DeviceNode {
+        let properties = self.properties.iter();
+        let node = properties.fold(Node::new(&*self.name), |node, (name, value)| {
+            node.value(name, &**value)
+        });
+        let node = node.registers();
+        let node = match self.irq {
+            Some(irq) => node.interrupt(irq, Trigger::LevelHigh),
+            None => node,
+        };
+        DeviceNode::new(self.base, self.size, node)
+    }
+
+    /// The first address of its registers, and their size in bytes.
+    pub(crate) fn registers(&self) -> (GuestPhysAddr, u64) {
+        (self.base, self.size)
+    }
+
+    /// Its interrupt source, if it has one.
+    pub(crate) fn source(&self) -> Option<u32> {
+        self.irq
     }
 
     /// The device as it is when the machine is switched on.
@@ -106,52 +128,50 @@ impl PlatformDevice {
 /// # Errors
 /// The machine cannot have one of them.
 pub(crate) fn sort(devices: &mut [PlatformDevice]) -> Result<(), Error> {
-    devices.sort_by_key(|device| device.node.base);
+    devices.sort_by_key(|device| device.base);
     let mut free = PLATFORM_BASE.0;
     for (position, device) in devices.iter().enumerate() {
         let others = devices.iter().take(position);
-        check(&device.node, free, others.map(|other| &other.node)).map_err(|problem| {
-            Error::PlatformDevice {
-                name: device.node.name.clone(),
-                problem,
-            }
+        check(device, free, others).map_err(|problem| Error::PlatformDevice {
+            name: device.name.clone(),
+            problem,
         })?;
-        free = device.node.base.0.saturating_add(device.node.size);
+        free = device.base.0.saturating_add(device.size);
     }
     Ok(())
 }
 
 /// Checks a device whose addresses may begin at `free`, and which comes after `others`.
 fn check<'a>(
-    node: &PlatformNode,
+    device: &PlatformDevice,
     free: u64,
-    mut others: impl Iterator<Item = &'a PlatformNode>,
+    mut others: impl Iterator<Item = &'a PlatformDevice>,
 ) -> Result<(), PlatformProblem> {
     let is_name = |name: &str| {
         let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b",._+-?#".contains(&byte);
         (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(is_valid)
     };
     let own = ["reg", "interrupts", "interrupt-parent"];
-    let names = node.properties.iter().map(|(name, _)| name.as_str());
+    let names = device.properties.iter().map(|(name, _)| name.as_str());
     let names: Vec<&str> = names.chain(own).collect();
     let is_unique = |(position, name)| !names.iter().take(position).any(|other| *other == name);
-    if !is_name(&node.name)
+    if !is_name(&device.name)
         || !names.iter().all(|name| is_name(name))
         || !names.iter().copied().enumerate().all(is_unique)
     {
         return Err(PlatformProblem::Name);
     }
-    let end = node.base.0.checked_add(node.size);
-    if node.size == 0
-        || node.base < PLATFORM_BASE
+    let end = device.base.0.checked_add(device.size);
+    if device.size == 0
+        || device.base < PLATFORM_BASE
         || end.is_none_or(|end| end > PLATFORM_BASE.0.saturating_add(PLATFORM_SIZE))
     {
         return Err(PlatformProblem::Region);
     }
-    if node.base.0 < free {
+    if device.base.0 < free {
         return Err(PlatformProblem::Overlap);
     }
-    match node.irq {
+    match device.irq {
         Some(irq) if !PLATFORM_IRQS.contains(&irq) => Err(PlatformProblem::Irq),
         Some(irq) if others.any(|other| other.irq == Some(irq)) => Err(PlatformProblem::IrqTaken),
         _ => Ok(()),
@@ -186,7 +206,7 @@ mod tests {
             device("a", start + 0x100, size - 0x101),
         ];
         sort(&mut devices).unwrap();
-        let bases: Vec<u64> = devices.iter().map(|device| device.node.base.0).collect();
+        let bases: Vec<u64> = devices.iter().map(|device| device.base.0).collect();
         assert_eq!(bases, [start, start + 0x100, start + size - 1]);
         assert_eq!(problem(vec![]), None);
     }

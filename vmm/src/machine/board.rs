@@ -172,7 +172,7 @@ impl Chassis {
             rtc: line(layout::RTC_IRQ, Trigger::Level)?,
             platform: (blueprint.platform.iter())
                 .map(|device| {
-                    let irq = device.node().irq;
+                    let irq = device.source();
                     irq.map(|irq| line(irq, Trigger::Level)).transpose()
                 })
                 .collect::<Result<_, _>>()?,
@@ -249,10 +249,10 @@ impl Board {
         let rtc = Arc::new(Rtc::new(lines.rtc, blueprint.clock.clone()));
         attach(layout::RTC_BASE, layout::RTC_SIZE, rtc.clone())?;
         for (device, line) in blueprint.platform.iter().zip(lines.platform) {
-            let node = device.node();
+            let (base, size) = device.registers();
             let registers = (device.power_on(line))
                 .map_err(Error::host("make a device on the platform bus"))?;
-            attach(node.base, node.size, registers)?;
+            attach(base, size, registers)?;
         }
 
         let mut virtio = Vec::new();
@@ -507,8 +507,8 @@ fn describe(
         ram_size: blueprint.memory,
         interrupts: irqchip.describe(),
         hypervisor: "linux,kvm",
-        platform: (blueprint.platform.iter())
-            .map(|device| device.node().clone())
+        devices: (hv_core::board::devices().into_iter())
+            .chain(blueprint.platform.iter().map(PlatformDevice::node))
             .collect(),
         command_line: blueprint.command_line.clone().unwrap_or_default(),
         initrd: None,

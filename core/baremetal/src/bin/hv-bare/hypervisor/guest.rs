@@ -176,7 +176,7 @@ impl Guest {
                 sources: layout::PLIC_SOURCES,
             },
             hypervisor: "hvrun,hv-bare",
-            platform: Vec::new(),
+            devices: hv_core::board::devices(),
             command_line: files.command_line.into(),
             initrd: None,
             rng_seed: None,
