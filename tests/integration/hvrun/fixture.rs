@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use hv_lab::host::{Console, Exec, Host, HostChip, HostKernel};
+use hv_lab::host::{Console, Exec, Host, HostChip, HostKernel, SHARED_LIFETIME};
 use hv_lab::provision::{self, DebianKernel, GUEST_GREETING, GUEST_PROMPT, KernelFiles};
 
 pub use crate::guest_disk::{Disk, text};
@@ -68,7 +68,8 @@ pub fn oldest_host() -> &'static Host {
 }
 
 fn boot(kernel: HostKernel, chip: HostChip) -> Host {
-    Host::boot(kernel.config(chip).unwrap()).unwrap()
+    let config = kernel.config(chip).unwrap();
+    Host::boot(config.lifetime(Some(SHARED_LIFETIME))).unwrap()
 }
 
 /// hvrun with these arguments, on this machine's files.

@@ -138,7 +138,7 @@ impl HostConfig {
             instruction_clock: false,
             plugin: None,
             boot_timeout: Duration::from_secs(180),
-            lifetime: Some(Duration::from_secs(30 * 60)),
+            lifetime: Some(Duration::from_secs(2 * 60 * 60)),
             quiet: false,
         }
     }

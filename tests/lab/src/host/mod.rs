@@ -61,8 +61,8 @@ pub(crate) use qemu::{FAST_CPU, SV57_CPU, escape_commas};
 use crate::cache;
 use crate::provision::{self, DebianKernel, progress};
 
-/// How long a shared host may live: as long as a whole run of the tests on a busy machine.
-const SHARED_LIFETIME: Duration = Duration::from_secs(85 * 60);
+/// How long a host may live that many tests share: longer than a whole run of the tests on a busy machine.
+pub const SHARED_LIFETIME: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// Where the developer's files are in a nested host.
 pub const LOCAL_ROOT: &str = "/host";
