@@ -261,7 +261,7 @@ impl HostConfig {
         self
     }
 
-    /// How long the host may run before it is ended, whoever still waits for it; half an hour unless set. `None` is
+    /// How long the host may run before it is ended, whoever still waits for it; two hours unless set. `None` is
     /// for ever, for a host with a person before it.
     pub fn lifetime(mut self, lifetime: Option<Duration>) -> Self {
         self.lifetime = lifetime;
