@@ -116,7 +116,7 @@ pub fn machine(interrupts: InterruptController) -> Machine {
         ram_size: 64 << 20,
         interrupts,
         hypervisor: "linux,kvm",
-        platform: Vec::new(),
+        devices: hv_core::board::devices(),
         command_line: "console=ttyS0".into(),
         initrd: Some(0x8100_0000..0x8200_0000),
         rng_seed: Some([0xa7; 32]),
