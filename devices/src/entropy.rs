@@ -6,7 +6,7 @@
 
 use std::io;
 
-use vm_memory::VolatileSlice;
+use crate::memory::{GuestSlice, note_write};
 
 /// Fills `bytes`.
 ///
@@ -22,11 +22,14 @@ pub fn fill(bytes: &mut [u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// As those of [`fill`].
-pub fn fill_guest(memory: &VolatileSlice<'_>) -> io::Result<()> {
+pub fn fill_guest(memory: &GuestSlice<'_>) -> io::Result<()> {
     let guard = memory.ptr_guard_mut();
     // SAFETY: the slice is valid guest memory across the call. Only the kernel writes to it here, as the guest may at the same
     // time: it is accessed through raw pointers and volatile slices alone.
-    unsafe { fill_raw(guard.as_ptr(), guard.len()) }
+    let result = unsafe { fill_raw(guard.as_ptr(), guard.len()) };
+    // Some of it may have been written before an error.
+    note_write([*memory], memory.len());
+    result
 }
 
 /// # Safety

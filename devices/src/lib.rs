@@ -18,6 +18,7 @@ pub mod device_file;
 pub mod entropy;
 mod file_lock;
 pub mod interrupt;
+pub mod memory;
 pub mod rtc;
 pub mod state;
 mod sync;

@@ -23,9 +23,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use vm_memory::VolatileSlice;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::memory::GuestSlice;
 use crate::write_problem;
 
 pub use file::OutputFile;
@@ -42,7 +42,7 @@ pub trait OutputSink: Send + Sync {
     fn write(&self, bytes: &[u8]);
 
     /// The same for what is in guest memory.
-    fn write_memory(&self, memory: &VolatileSlice<'_>) {
+    fn write_memory(&self, memory: &GuestSlice<'_>) {
         copy_memory(self, memory);
     }
 
@@ -70,7 +70,7 @@ pub trait InputSink: Send + Sync {
 }
 
 /// Has `output` take what is in guest memory, which may change meanwhile, by way of a buffer.
-fn copy_memory(output: &(impl OutputSink + ?Sized), memory: &VolatileSlice<'_>) {
+fn copy_memory(output: &(impl OutputSink + ?Sized), memory: &GuestSlice<'_>) {
     let mut chunk = [0; 4096];
     let mut rest = *memory;
     while !rest.is_empty() {
@@ -90,7 +90,7 @@ pub struct Nowhere;
 impl OutputSink for Nowhere {
     fn write(&self, _: &[u8]) {}
 
-    fn write_memory(&self, _: &VolatileSlice<'_>) {}
+    fn write_memory(&self, _: &GuestSlice<'_>) {}
 
     fn try_write(&self, bytes: &[u8]) -> usize {
         bytes.len()

@@ -9,10 +9,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vm_memory::{VolatileMemoryError, VolatileSlice, WriteVolatile};
+use vm_memory::{VolatileMemoryError, WriteVolatile};
 
 use super::{OutputSink, copy_memory};
 use crate::lock;
+use crate::memory::GuestSlice;
 use crate::sync::{Condvar, EventFd, Instant, JoinHandle, Mutex, MutexGuard};
 use crate::thread::{self, Role};
 
@@ -277,7 +278,7 @@ impl OutputSink for OutputThread {
         self.shared.write(bytes);
     }
 
-    fn write_memory(&self, memory: &VolatileSlice<'_>) {
+    fn write_memory(&self, memory: &GuestSlice<'_>) {
         let written = match &self.shared.file {
             Some(file) if memory.len() >= GATHER_LIMIT => self.shared.write_through(file, memory),
             _ => false,
@@ -329,7 +330,7 @@ impl Shared {
 
     /// Writes what has gathered, and this behind it. Waits for nothing but other writes to the same file. Returns `false`
     /// without having done anything if writes fail.
-    fn write_through(&self, file: &File, memory: &VolatileSlice<'_>) -> bool {
+    fn write_through(&self, file: &File, memory: &GuestSlice<'_>) -> bool {
         let mut state = lock(&self.state);
         while state.writing {
             state = wait(&self.progress, state);
@@ -574,7 +575,7 @@ fn write_all(write: &mut impl FnMut(&[u8]) -> io::Result<usize>, bytes: &mut Vec
 }
 
 /// Writes all of `memory` to a regular file, and leaves in it what could not be written.
-fn write_memory(mut file: &File, memory: &mut VolatileSlice<'_>) -> Written {
+fn write_memory(mut file: &File, memory: &mut GuestSlice<'_>) -> Written {
     while !memory.is_empty() {
         let result = match file.write_volatile(memory) {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),

@@ -1,10 +1,9 @@
 //! Descriptor chains as buffers in guest memory (VIRTIO 1.3, section 2.7.5).
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    VolatileSlice,
-};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::memory::{GuestMemoryMmap, GuestRegionMmap, GuestSlice};
 
 /// Descriptors in a chain, at most. A driver keeps to the queue's size, or to `seg_max` and two in an indirect table;
 /// QEMU draws the same line.
@@ -36,7 +35,7 @@ struct Regions<'m> {
 
 impl<'m> Regions<'m> {
     /// A buffer that lies in one region.
-    fn get_slice(&mut self, address: GuestAddress, length: usize) -> Option<VolatileSlice<'m>> {
+    fn get_slice(&mut self, address: GuestAddress, length: usize) -> Option<GuestSlice<'m>> {
         let last = self
             .last
             .and_then(|region| Some((region, region.to_region_addr(address)?)));
@@ -53,7 +52,7 @@ impl<'m> Regions<'m> {
 /// no difference (VIRTIO 1.3, section 2.7.4, message framing).
 #[derive(Default)]
 pub struct Buffers<'m> {
-    slices: Vec<VolatileSlice<'m>>,
+    slices: Vec<GuestSlice<'m>>,
     /// Slices that have been taken from the front.
     taken: usize,
     /// Bytes in the rest. A chain holds less than 2^32.
@@ -104,7 +103,7 @@ impl<'m> Buffers<'m> {
     }
 
     /// The buffers, without those that are used up.
-    pub fn as_slice(&self) -> &[VolatileSlice<'m>] {
+    pub fn as_slice(&self) -> &[GuestSlice<'m>] {
         self.slices.get(self.taken..).unwrap_or_default()
     }
 
@@ -147,7 +146,7 @@ impl<'m> Buffers<'m> {
     }
 
     /// Takes the last byte.
-    pub fn take_last(&mut self) -> Option<VolatileSlice<'m>> {
+    pub fn take_last(&mut self) -> Option<GuestSlice<'m>> {
         let slice = self.slices.last_mut()?;
         let (rest, last) = slice.split_at(slice.len().checked_sub(1)?).ok()?;
         *slice = rest;

@@ -6,9 +6,9 @@
 use std::sync::atomic::Ordering;
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileMemory, VolatileSlice,
-};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
+
+use crate::memory::{GuestMemoryMmap, GuestSlice};
 
 /// Bytes of a descriptor.
 const SIZE: usize = 16;
@@ -17,7 +17,7 @@ const SIZE: usize = 16;
 /// than a table holds, a table outside of memory, an indirect one in an indirect one, or more than 2^32 bytes in all.
 pub(super) struct Descriptors<'m> {
     memory: &'m GuestMemoryMmap,
-    table: VolatileSlice<'m>,
+    table: GuestSlice<'m>,
     indirect: bool,
     next: Option<u16>,
     /// How many descriptors more there can be.

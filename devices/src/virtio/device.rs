@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Notifier;
+use crate::memory::GuestMemoryMmap;
 use crate::state::RestoreError;
 
 /// A virtio device behind a transport.

@@ -18,11 +18,12 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueState, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Activation, ActiveQueue, VirtioDevice};
 use super::notifier::{DeviceStatus, Notifier};
+use crate::memory::GuestMemoryMmap;
 use crate::state::RestoreError;
 
 /// The queue features that the queue implementation brings to every device.

@@ -5,10 +5,11 @@ use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::{Chain, Malformed};
 use super::descriptors::Descriptors;
+use crate::memory::GuestMemoryMmap;
 
 /// Why a device stops serving a queue until it is reset.
 #[derive(Debug, thiserror::Error)]

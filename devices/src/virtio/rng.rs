@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
-use vm_memory::VolatileSlice;
 
 use super::chain::{Chain, Malformed};
 use super::worker::{Handler, Worker};
 use super::{Activation, QueuePosition, VirtioDevice};
 use crate::entropy;
+use crate::memory::GuestSlice;
 use crate::thread::Role;
 
 /// Descriptors in the request queue. Linux has one request under way.
@@ -21,7 +21,7 @@ const QUEUE_SIZE: u16 = 8;
 const MAX_BYTES: usize = 16 * 1024;
 
 /// Fills a part of a request's buffers.
-type Fill = Arc<dyn Fn(&VolatileSlice<'_>) -> io::Result<()> + Send + Sync>;
+type Fill = Arc<dyn Fn(&GuestSlice<'_>) -> io::Result<()> + Send + Sync>;
 
 /// A virtio entropy device with one queue, served by a thread named `virtio-rng`.
 pub struct Rng {
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn buffers_are_filled_one_after_the_other_until_the_source_fails() {
         let left = Mutex::new(vec![1_u8, 2, 3]);
-        let source = move |part: &VolatileSlice<'_>| {
+        let source = move |part: &GuestSlice<'_>| {
             let next = left.lock().unwrap().pop();
             let value = next.ok_or(io::ErrorKind::Unsupported)?;
             part.copy_from(&vec![value; part.len()]);

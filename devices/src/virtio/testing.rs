@@ -13,12 +13,13 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueState};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::transport::mmio::{MmioTransport, RegisterPage, RegisterPages, Version};
 use super::{Notifier, VirtioDevice};
 use crate::bus::MmioDevice;
 use crate::interrupt::IrqLine;
+use crate::memory::GuestMemoryMmap;
 
 /// Guest memory starts where RAM does on the board.
 pub const RAM: u64 = 0x8000_0000;

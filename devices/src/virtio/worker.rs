@@ -9,12 +9,11 @@ use std::cell::Cell;
 use std::io;
 use std::sync::{Arc, PoisonError};
 
-use vm_memory::GuestMemoryMmap;
-
 use super::chain::{Chain, Malformed};
 use super::queue::{Broken, DeviceQueue, Parked};
 use super::{ActiveQueue, Notifier, NotifyHandler, QueuePosition};
 use crate::lock;
+use crate::memory::GuestMemoryMmap;
 use crate::sync::{AtomicBool, EventFd, Mutex, Ordering, RwLock};
 use crate::thread::{Job, Role, WorkerThread};
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vm_memory::VolatileSlice;
+use hv_devices::memory::GuestSlice;
 
 use crate::sync::EventFd;
 
@@ -20,7 +20,7 @@ pub trait OutputSink: Send + Sync {
     fn write(&self, bytes: &[u8]);
 
     /// The same for what is in guest memory.
-    fn write_memory(&self, memory: &VolatileSlice<'_>) {
+    fn write_memory(&self, memory: &GuestSlice<'_>) {
         copy_memory(self, memory);
     }
 
@@ -43,7 +43,7 @@ pub trait InputSink: Send + Sync {
     fn take_received(&self, buffer: &mut [u8]) -> usize;
 }
 
-fn copy_memory(output: &(impl OutputSink + ?Sized), memory: &VolatileSlice<'_>) {
+fn copy_memory(output: &(impl OutputSink + ?Sized), memory: &GuestSlice<'_>) {
     let mut bytes = vec![0; memory.len()];
     memory.copy_to(&mut bytes);
     output.write(&bytes);

@@ -24,6 +24,8 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::Arc;
 
+pub use hv_devices::memory;
+
 pub mod chardev;
 pub mod state;
 pub mod sync;

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hv_devices::memory::GuestSlice;
 use hv_model::chardev::OutputSink;
 use hv_model::chardev::merged::Merged;
 use hv_model::chardev::output::{Outlet, OutputThread};
@@ -14,7 +15,6 @@ use hv_model::sync::EventFd;
 use hv_model::{Shared, search};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
-use vm_memory::VolatileSlice;
 
 /// No limit.
 const LONG: Duration = Duration::from_secs(3600);
@@ -199,7 +199,7 @@ fn a_large_piece_at_the_end(file: &'static str) {
         let output = output.clone();
         thread::spawn(move || {
             let mut memory = vec![b'x'; length];
-            output.write_memory(&VolatileSlice::from(&mut memory[..]));
+            output.write_memory(&GuestSlice::from(&mut memory[..]));
         })
     });
     output.close(LONG);

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hv_devices::memory::GuestSlice;
 use hv_model::chardev::OutputSink;
 use hv_model::chardev::output::{Outlet, OutputThread};
 use hv_model::console::{Console, feed};
 use hv_model::sync::EventFd;
 use hv_model::{Shared, search};
 use loom::thread;
-use vm_memory::VolatileSlice;
 
 /// What waits for the guest.
 const CAPACITY: usize = 4096;
@@ -22,7 +22,7 @@ struct Nowhere;
 impl OutputSink for Nowhere {
     fn write(&self, _: &[u8]) {}
 
-    fn write_memory(&self, _: &VolatileSlice<'_>) {}
+    fn write_memory(&self, _: &GuestSlice<'_>) {}
 
     fn try_write(&self, bytes: &[u8]) -> usize {
         bytes.len()

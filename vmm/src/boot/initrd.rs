@@ -9,7 +9,8 @@ use std::io::{self, Read, Seek};
 use std::path::Path;
 
 use hv_core::format::{Archive, Format, HEAD};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use hv_devices::memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::boot::compression::{Codec, UnpackError, Unpacked};
 use crate::boot::open_files::OpenFiles;

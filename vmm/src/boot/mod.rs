@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use hv_core::devicetree::add_room;
 use hv_core::layout;
 use hv_core::placement::FreeMemory;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use hv_devices::memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::Error;
 use crate::boot::devicetree::Tree;

@@ -11,12 +11,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use hv_core::layout;
+use hv_devices::memory::{GuestMemoryMmap, GuestRegionMmap};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, ReadVolatile,
-    VolatileMemoryError,
-};
+use vm_memory::{GuestAddress, GuestMemoryBackend, ReadVolatile, VolatileMemoryError};
 
 use crate::Error;
 use crate::memory::huge_pages::{HugePages, ReservedHugePages};

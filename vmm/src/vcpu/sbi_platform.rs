@@ -5,7 +5,8 @@ use std::sync::Arc;
 use hv_core::addr::GuestPhysAddr;
 use hv_core::sbi::{Access, BadMemory, ConsoleError, Error, Platform, base, dbcn, legacy, susp};
 use hv_devices::chardev::{InputSink, OutputSink};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use hv_devices::memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 /// The machine as an SBI implementation sees it.
 pub struct SbiPlatform {
@@ -264,7 +265,7 @@ mod tests {
             (GuestAddress(BASE), 70_000),
             (GuestAddress(BASE + 70_000), 30_000),
         ];
-        let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap());
+        let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
         memory.write_slice(&text, GuestAddress(BASE)).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         let output = Arc::new(OutputThread::spawn(file.reopen().unwrap(), "test").unwrap());

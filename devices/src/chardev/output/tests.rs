@@ -5,10 +5,11 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hv_test_limit::{LIMIT as LONG, until, watch};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::*;
 use crate::borrowed;
+use crate::memory::GuestMemoryMmap;
 
 fn spawn(writer: PipeWriter) -> OutputThread {
     OutputThread::spawn(File::from(OwnedFd::from(writer)), "test").unwrap()

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use vm_memory::VolatileSlice;
+use crate::memory::GuestSlice;
 
 /// Properties of a back end. They never change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,23 +29,23 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// Something of it cannot be read. What is in the buffers is undefined then.
-    fn read(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()>;
+    fn read(&self, buffers: &[GuestSlice<'_>], offset: u64) -> io::Result<()>;
 
     /// Writes `buffers` at `offset`.
     ///
     /// # Errors
     /// Something of it cannot be written. Some of it may be.
-    fn write(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()>;
+    fn write(&self, buffers: &[GuestSlice<'_>], offset: u64) -> io::Result<()>;
 
     /// The fast path: the same as [`read`](Self::read) if it takes microseconds and does not block. Called on a vCPU's thread.
     /// `false` declines: then `buffers` are undefined, and `read` is called.
-    fn read_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
+    fn read_now(&self, buffers: &[GuestSlice<'_>], offset: u64) -> bool {
         let _ = (buffers, offset);
         false
     }
 
     /// The same for [`write`](Self::write). If it declines, a part may have been written.
-    fn write_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
+    fn write_now(&self, buffers: &[GuestSlice<'_>], offset: u64) -> bool {
         let _ = (buffers, offset);
         false
     }

@@ -12,9 +12,9 @@ use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
-use vm_memory::VolatileSlice;
 
 use super::{Backend, Info, SECTOR_SIZE};
+use crate::memory::{GuestSlice, note_write};
 
 pub use open::{ImageFormat, OpenError};
 
@@ -94,12 +94,7 @@ impl Raw {
         })
     }
 
-    fn transfer_now(
-        &self,
-        buffers: &[VolatileSlice<'_>],
-        offset: u64,
-        direction: Direction,
-    ) -> bool {
+    fn transfer_now(&self, buffers: &[GuestSlice<'_>], offset: u64, direction: Direction) -> bool {
         let [reads, writes] = &self.now;
         let allowed = match direction {
             Direction::Read => reads,
@@ -125,7 +120,12 @@ impl Raw {
             Direction::Write => unsafe { libc::pwritev2(fd, parts, count, offset, flags) },
         };
         match usize::try_from(done) {
-            Ok(done) => done == length,
+            Ok(done) => {
+                if matches!(direction, Direction::Read) {
+                    note_write(buffers.iter().copied(), done);
+                }
+                done == length
+            }
             Err(_) => {
                 // Not with this file system, or not on this kernel: never again.
                 if matches!(
@@ -188,14 +188,17 @@ impl Backend for Raw {
     }
 
     /// From the end of the file on there are zeros, if that is where it was.
-    fn read(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+    fn read(&self, buffers: &[GuestSlice<'_>], offset: u64) -> io::Result<()> {
         let mut position = Position::default();
         let end = transfer(buffers, &mut position, offset, |vector, count, offset| {
             // SAFETY: `transfer` passes `count` valid vectors; each lies within one guest memory slice, which stays
             // mapped while `buffers` is borrowed. Only the kernel writes to the memory, as the guest may at the same
             // time: it is accessed through raw pointers and volatile slices alone, never through a reference.
             unsafe { libc::preadv(self.file.as_raw_fd(), vector, count, offset) }
-        })?;
+        });
+        // Also where that failed in the middle.
+        note_write(buffers.iter().copied(), usize::MAX);
+        let end = end?;
         let is_short = position.rest(buffers).any(|slice| !slice.is_empty());
         if is_short && end < self.size {
             return Err(io::Error::new(
@@ -216,7 +219,7 @@ impl Backend for Raw {
         Ok(())
     }
 
-    fn write(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+    fn write(&self, buffers: &[GuestSlice<'_>], offset: u64) -> io::Result<()> {
         let mut position = Position::default();
         transfer(buffers, &mut position, offset, |vector, count, offset| {
             // SAFETY: as in `read`; here the kernel only reads the memory.
@@ -229,12 +232,12 @@ impl Backend for Raw {
     }
 
     /// Declines what is not in the host's page cache.
-    fn read_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
+    fn read_now(&self, buffers: &[GuestSlice<'_>], offset: u64) -> bool {
         self.transfer_now(buffers, offset, Direction::Read)
     }
 
     /// Declines what the host's page cache does not take at once.
-    fn write_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
+    fn write_now(&self, buffers: &[GuestSlice<'_>], offset: u64) -> bool {
         self.transfer_now(buffers, offset, Direction::Write)
     }
 
@@ -275,13 +278,13 @@ struct Position {
 
 impl Position {
     /// What is left of `buffers`. The first slice may be empty.
-    fn rest<'a>(self, buffers: &[VolatileSlice<'a>]) -> impl Iterator<Item = VolatileSlice<'a>> {
+    fn rest<'a>(self, buffers: &[GuestSlice<'a>]) -> impl Iterator<Item = GuestSlice<'a>> {
         let mut rest = buffers.get(self.slices..).unwrap_or_default().iter();
         let first = rest.next().and_then(|slice| slice.offset(self.bytes).ok());
         first.into_iter().chain(rest.copied())
     }
 
-    fn advance(&mut self, buffers: &[VolatileSlice<'_>], mut count: usize) {
+    fn advance(&mut self, buffers: &[GuestSlice<'_>], mut count: usize) {
         for slice in buffers.iter().skip(self.slices) {
             let left = slice.len().saturating_sub(self.bytes);
             if count < left {
@@ -301,7 +304,7 @@ impl Position {
 type IoVectors = ArrayVec<libc::iovec, VECTOR_SIZE>;
 
 /// Adds I/O vectors over `buffers` to the empty `vectors`, as many as fit.
-fn collect<'a>(buffers: impl Iterator<Item = VolatileSlice<'a>>, vectors: &mut IoVectors) {
+fn collect<'a>(buffers: impl Iterator<Item = GuestSlice<'a>>, vectors: &mut IoVectors) {
     let buffers = buffers.filter(|slice| !slice.is_empty());
     vectors.extend(buffers.take(VECTOR_SIZE).map(|slice| {
         let memory = slice.ptr_guard_mut();
@@ -315,7 +318,7 @@ fn collect<'a>(buffers: impl Iterator<Item = VolatileSlice<'a>>, vectors: &mut I
 /// Calls `operation` with I/O vectors over `buffers` until all is transferred or, as at the end of a file, nothing more
 /// is. What is interrupted or partial goes on where it stopped. Returns the offset at which it ended.
 fn transfer(
-    buffers: &[VolatileSlice<'_>],
+    buffers: &[GuestSlice<'_>],
     position: &mut Position,
     offset: u64,
     operation: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t,

@@ -11,10 +11,9 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
-use vm_memory::VolatileSlice;
-
 use super::on_error::Policy;
 use super::{Backend, SECTOR_SIZE, Serial};
+use crate::memory::GuestSlice;
 use crate::virtio::chain::{Buffers, Chain, Malformed};
 use crate::virtio::worker::Handler;
 
@@ -64,7 +63,7 @@ impl Failure {
 struct Request<'m> {
     kind: u32,
     sector: u64,
-    status: VolatileSlice<'m>,
+    status: GuestSlice<'m>,
 }
 
 impl<'m> Request<'m> {
@@ -351,7 +350,7 @@ impl Executor {
 }
 
 /// Bytes in `buffers`.
-fn sum(buffers: &[VolatileSlice<'_>]) -> u64 {
+fn sum(buffers: &[GuestSlice<'_>]) -> u64 {
     buffers
         .iter()
         .fold(0, |sum: u64, slice| sum.saturating_add(slice.len() as u64))
@@ -362,7 +361,7 @@ fn for_each_piece(
     buffers: &Buffers<'_>,
     mut offset: u64,
     stop: &AtomicBool,
-    transfer: impl Fn(&[VolatileSlice<'_>], u64) -> Result<(), Failure>,
+    transfer: impl Fn(&[GuestSlice<'_>], u64) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut rest = buffers.as_slice();
     if buffers.length() <= PIECE {

@@ -4,9 +4,8 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
-use vm_memory::VolatileSlice;
-
 use super::{Backend, Info, SECTOR_SIZE};
+use crate::memory::GuestSlice;
 
 /// What was asked of a back end: offsets and lengths in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +86,12 @@ fn failing(error: &AtomicI32) -> io::Result<()> {
     }
 }
 
-fn length(buffers: &[VolatileSlice<'_>]) -> u64 {
+fn length(buffers: &[GuestSlice<'_>]) -> u64 {
     buffers.iter().map(|slice| slice.len() as u64).sum()
 }
 
 impl TestBackend {
-    fn fetch(&self, buffers: &[VolatileSlice<'_>], offset: u64) {
+    fn fetch(&self, buffers: &[GuestSlice<'_>], offset: u64) {
         self.stop.store(true, Ordering::Release);
         let bytes = self.bytes.lock().unwrap();
         let mut rest = &bytes[usize::try_from(offset).unwrap()..];
@@ -102,7 +101,7 @@ impl TestBackend {
         }
     }
 
-    fn store(&self, buffers: &[VolatileSlice<'_>], offset: u64) {
+    fn store(&self, buffers: &[GuestSlice<'_>], offset: u64) {
         self.stop.store(true, Ordering::Release);
         let mut bytes = self.bytes.lock().unwrap();
         let mut rest = &mut bytes[usize::try_from(offset).unwrap()..];
@@ -119,19 +118,19 @@ impl Backend for TestBackend {
         &self.info
     }
 
-    fn read(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+    fn read(&self, buffers: &[GuestSlice<'_>], offset: u64) -> io::Result<()> {
         self.note(Call::Read(offset, length(buffers)))?;
         self.fetch(buffers, offset);
         Ok(())
     }
 
-    fn write(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+    fn write(&self, buffers: &[GuestSlice<'_>], offset: u64) -> io::Result<()> {
         self.note(Call::Write(offset, length(buffers)))?;
         self.store(buffers, offset);
         Ok(())
     }
 
-    fn read_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
+    fn read_now(&self, buffers: &[GuestSlice<'_>], offset: u64) -> bool {
         let done = self.note(Call::ReadNow(offset, length(buffers))).is_ok() && self.quick;
         if done {
             self.fetch(buffers, offset);
@@ -139,7 +138,7 @@ impl Backend for TestBackend {
         done
     }
 
-    fn write_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
+    fn write_now(&self, buffers: &[GuestSlice<'_>], offset: u64) -> bool {
         let done = self.note(Call::WriteNow(offset, length(buffers))).is_ok() && self.quick;
         if done {
             self.store(buffers, offset);

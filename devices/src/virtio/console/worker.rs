@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::control::{Control, ControlState, MESSAGE_SIZE};
 use super::device::feature;
 use super::port::Port;
+use crate::memory::GuestMemoryMmap;
 use crate::state::RestoreError;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, DeviceQueue, Stopped};

@@ -1,11 +1,11 @@
 //! Buffers of one packet or several, in guest memory.
 
-use vm_memory::VolatileSlice;
+use crate::memory::GuestSlice;
 
 /// Buffers in guest memory, one after the other, both as slices and as the kernel takes them (`struct iovec`).
 #[derive(Default)]
 pub struct IoVector<'m> {
-    slices: Vec<VolatileSlice<'m>>,
+    slices: Vec<GuestSlice<'m>>,
     /// The same, kept beside it so that it need not be made for each packet.
     entries: Vec<libc::iovec>,
 }
@@ -16,7 +16,7 @@ impl<'m> IoVector<'m> {
 
     /// The buffers.
     #[must_use]
-    pub fn slices(&self) -> &[VolatileSlice<'m>] {
+    pub fn slices(&self) -> &[GuestSlice<'m>] {
         &self.slices
     }
 
@@ -41,7 +41,7 @@ impl<'m> IoVector<'m> {
         result
     }
 
-    pub(super) fn push(&mut self, slice: VolatileSlice<'m>) {
+    pub(super) fn push(&mut self, slice: GuestSlice<'m>) {
         let memory = slice.ptr_guard_mut();
         self.entries.push(libc::iovec {
             iov_base: memory.as_ptr().cast(),

@@ -18,6 +18,7 @@ use virtio_bindings::virtio_net::{
 use super::backend::{Backend, Info};
 use super::io_vector::IoVector;
 use crate::device_file::{DeviceFile, HostDevice};
+use crate::memory::note_write;
 
 /// What may be left undone in packets from the guest: the host's kernel does it for any tap interface.
 const FROM_GUEST: u64 = 1 << VIRTIO_NET_F_CSUM
@@ -193,7 +194,11 @@ impl Backend for Tap {
             // the guest may at the same time: it is accessed through raw pointers and volatile slices alone.
             unsafe { libc::readv(self.file.as_raw_fd(), entries.as_ptr(), count) }
         });
-        usize::try_from(length).map_err(|_| {
+        let length = usize::try_from(length);
+        if let Ok(length) = length {
+            note_write(buffers.slices().iter().copied(), length);
+        }
+        length.map_err(|_| {
             let error = io::Error::last_os_error();
             if !matches!(
                 error.kind(),

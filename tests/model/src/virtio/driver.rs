@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use vm_memory::GuestMemoryMmap;
+use hv_devices::memory::GuestMemoryMmap;
 
 use super::chain::{Chain, Malformed};
 use super::queue::{Fault, Queue, QueuePosition, Ring};

@@ -4,9 +4,9 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use hv_devices::memory::GuestMemoryMmap;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicU16;
-use vm_memory::GuestMemoryMmap;
 
 use super::chain::{Chain, Malformed};
 use crate::sync::{Ordering, fence};

@@ -18,7 +18,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use hv_core::kernel::{self, HEAD, Segment};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use hv_devices::memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::Error;
 use crate::boot::open_files::OpenFiles;

@@ -10,12 +10,13 @@ use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_INDIRECT};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::super::testing::{Call, TestBackend};
 use super::super::{ImageFormat, OnError, Raw, RequestError};
 use super::*;
 use crate::bus::MmioDevice;
+use crate::memory::{GuestMemoryMmap, GuestSlice};
 use crate::virtio::testing::{
     AVAILABLE, DATA, Driver, RAM, RAM_SIZE, Ring, TABLE, TestLine, USED, chain, damages, memory,
     page, readable, until, writable,
@@ -199,10 +200,10 @@ fn nothing_is_quick_unless_a_back_end_says_so() {
         fn info(&self) -> &Info {
             &self.0
         }
-        fn read(&self, _: &[VolatileSlice<'_>], _: u64) -> io::Result<()> {
+        fn read(&self, _: &[GuestSlice<'_>], _: u64) -> io::Result<()> {
             Ok(())
         }
-        fn write(&self, _: &[VolatileSlice<'_>], _: u64) -> io::Result<()> {
+        fn write(&self, _: &[GuestSlice<'_>], _: u64) -> io::Result<()> {
             Ok(())
         }
         fn flush(&self) -> io::Result<()> {

@@ -16,8 +16,8 @@ fn image(content: &[u8]) -> NamedTempFile {
 }
 
 /// Cuts `memory` into slices of these lengths.
-fn slices<'a>(memory: &'a mut [u8], lengths: &[usize]) -> Vec<VolatileSlice<'a>> {
-    let whole = VolatileSlice::from(memory);
+fn slices<'a>(memory: &'a mut [u8], lengths: &[usize]) -> Vec<GuestSlice<'a>> {
+    let whole = GuestSlice::from(memory);
     let mut start = 0;
     lengths
         .iter()

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::sync::Mutex;
 
 use tempfile::NamedTempFile;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::super::testing::{Call, TestBackend};
 use super::super::{ImageFormat, OnError, Raw, RequestError};
 use super::*;
+use crate::memory::GuestMemoryMmap;
 use crate::virtio::chain::MAX_DESCRIPTORS;
 use crate::virtio::testing::{DATA, RAM, RAM_SIZE, chain, memory, readable, writable};
 

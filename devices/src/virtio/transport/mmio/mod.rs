@@ -14,12 +14,12 @@ use std::sync::{Arc, Mutex};
 use hv_core::virtio_mmio::{MAGIC, VENDOR};
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_mmio as register;
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::MmioDevice;
 use crate::interrupt::IrqLine;
 use crate::lock;
+use crate::memory::GuestMemoryMmap;
 use crate::state::RestoreError;
 use crate::virtio::device::{NotifyHandler, VirtioDevice};
 use crate::virtio::negotiation::{Interface, Negotiation, NegotiationState, QueueSetup};

@@ -9,9 +9,10 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_mmio::*;
 use virtio_queue::QueueT;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestAddress;
 
 use super::*;
+use crate::memory::GuestMemoryMmap;
 use crate::virtio::testing::{AVAILABLE, RAM, RAM_SIZE, TABLE, TestLine, USED, memory, page};
 use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition, SharedMemory};
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hv_devices::chardev::OutputSink;
+use hv_devices::memory::GuestSlice;
 use hv_devices::virtio::{block, net};
-use vm_memory::VolatileSlice;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Bytes of a sector, and of the disk.
@@ -59,7 +59,7 @@ impl Disk {
         Ok(offset as usize..end as usize)
     }
 
-    fn length(buffers: &[VolatileSlice<'_>]) -> u64 {
+    fn length(buffers: &[GuestSlice<'_>]) -> u64 {
         buffers.iter().map(|slice| slice.len() as u64).sum()
     }
 }
@@ -69,7 +69,7 @@ impl block::Backend for Disk {
         &self.info
     }
 
-    fn read(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+    fn read(&self, buffers: &[GuestSlice<'_>], offset: u64) -> io::Result<()> {
         let range = self.check(offset, Self::length(buffers), false)?;
         let bytes = self.bytes.lock().unwrap();
         let mut rest = &bytes[range];
@@ -80,7 +80,7 @@ impl block::Backend for Disk {
         Ok(())
     }
 
-    fn write(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<()> {
+    fn write(&self, buffers: &[GuestSlice<'_>], offset: u64) -> io::Result<()> {
         let range = self.check(offset, Self::length(buffers), true)?;
         let mut bytes = self.bytes.lock().unwrap();
         let mut rest = &mut bytes[range];
@@ -92,11 +92,11 @@ impl block::Backend for Disk {
         Ok(())
     }
 
-    fn read_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
+    fn read_now(&self, buffers: &[GuestSlice<'_>], offset: u64) -> bool {
         self.quick.load(Ordering::Relaxed) && self.read(buffers, offset).is_ok()
     }
 
-    fn write_now(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> bool {
+    fn write_now(&self, buffers: &[GuestSlice<'_>], offset: u64) -> bool {
         self.quick.load(Ordering::Relaxed) && self.write(buffers, offset).is_ok()
     }
 
@@ -167,7 +167,7 @@ impl net::Backend for Network {
     }
 
     fn send(&self, buffers: &net::IoVector<'_>) -> io::Result<()> {
-        let length: usize = buffers.slices().iter().map(VolatileSlice::len).sum();
+        let length: usize = buffers.slices().iter().map(GuestSlice::len).sum();
         assert!(buffers.slices().len() <= net::IoVector::MAX);
         let mut packet = vec![0; length];
         assert_eq!(buffers.copy_to(&mut packet), length);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hv_devices::bus::MmioDevice;
 use hv_devices::chardev::InputSink;
 use hv_devices::interrupt::IrqLine;
+use hv_devices::memory::GuestMemoryMmap;
 use hv_devices::virtio::VirtioDevice;
 use hv_devices::virtio::block::{Block, Serial};
 use hv_devices::virtio::console::{Console, PortConfig, Ports};
@@ -14,7 +15,7 @@ use hv_devices::virtio::net::{Link, Net};
 use hv_devices::virtio::rng::Rng;
 use hv_devices::virtio::transport::mmio::{MmioTransport, RegisterPages, Version};
 use virtio_bindings::virtio_mmio::*;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::backends::{Disk, Network, Printer};
 use crate::input::Input;
