@@ -82,8 +82,10 @@ mod tests {
 
     #[test]
     fn an_error_of_the_host_is_passed_on() {
-        // SAFETY: nothing is mapped at this address, so the kernel writes nothing and refuses.
-        let refused = unsafe { fill_raw(std::ptr::without_provenance_mut(1), 1) };
+        let refused = hv_test_limit::within(|| {
+            // SAFETY: nothing is mapped at this address, so the kernel writes nothing and refuses.
+            unsafe { fill_raw(std::ptr::without_provenance_mut(1), 1) }
+        });
         assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EFAULT));
     }
 

@@ -315,7 +315,14 @@ mod tests {
         let now = clock.now();
         clock.wake_at(Some(now - 1_000_000_000));
         let mut fds = [PollFd::new(clock.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, PollTimeout::from(60_000_u16)).unwrap(), 1);
+        assert_eq!(
+            poll(
+                &mut fds,
+                PollTimeout::try_from(hv_test_limit::LIMIT).unwrap()
+            )
+            .unwrap(),
+            1
+        );
     }
 
     #[test]
@@ -340,7 +347,10 @@ mod tests {
         ] {
             rtc.write(register, &value.to_le_bytes());
         }
-        assert!(readable(&clock, PollTimeout::from(60_000_u16)));
+        assert!(readable(
+            &clock,
+            PollTimeout::try_from(hv_test_limit::LIMIT).unwrap()
+        ));
         rtc.poll();
         assert!(line.level());
         assert!(!readable(&clock, PollTimeout::ZERO));

@@ -140,6 +140,10 @@ impl Drop for WorkerThread {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
+            #[cfg(test)]
+            if !tests::ends(&thread) {
+                return;
+            }
             let _ = thread.join();
         }
     }
@@ -152,13 +156,38 @@ pub struct Job<T>(Receiver<T>);
 impl<T> Job<T> {
     /// Waits for its end and returns its result: `None` if the thread has panicked.
     pub fn wait(self) -> Option<T> {
-        self.0.recv().ok()
+        #[cfg(not(test))]
+        let result = self.0.recv().ok();
+        #[cfg(test)]
+        let result = tests::receive(&self.0);
+        result
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::RecvTimeoutError;
+
+    use hv_test_limit::LIMIT;
+
     use super::*;
+
+    /// Receives the result of a job. A test whose thread does not come to its end fails, instead of waiting for it.
+    pub(super) fn receive<T>(result: &Receiver<T>) -> Option<T> {
+        let received = result.recv_timeout(LIMIT);
+        let stuck = matches!(received, Err(RecvTimeoutError::Timeout));
+        assert!(!stuck || std::thread::panicking(), "a job does not end");
+        received.ok()
+    }
+
+    /// Whether a thread ends. If not, its test fails.
+    pub(super) fn ends(thread: &JoinHandle<()>) -> bool {
+        if std::thread::panicking() {
+            return thread.is_finished();
+        }
+        hv_test_limit::until(|| thread.is_finished());
+        true
+    }
 
     #[test]
     fn names_are_of_the_length_that_linux_keeps() {

@@ -104,6 +104,12 @@ mod tests {
     }
 
     #[test]
+    fn a_seed_is_no_message() {
+        let entropy = Entropy::new(&mut vec![1; 32]).unwrap();
+        assert_eq!(std::format!("{entropy:?}"), "Entropy");
+    }
+
+    #[test]
     fn what_is_too_short_is_none() {
         for length in [0, 15] {
             assert!(Entropy::new(&mut vec![7; length]).is_none());

@@ -123,7 +123,7 @@ impl OutputFile {
 
 #[cfg(test)]
 mod tests {
-    use hv_test_limit::{LIMIT, watch};
+    use hv_test_limit::{LIMIT, watch, within};
     use std::fs;
 
     use super::*;
@@ -146,9 +146,12 @@ mod tests {
 
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        for path in [&fifo, &directory.path().to_owned()] {
-            let refused = OutputFile::open(path, "test");
-            assert!(matches!(refused, Err(OpenError::File { .. })), "{path:?}");
+        for path in [fifo.clone(), directory.path().to_owned()] {
+            let refused = within(move || OutputFile::open(&path, "test"));
+            assert!(
+                matches!(refused, Err(OpenError::File { .. })),
+                "{refused:?}"
+            );
         }
         let reader = File::options()
             .read(true)

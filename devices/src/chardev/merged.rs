@@ -242,7 +242,7 @@ fn stamp(line: &[u8]) -> Stamp {
 mod tests {
     use std::time::Duration;
 
-    use hv_test_limit::{until, watch};
+    use hv_test_limit::{join, until, watch};
 
     use super::super::OutputThread;
     use super::*;
@@ -499,9 +499,9 @@ mod tests {
         });
         until(|| event.read().is_ok());
         stream.write_memory(&memory.get_slice(address, 10_000).unwrap());
-        assert!(output.close(Duration::from_secs(60)));
+        assert!(output.close(hv_test_limit::LIMIT));
         drop((stream, merged, output));
-        let all = read.join().unwrap();
+        let all = join(read);
         let end = all.iter().rev().take_while(|byte| **byte == b'x').count();
         assert_eq!(end, 10_000);
     }
@@ -614,6 +614,6 @@ mod tests {
         until(|| virtio.try_write(b"y") == 0);
         merged.release();
         output.close(Duration::ZERO);
-        waiting.join().unwrap();
+        join(waiting);
     }
 }

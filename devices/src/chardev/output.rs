@@ -135,9 +135,26 @@ impl fmt::Display for LostOutput {
     }
 }
 
-struct Shared {
+/// What the thread waits for by the clock.
+#[derive(Clone, Copy)]
+struct Times {
+    /// How long it lets output gather after the first byte.
+    gather: Duration,
     /// How long after a failed write the next one is tried.
     retry: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            gather: GATHER,
+            retry: RETRY,
+        }
+    }
+}
+
+struct Shared {
+    times: Times,
     /// Whose output it is, for messages.
     console: String,
     /// Where it goes, for messages.
@@ -195,17 +212,17 @@ impl OutputThread {
     /// # Errors
     /// If the host cannot start a thread.
     pub fn spawn(outlet: impl Outlet, console: impl Into<String>) -> io::Result<Self> {
-        Self::with_retry(outlet, console, RETRY)
+        Self::with_times(outlet, console, Times::default())
     }
 
-    /// The same with this time between a failed write and the next one.
-    fn with_retry(
+    /// The same with other times.
+    fn with_times(
         mut outlet: impl Outlet,
         console: impl Into<String>,
-        retry: Duration,
+        times: Times,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            retry,
+            times,
             console: console.into(),
             target: outlet.name(),
             file: outlet.file(),
@@ -404,7 +421,7 @@ impl Shared {
                     std::mem::swap(&mut state.kept, rest);
                     let first = state.failing.is_none();
                     let now = Instant::now();
-                    state.failing = Some(now.checked_add(self.retry).unwrap_or(now));
+                    state.failing = Some(now.checked_add(self.times.retry).unwrap_or(now));
                     first.then(|| self.fails(&error))
                 }
             }
@@ -528,7 +545,7 @@ impl Shared {
                 }
             } else if !state.closed && state.flushing == 0 && state.pending.len() < GATHER_LIMIT {
                 // A wake-up before its time only makes this batch smaller.
-                state = wait_timeout(&self.work, state, GATHER);
+                state = wait_timeout(&self.work, state, self.times.gather);
                 if state.is_empty() || state.writing || state.failing.is_some() {
                     // Meanwhile somebody else writes it, or has failed to.
                     continue;

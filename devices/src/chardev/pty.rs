@@ -158,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::chardev::OutputSink;
+    use crate::virtio::testing::descriptor_flags;
 
     fn slave(pty: &Pty) -> File {
         File::options()
@@ -167,10 +168,31 @@ mod tests {
             .unwrap()
     }
 
+    fn wait_readable(file: &impl AsFd) {
+        let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(LONG).unwrap();
+        assert_eq!(poll(&mut fds, limit), Ok(1), "nothing came");
+    }
+
+    /// Reads so many bytes, which come.
+    fn read_exactly(person: &mut File, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        for byte in &mut bytes {
+            wait_readable(person);
+            person.read_exact(std::slice::from_mut(byte)).unwrap();
+        }
+        bytes
+    }
+
+    #[test]
+    fn its_descriptor_neither_blocks_nor_is_inherited() {
+        let pty = Pty::open().unwrap();
+        assert_eq!(descriptor_flags(&pty), (true, true));
+    }
+
     /// Waits for input and reads it.
     fn read(pty: &Pty) -> Vec<u8> {
-        let mut fds = [PollFd::new(pty.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, PollTimeout::from(60_000_u16)), Ok(1));
+        wait_readable(pty);
         let mut bytes = [0; 64];
         let count = pty.read(&mut bytes).unwrap();
         bytes[..count].to_vec()
@@ -191,8 +213,7 @@ mod tests {
             let mut person = slave(&pty);
             // Unchanged in both directions, and not echoed.
             output.write(b"hello\n\x03");
-            person.read_exact(&mut bytes[..7]).unwrap();
-            assert_eq!(&bytes[..7], b"hello\n\x03");
+            assert_eq!(read_exactly(&mut person, 7), b"hello\n\x03");
             person.write_all(b"a\r\x04").unwrap();
             assert_eq!(read(&pty), b"a\r\x04");
             drop(person);

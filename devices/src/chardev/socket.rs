@@ -106,15 +106,7 @@ impl Socket {
         let Some(client) = client else {
             return ClientInput::End;
         };
-        loop {
-            return match (&*client).read(buffer) {
-                Ok(0) => ClientInput::End,
-                Ok(count) => ClientInput::Bytes(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ClientInput::Nothing,
-                Err(_) => ClientInput::End,
-            };
-        }
+        read_available(|| (&*client).read(buffer))
     }
 
     /// Lets the client go.
@@ -148,6 +140,19 @@ impl Drop for Socket {
         if self.identity.is_some() && self.identity == identity(&self.path) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Reads what a client has sent.
+fn read_available(mut read: impl FnMut() -> io::Result<usize>) -> ClientInput {
+    loop {
+        return match read() {
+            Ok(0) => ClientInput::End,
+            Ok(count) => ClientInput::Bytes(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ClientInput::Nothing,
+            Err(_) => ClientInput::End,
+        };
     }
 }
 
@@ -217,11 +222,7 @@ fn replace(path: &Path) -> Result<UnixListener, OpenError> {
         path: path.to_owned(),
         error,
     };
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let _lock = lock_directory(directory);
+    let _lock = lock_directory(directory_of(path), PATIENCE);
     let there = fs::symlink_metadata(path).map_err(failed)?;
     if !there.file_type().is_socket() {
         return Err(OpenError::NotASocket(path.to_owned()));
@@ -237,15 +238,23 @@ fn replace(path: &Path) -> Result<UnixListener, OpenError> {
     })
 }
 
-/// Locks a directory against others who do so. `None` where it cannot be locked: it may not be readable, or somebody has
-/// locked it for good.
-fn lock_directory(path: &Path) -> Option<File> {
+/// The directory that a file is in.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Locks a directory against others who do so. `None` where it cannot be locked: it may not be readable, or somebody has had
+/// it locked for longer than `patience`.
+fn lock_directory(path: &Path, patience: Duration) -> Option<File> {
     let directory = File::open(path).ok()?;
     let started = Instant::now();
     loop {
         match directory.try_lock() {
             Ok(()) => return Some(directory),
-            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
+            Err(TryLockError::WouldBlock) if started.elapsed() < patience => {
                 std::thread::sleep(PAUSE);
             }
             Err(_) => return None,
@@ -294,7 +303,7 @@ impl Outlet for ToClient {
 mod tests {
     use std::io::Write;
 
-    use hv_test_limit::{LIMIT as LONG, Watch, until, wait_for, watch};
+    use hv_test_limit::{LIMIT as LONG, Watch, join, until, wait_for, watch};
 
     use super::*;
     use crate::chardev::OutputSink;
@@ -305,6 +314,13 @@ mod tests {
         let path = directory.path().join("socket");
         let socket = Socket::bind(&path).unwrap();
         ((directory, watch()), path, socket)
+    }
+
+    /// A client whose reads fail where they would wait for ever.
+    fn connect(path: &Path) -> UnixStream {
+        let client = UnixStream::connect(path).unwrap();
+        client.set_read_timeout(Some(LONG)).unwrap();
+        client
     }
 
     /// Reads once there is something.
@@ -325,8 +341,8 @@ mod tests {
         assert_eq!(socket.read(&mut bytes), ClientInput::End);
         output.write(&vec![b'x'; 1 << 20]);
         assert!(output.flush(LONG), "dropped");
-        let mut first = UnixStream::connect(&path).unwrap();
-        let mut second = UnixStream::connect(&path).unwrap();
+        let mut first = connect(&path);
+        let mut second = connect(&path);
         assert!(socket.accept().unwrap().is_some());
         assert_eq!(socket.accept().unwrap(), None, "one at a time");
         assert_eq!(socket.read(&mut bytes), ClientInput::Nothing);
@@ -357,7 +373,7 @@ mod tests {
     fn a_client_that_stops_sending_may_listen() {
         let (_directory, path, socket) = socket();
         let output = socket.output("test").unwrap();
-        let mut client = UnixStream::connect(&path).unwrap();
+        let mut client = connect(&path);
         socket.accept().unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         let mut bytes = [0; 16];
@@ -371,7 +387,7 @@ mod tests {
     fn a_client_that_resets_the_connection_is_gone() {
         let (_directory, path, socket) = socket();
         let output = socket.output("test").unwrap();
-        let client = UnixStream::connect(&path).unwrap();
+        let client = connect(&path);
         socket.accept().unwrap();
         output.write(b"unread");
         assert!(output.flush(LONG));
@@ -385,12 +401,56 @@ mod tests {
     fn a_directory_is_locked_for_as_long_as_is_said() {
         let directory = tempfile::tempdir().unwrap();
         let other = File::open(directory.path()).unwrap();
-        let lock = lock_directory(directory.path());
+        let lock = lock_directory(directory.path(), LONG);
         assert!(lock.is_some());
         assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
         drop(lock);
         other.try_lock().unwrap();
-        assert!(lock_directory(&directory.path().join("missing")).is_none());
+        assert!(lock_directory(&directory.path().join("missing"), LONG).is_none());
+        // Who has it locked is waited for, but not for ever.
+        assert!(lock_directory(directory.path(), Duration::ZERO).is_none());
+        let waiting = std::thread::spawn({
+            let path = directory.path().to_owned();
+            move || lock_directory(&path, LONG).is_some()
+        });
+        std::thread::sleep(10 * PAUSE);
+        other.unlock().unwrap();
+        assert!(join(waiting));
+    }
+
+    #[test]
+    fn a_socket_is_in_the_directory_that_its_path_says() {
+        for (path, directory) in [
+            ("socket", "."),
+            ("./socket", "."),
+            ("run/socket", "run"),
+            ("/socket", "/"),
+            ("/run/vm/socket", "/run/vm"),
+        ] {
+            assert_eq!(
+                directory_of(Path::new(path)),
+                Path::new(directory),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_signal_is_no_end_of_a_clients_input_and_an_error_is() {
+        let error = |number| Err(io::Error::from_raw_os_error(number));
+        for (results, expected) in [
+            (vec![error(libc::EINTR), Ok(7)], ClientInput::Bytes(7)),
+            (
+                vec![error(libc::EINTR), error(libc::EAGAIN)],
+                ClientInput::Nothing,
+            ),
+            (vec![error(libc::ECONNRESET)], ClientInput::End),
+            (vec![Ok(0)], ClientInput::End),
+        ] {
+            let mut results = results.into_iter();
+            assert_eq!(read_available(|| results.next().unwrap()), expected);
+            assert_eq!(results.len(), 0);
+        }
     }
 
     #[test]
@@ -398,7 +458,7 @@ mod tests {
         let (_directory, path, socket) = socket();
         let output = socket.output("test").unwrap();
         for leave in [true, false] {
-            let client = UnixStream::connect(&path).unwrap();
+            let client = connect(&path);
             socket.accept().unwrap();
             // Until the client's buffer is full.
             until(|| {
@@ -435,8 +495,11 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "text");
         let missing = directory.path().join("missing").join("socket");
         let long = directory.path().join("x".repeat(200));
-        for path in [missing, long] {
-            assert!(matches!(Socket::bind(&path), Err(OpenError::Socket { .. })));
+        for (path, reason) in [(missing, libc::ENOENT), (long, libc::ENAMETOOLONG)] {
+            let Err(OpenError::Socket { error, .. }) = Socket::bind(&path) else {
+                panic!("{}", path.display());
+            };
+            assert_eq!(error.raw_os_error(), Some(reason));
         }
     }
 
@@ -463,7 +526,7 @@ mod tests {
             ));
         }
         assert_eq!(socket.accept().unwrap(), None);
-        let mut client = UnixStream::connect(&path).unwrap();
+        let mut client = connect(&path);
         client.write_all(b"me").unwrap();
         assert!(socket.accept().unwrap().is_some());
         let mut bytes = [0; 16];
@@ -494,7 +557,7 @@ mod tests {
                 }
             }
             assert_eq!(bound.len(), 1);
-            let _client = UnixStream::connect(&path).unwrap();
+            let _client = connect(&path);
             assert!(bound[0].accept().unwrap().is_some(), "it has the path");
         }
     }

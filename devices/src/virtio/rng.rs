@@ -127,7 +127,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::virtio::testing::{DATA, Driver, readable, writable};
+    use crate::virtio::testing::{DATA, Driver, chain, logged, memory, readable, writable};
 
     #[test]
     fn it_is_an_entropy_device_with_one_queue() {
@@ -161,6 +161,29 @@ mod tests {
         assert_eq!(driver.wait_used(0), (2, 10));
         driver.give(0, 4, &buffers);
         assert_eq!(driver.wait_used(0), (4, 0));
+    }
+
+    /// A guest can cause one error after the other.
+    #[test]
+    fn a_source_that_fails_is_reported_once() {
+        let memory = memory();
+        let fails =
+            |_: &VolatileSlice<'_>| -> io::Result<()> { Err(io::ErrorKind::Unsupported.into()) };
+        let mut source = Source {
+            fill: Arc::new(fails),
+            reported: false,
+        };
+        let messages = logged(|| {
+            for _ in 0..3 {
+                let buffers = chain(0, &[writable(DATA, 8)]);
+                let mut request = Chain::default();
+                request.load(&memory, buffers.into_iter()).unwrap();
+                let given = source.handle(&mut request, &AtomicBool::new(false));
+                assert_eq!(given, Ok(Some(0)));
+            }
+        });
+        assert_eq!(messages.len(), 1, "{messages:?}");
+        assert!(messages[0].contains("no entropy"), "{messages:?}");
     }
 
     #[test]

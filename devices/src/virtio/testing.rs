@@ -1,15 +1,18 @@
 //! Drivers for tests: guest memory, split queues and an interrupt line.
 
+use std::cell::RefCell;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Once};
 use std::time::Duration;
 
 pub use hv_test_limit::until;
 use hv_test_limit::{LIMIT, Watch, watch};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use proptest::prelude::*;
 use serde_json::Value;
 use virtio_bindings::virtio_mmio::*;
-use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueState};
@@ -239,6 +242,51 @@ fn sleepers(name: &str) -> Option<Vec<(libc::pid_t, String)>> {
     (!found.is_empty()).then_some(found)
 }
 
+/// Whether an operation on a descriptor does not block, and whether the descriptor stays behind at an exec.
+pub fn descriptor_flags(file: &impl AsFd) -> (bool, bool) {
+    let status = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).unwrap());
+    let own = FdFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFD).unwrap());
+    (
+        status.contains(OFlag::O_NONBLOCK),
+        own.contains(FdFlag::FD_CLOEXEC),
+    )
+}
+
+/// Returns what the calling thread logs meanwhile.
+pub fn logged(action: impl FnOnce()) -> Vec<String> {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Log).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+    });
+    MESSAGES.set(Some(Vec::new()));
+    action();
+    MESSAGES.take().unwrap_or_default()
+}
+
+thread_local! {
+    static MESSAGES: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// Keeps the messages of threads that want theirs.
+struct Log;
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        MESSAGES.with_borrow(Option::is_some)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        MESSAGES.with_borrow_mut(|messages| {
+            if let Some(messages) = messages {
+                messages.push(record.args().to_string());
+            }
+        });
+    }
+
+    fn flush(&self) {}
+}
+
 /// The entries of each queue that [`Driver`] sets up, as a rule and at most.
 const QUEUE_SIZE: u16 = 8;
 pub const MAX_QUEUE_SIZE: u16 = 128;
@@ -370,6 +418,20 @@ impl Driver {
         let page = RAM + PAGE * u64::from(queue);
         assert!(page < DATA);
         page
+    }
+
+    /// Stores `buffers` in a table of their own, and returns what takes their place in a chain (VIRTIO 1.3, section 2.7.5.3).
+    pub fn indirect(&self, table: u64, buffers: &[(u64, u32, u16)]) -> (u64, u32, u16) {
+        for (n, descriptor) in (0..).zip(chain(0, buffers)) {
+            self.memory
+                .write_obj(
+                    RawDescriptor::from(descriptor),
+                    GuestAddress(table + 16 * n),
+                )
+                .unwrap();
+        }
+        let length = 16 * buffers.len() as u32;
+        (table, length, VRING_DESC_F_INDIRECT as u16)
     }
 
     /// Makes a chain of `buffers` available, in table entries from `head` on, and notifies the queue.

@@ -225,13 +225,10 @@ impl<H: Handler> Service<H> {
             if self.serve().is_none() {
                 return;
             }
-            match kick.read() {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.notifier.needs_reset(&error);
-                    return;
-                }
+            // It goes on where a signal interrupts it.
+            if let Err(error) = kick.read() {
+                self.notifier.needs_reset(&error);
+                return;
             }
         }
     }

@@ -226,7 +226,13 @@ pub mod testing {
         pub fn wait_for(&mut self, device: &Device, expected: &[u8]) {
             let mut received = Vec::new();
             hv_test_limit::until(|| {
-                assert!(self.0.run_with_timeout(60_000).unwrap() > 0, "nothing came");
+                assert!(
+                    self.0
+                        .run_with_timeout(hv_test_limit::MILLISECONDS)
+                        .unwrap()
+                        > 0,
+                    "nothing came"
+                );
                 received.extend(device.take());
                 received.len() >= expected.len()
             });

@@ -118,7 +118,12 @@ mod tests {
             }
             .unwrap();
             changed.write_all(b"!").unwrap();
-            assert_eq!(events.run_with_timeout(60_000).unwrap(), 1);
+            assert_eq!(
+                events
+                    .run_with_timeout(hv_test_limit::MILLISECONDS)
+                    .unwrap(),
+                1
+            );
             assert_eq!(size(), (columns, rows));
             assert_eq!(events.run_with_timeout(0).unwrap(), 0, "it is told once");
         }

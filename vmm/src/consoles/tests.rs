@@ -3,7 +3,7 @@
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 
-use hv_test_limit::{LIMIT as LONG, until, watch};
+use hv_test_limit::{LIMIT as LONG, join, until, watch};
 
 use super::*;
 
@@ -148,7 +148,12 @@ fn a_stuck_client_holds_back_its_channel_alone() {
     for subscriber in consoles.subscribers() {
         event_manager::SubscriberOps::add_subscriber(&mut events, subscriber);
     }
-    assert!(events.run_with_timeout(60_000).unwrap() > 0);
+    assert!(
+        events
+            .run_with_timeout(hv_test_limit::MILLISECONDS)
+            .unwrap()
+            > 0
+    );
     let output = consoles.outputs[0].thread.clone();
     consoles.power_on();
     until(|| {
@@ -225,7 +230,7 @@ fn input_reaches_the_device_of_its_console() {
         let count = uart.take_received(&mut bytes);
         received.extend(&bytes[..count]);
         if received.len() < 11 {
-            assert!(loops.run_with_timeout(60_000).unwrap() > 0);
+            assert!(loops.run_with_timeout(hv_test_limit::MILLISECONDS).unwrap() > 0);
         }
     }
     assert_eq!(received, b"to the uart");
@@ -236,7 +241,7 @@ fn input_reaches_the_device_of_its_console() {
     };
     let consoles = open(config).unwrap();
     let mut loops = events(&consoles);
-    assert!(loops.run_with_timeout(60_000).unwrap() > 0);
+    assert!(loops.run_with_timeout(hv_test_limit::MILLISECONDS).unwrap() > 0);
     let count = consoles.firmware_input().unwrap().take_received(&mut bytes);
     assert_eq!(&bytes[..count], b"to the port");
     // Its input, and the size of its terminal.
@@ -261,10 +266,10 @@ fn input_is_served_on_another_thread_than_the_one_that_opened_it() {
             if count != 0 {
                 return bytes[..count].to_vec();
             }
-            assert!(loops.run_with_timeout(60_000).unwrap() > 0);
+            assert!(loops.run_with_timeout(hv_test_limit::MILLISECONDS).unwrap() > 0);
         }
     });
-    assert_eq!(received.join().unwrap(), b"to the port");
+    assert_eq!(join(received), b"to the port");
 }
 
 /// What is wrong with a machine leaves the files of its consoles as they were.
@@ -366,7 +371,7 @@ fn a_slow_reader_of_an_open_file_is_waited_for_and_one_of_a_socket_is_not() {
     let mut read = vec![0; long.len()];
     reader.read_exact(&mut read).unwrap();
     assert!(read == long);
-    writer.join().unwrap();
+    join(writer);
 
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
@@ -377,7 +382,7 @@ fn a_slow_reader_of_an_open_file_is_waited_for_and_one_of_a_socket_is_not() {
     .unwrap();
     let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
     let mut loops = events(&consoles);
-    assert!(loops.run_with_timeout(60_000).unwrap() > 0);
+    assert!(loops.run_with_timeout(hv_test_limit::MILLISECONDS).unwrap() > 0);
     consoles.power_on();
     consoles.serial().write(&vec![b'x'; 8 << 20]);
     assert!(consoles.flush(Duration::from_millis(10)), "not waited for");

@@ -360,6 +360,7 @@ mod tests {
                 assert_eq!(asked.request, expected);
                 asked.done.send(Ok(())).unwrap();
             }
+            until(|| asking.is_finished());
             assert_eq!(asking.join().unwrap(), Ok(()));
         });
         assert!(control.event().read().is_ok(), "there was something");
@@ -377,6 +378,7 @@ mod tests {
             let asking = scope.spawn(|| handle.pause());
             until(|| !control.lock().requests.is_empty());
             control.tell(Status::Ended, Event::Ended(Outcome::PowerOff));
+            until(|| asking.is_finished());
             assert_eq!(asking.join().unwrap(), Err(Refused::Ended));
         });
         assert_eq!(handle.reset(), Err(Refused::Ended));
@@ -398,7 +400,7 @@ mod tests {
         }
         assert_eq!(events.try_iter().count(), MAX_EVENTS);
         control.tell(Status::Paused, Event::Paused);
-        assert_eq!(events.recv(), Ok(Event::Paused), "it listens again");
+        assert_eq!(events.try_recv(), Ok(Event::Paused), "it listens again");
         assert_eq!(control.lock().listeners.len(), 1);
         drop(events);
         control.tell(Status::Running, Event::Resumed);
@@ -467,6 +469,7 @@ mod tests {
             };
             assert_eq!(asked.request, request);
             asked.done.send(Err(Refused::NoSuchDevice)).unwrap();
+            until(|| asking.is_finished());
             assert_eq!(asking.join().unwrap(), Err(Refused::NoSuchDevice));
         });
     }
@@ -481,6 +484,7 @@ mod tests {
             let asking = scope.spawn(|| handle.pause());
             until(|| !control.lock().requests.is_empty());
             drop(control);
+            until(|| asking.is_finished());
             assert_eq!(asking.join().unwrap(), Err(Refused::Ended));
         });
         assert_eq!(events.iter().count(), 0);

@@ -301,6 +301,10 @@ mod tests {
         let control = Controlled::new(&stop).unwrap();
         let devices =
             Devices::open(&configs, Version::default(), None, control.control(), &stop).unwrap();
+        for slot in 0..4 {
+            let there = devices.get(slot).map(|device| device.slot);
+            assert_eq!(there, (slot < 2).then_some(slot));
+        }
         for up in [false, true] {
             for id in ["net1", "", "rng1"] {
                 assert_eq!(devices.set_link(id, up), Err(Refused::NoSuchDevice));

@@ -202,6 +202,23 @@ mod tests {
         assert_eq!(LEGACY_CONSOLE.id, 1);
     }
 
+    #[test]
+    fn an_extension_is_found_by_its_name() {
+        let capabilities = Capabilities {
+            max_cpus: 1,
+            guest_physical_bits: 41,
+            paging_mode: "sv39",
+            timebase_frequency: 10_000_000,
+            isa: "rv64ima".into(),
+            isa_extensions: Vec::new(),
+            aia: Err(AiaAbsence::NotThere),
+            sbi: SBI_EXTENSIONS.iter().take(2).copied().collect(),
+        };
+        let found = SBI_EXTENSIONS.map(|extension| capabilities.has_sbi(extension.name));
+        assert_eq!(found.iter().filter(|found| **found).count(), 2);
+        assert!(found[0] && found[1] && !capabilities.has_sbi(""));
+    }
+
     #[cfg(not(target_arch = "riscv64"))]
     #[test]
     fn another_architecture_has_none() {

@@ -118,7 +118,7 @@ fn work() {
             writeln!(stderr.lock(), "{role:?} at {:?}", std::time::Instant::now()).unwrap();
             done.send(buffer.len()).unwrap();
         });
-        assert_eq!(waiting.recv(), Ok(4 << 20));
+        assert_eq!(waiting.recv_timeout(hv_test_limit::LIMIT), Ok(4 << 20));
         thread.unwrap().join().unwrap();
     }
     assert_eq!(event.read().unwrap(), ROLES.len() as u64);

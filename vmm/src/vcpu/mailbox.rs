@@ -102,7 +102,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
 
-    use hv_test_limit::until;
+    use hv_test_limit::{join, until};
 
     use super::*;
 
@@ -156,7 +156,7 @@ mod tests {
             assert!(!vcpu.mailbox.is_outside());
         }
         vcpu.mailbox.tell(Command::Finish);
-        vcpu.thread.join().unwrap();
+        join(vcpu.thread);
         assert!(vcpu.mailbox.is_outside());
     }
 
@@ -171,7 +171,7 @@ mod tests {
         }
         until(|| vcpu.mailbox.is_outside());
         vcpu.mailbox.tell(Command::Finish);
-        vcpu.thread.join().unwrap();
+        join(vcpu.thread);
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
         vcpu.mailbox.tell(Command::Finish);
         vcpu.mailbox.tell(Command::Run);
         assert!(!vcpu.mailbox.may_run(), "the end is for good");
-        vcpu.thread.join().unwrap();
+        join(vcpu.thread);
         assert_eq!(vcpu.entries.load(Ordering::SeqCst), 0);
     }
 
@@ -200,6 +200,7 @@ mod tests {
             let paused = scope.spawn(|| mailbox.wait(tell));
             until(|| told.load(Ordering::SeqCst) == 1);
             mailbox.tell(Command::Run);
+            until(|| paused.is_finished());
             assert!(paused.join().unwrap());
         });
     }

@@ -86,7 +86,6 @@ impl Platform for SbiPlatform {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::Duration;
 
     use hv_core::sbi::{Call, Error, Return, handle};
     use hv_devices::chardev::OutputThread;
@@ -294,7 +293,7 @@ mod tests {
             Return::success(dbcn::MAX_BYTES_PER_CALL)
         );
         assert_eq!(write(2, BASE + 99_999), Return::error(Error::InvalidParam));
-        assert!(output.close(Duration::from_secs(60)));
+        assert!(output.close(hv_test_limit::LIMIT));
         let expected = [
             &text[..usize::try_from(written).unwrap()],
             &text[..64 << 10],

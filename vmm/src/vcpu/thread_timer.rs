@@ -117,6 +117,6 @@ mod tests {
                 hv_test_limit::until(|| THREAD.swap(0, Ordering::Relaxed) == own);
             }
         });
-        thread.join().unwrap();
+        hv_test_limit::join(thread);
     }
 }

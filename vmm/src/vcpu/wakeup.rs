@@ -103,7 +103,7 @@ impl IrqLine for Wire {
 
 #[cfg(test)]
 mod tests {
-    use hv_test_limit::{LIMIT, until, watch};
+    use hv_test_limit::{LIMIT, join, until, watch};
 
     use super::*;
 
@@ -156,7 +156,7 @@ mod tests {
                 wire.set_level(true);
             }
             woken.recv_timeout(LIMIT).unwrap();
-            thread.join().unwrap();
+            join(thread);
             assert!(!wakeup.sleeping.load(Ordering::SeqCst), "nobody sleeps");
             wire.set_level(false);
         }
@@ -170,14 +170,17 @@ mod tests {
         std::thread::scope(|scope| {
             let sleeper = scope.spawn(|| wakeup.wait(None));
             wire.set_level(true);
+            until(|| sleeper.is_finished());
             assert!(sleeper.join().unwrap());
             wire.set_level(false);
             let sleeper = scope.spawn(|| wakeup.wait(None));
             wakeup.disturb();
+            until(|| sleeper.is_finished());
             assert!(!sleeper.join().unwrap(), "it is not awake");
             // Once for each time.
             let sleeper = scope.spawn(|| wakeup.wait(None));
             wire.set_level(true);
+            until(|| sleeper.is_finished());
             assert!(sleeper.join().unwrap());
         });
     }

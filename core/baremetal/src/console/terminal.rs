@@ -117,10 +117,14 @@ impl Terminal {
     pub fn print(&mut self, output: &mut Output, guest: usize, bytes: &[u8]) {
         self.writer = guest;
         let mut rest = bytes;
+        // Nothing is taken once, at a return that ends no line.
+        let mut in_vain = 0;
         while !rest.is_empty() {
             let before = self.raw.len();
             let taken = output.print(guest, rest, self);
             rest = &rest[taken..];
+            in_vain = if taken == 0 { in_vain + 1 } else { 0 };
+            assert!(in_vain < 3, "nothing is taken any more");
             let printed = self.raw.len() - before;
             assert!(printed <= MOST, "{printed} bytes at a time");
         }

@@ -179,10 +179,42 @@ fn sequences_end_where_terminals_end_them() {
         (b"abc\x1b[Dx\n", "abc\x1b[1Dx"),
         (b"\x1b[Dx\n", "x"),
         (b"ab\x08\x08\x08x\n", "ab\x08\x08x"),
+        (b"ab\x1b[5D\x08x\n", "ab\x1b[2Dx"),
+        // A bell takes no column.
+        (b"\x07\x08x\n", "\x07x"),
+        // Behind a return it is the beginning of the line, whatever comes first.
+        (b"ab\r\x08x\n", "ab\r[a] x"),
+        (b"ab\r\x1b[1Dx\n", "ab\r[a] x"),
+        (b"ab\r\x1b[Kx\n", "ab\r[a] \x1b[Kx"),
+        (b"ab\rx\x08\x08y\n", "ab\r[a] x\x08y"),
+        // A set of characters may be named by several bytes.
+        (b"a\x1b$(Cb\n", "ab"),
+        // Characters of two, three and four bytes, and one that breaks off.
+        (
+            "\u{e4}\u{20ac}\u{1f600}x\n".as_bytes(),
+            "\u{e4}\u{20ac}\u{1f600}x",
+        ),
+        (b"\xe2\x82x\xe2\n", "?x"),
     ] {
         let expected = std::format!("[a] {expected}\r\n");
         assert_eq!(printed(&[(0, text)]), expected, "{}", text.escape_ascii());
     }
+}
+
+/// Nor is a line's beginning left by what moves the cursor in the line before.
+#[test]
+fn each_line_begins_at_its_name() {
+    assert_eq!(printed(&[(0, b"ab\n\x08x\n")]), "[a] ab\r\n[a] x\r\n");
+}
+
+#[test]
+fn nobody_waits_long_for_a_turn() {
+    let mut output = Output::new(&NAMES);
+    let mut screen = Terminal::new(0);
+    let long = [b'x'; 1000];
+    assert_eq!(output.print(0, &long, &mut screen), PIECE);
+    assert_eq!(output.print(1, &long, &mut screen), LINE);
+    assert_eq!(output.print(3, &long, &mut screen), long.len(), "nobody's");
 }
 
 #[test]

@@ -132,26 +132,31 @@ fn identity_is_the_same_address_in_guest_and_host() {
 /// A guest with as much gets pages of 1 GiB if there are such.
 #[test]
 fn large_guests_are_aligned_for_large_pages() {
-    let large = Guest {
-        memory: 2 * GIB + 4 * MIB,
-        ..guest("a")
-    };
-    let bundle = Bundle {
-        guests: vec![large],
-        statistics: false,
-    };
-    let place = |free| {
-        let shares = divide(&bundle, &host(&[0]), free, device).unwrap();
+    let place = |memory, free| {
+        let guests = vec![Guest {
+            memory,
+            ..guest("a")
+        }];
+        let bundle = Bundle {
+            guests,
+            statistics: false,
+        };
+        let shares = divide(&bundle, &host(&[0]), vec![range(free)], device).unwrap();
         shares[0].ram.0
     };
+    let large = 2 * GIB + 4 * MIB;
     assert_eq!(
-        place(vec![range(0x8000_0000..0x8000_0000 + 4 * GIB)]),
+        place(large, 0x8000_0000..0x8000_0000 + 4 * GIB),
         0x8000_0000 + GIB
     );
     assert_eq!(
-        place(vec![range(0x8060_0000..0x8060_0000 + 2 * GIB + 6 * MIB)]),
+        place(large, 0x8060_0000..0x8060_0000 + 2 * GIB + 6 * MIB),
         0x8080_0000
     );
+    // One page is enough, and wherever the memory ends.
+    assert_eq!(place(GIB, 0x8000_0000..0xe000_0000), 0x8000_0000);
+    assert_eq!(place(GIB - 2 * MIB, 0x8000_0000..0xe000_0000), 0xa020_0000);
+    assert_eq!(place(128 * MIB, 0x8000_0000..0xc000_0001), 0xb800_0000);
 }
 
 #[test]
@@ -256,6 +261,43 @@ fn memory_that_does_not_fit_is_told() {
     // All of it, but for what is before the first 2 MiB.
     assert!(shares(&[0], vec![with(1006, true)]).is_ok());
     assert!(shares(&[0], vec![with(1006, false)]).is_ok());
+}
+
+/// A guest's memory is in one piece.
+#[test]
+fn the_largest_free_piece_is_told() {
+    let bundle = Bundle {
+        guests: vec![Guest {
+            memory: 512 * MIB,
+            ..guest("a")
+        }],
+        statistics: false,
+    };
+    for (free, largest) in [
+        (
+            vec![
+                range(0x8000_0000..0x8100_0000),
+                range(0x9000_0000..0xa2c0_0000),
+            ],
+            300,
+        ),
+        (
+            vec![
+                range(0x8000_0000..0x92c0_0000),
+                range(0xa000_0000..0xa100_0000),
+            ],
+            300,
+        ),
+        (vec![], 0),
+    ] {
+        let error = divide(&bundle, &host(&[0]), free, device).unwrap_err();
+        let expected = Error::Memory {
+            guest: "a".into(),
+            asked: 512,
+            free: largest,
+        };
+        assert_eq!(error, expected);
+    }
 }
 
 #[test]

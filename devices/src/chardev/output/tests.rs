@@ -4,7 +4,7 @@ use std::io::{PipeReader, PipeWriter, Read, pipe};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hv_test_limit::{LIMIT as LONG, until, watch};
+use hv_test_limit::{LIMIT as LONG, join, until, watch, within};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::*;
@@ -18,6 +18,25 @@ fn spawn(writer: PipeWriter) -> OutputThread {
 fn piped() -> (PipeReader, OutputThread) {
     let (reader, writer) = pipe().unwrap();
     (reader, spawn(writer))
+}
+
+/// Reads so many bytes, which come.
+fn read_exactly(reader: &mut PipeReader, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    let mut done = 0;
+    while done < count {
+        wait_readable(reader);
+        let more = reader.read(&mut bytes[done..]).unwrap();
+        assert!(more > 0, "it has ended after {done} bytes");
+        done += more;
+    }
+    bytes
+}
+
+fn wait_readable(file: &impl AsFd) {
+    let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    let limit = PollTimeout::try_from(LONG).unwrap();
+    assert_eq!(poll(&mut fds, limit), Ok(1), "nothing came");
 }
 
 #[test]
@@ -40,7 +59,7 @@ fn everything_comes_out_in_order() {
     assert!(output.flush(LONG));
     assert!(output.close(LONG));
     output.write(b"dropped after close");
-    assert_eq!(read.join().unwrap(), expected);
+    assert_eq!(join(read), expected);
 }
 
 #[test]
@@ -58,7 +77,7 @@ fn a_non_blocking_descriptor_loses_nothing() {
     let expected = vec![b'x'; 1 << 20];
     output.write(&expected);
     assert!(output.close(LONG));
-    assert_eq!(read.join().unwrap(), expected);
+    assert_eq!(join(read), expected);
 }
 
 #[test]
@@ -105,14 +124,13 @@ fn who_does_not_wait_is_told_when_there_is_room() {
                 all
             }));
         }
-        let mut fds = [PollFd::new(borrowed(&room), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, PollTimeout::from(60_000_u16)), Ok(1));
+        wait_readable(&borrowed(&room));
         room.read().unwrap();
     }
     assert!(output.close(LONG));
     assert_eq!(output.try_write(b"dropped"), 7);
     drop(output);
-    assert!(reading.expect("it was never full").join().unwrap() == expected);
+    assert!(join(reading.expect("it was never full")) == expected);
 }
 
 #[test]
@@ -129,7 +147,7 @@ fn a_stuck_reader_blocks_the_writer_until_close() {
         move || output.write(&vec![b'x'; 4 << 20])
     });
     assert!(!output.close(Duration::from_millis(10)));
-    writer.join().unwrap();
+    join(writer);
     drop(reader);
 }
 
@@ -144,7 +162,7 @@ fn a_lossy_output_waits_for_nobody() {
     });
     until(|| !output.flush(Duration::from_millis(10)));
     output.set_lossy(true);
-    writer.join().unwrap();
+    join(writer);
     output.write(&vec![b'x'; 4 << 20]);
     assert_eq!(output.try_write(&vec![b'x'; 4 << 20]), 4 << 20);
     let read = std::thread::spawn(move || {
@@ -157,7 +175,7 @@ fn a_lossy_output_waits_for_nobody() {
     output.write(&vec![b'x'; 1 << 20]);
     assert!(output.close(LONG));
     drop(output);
-    let read = read.join().unwrap();
+    let read = join(read);
     assert!((1 << 20..2 << 20).contains(&read), "{read}");
 }
 
@@ -171,8 +189,7 @@ fn room_is_told_of_only_when_there_was_too_little() {
     assert_eq!(output.try_write(b"text"), 4);
     assert!(output.flush(LONG));
     assert!(room.read().is_err());
-    let mut text = [0; 4];
-    reader.read_exact(&mut text).unwrap();
+    assert_eq!(read_exactly(&mut reader, 4), b"text");
     assert_eq!(output.try_write(b""), 0);
     assert!(output.close(LONG));
     assert!(room.read().is_err());
@@ -185,8 +202,11 @@ fn a_dropped_output_ends_what_it_writes_to() {
     output.write(b"text");
     assert!(output.flush(LONG));
     drop(output);
-    let mut all = Vec::new();
-    reader.read_to_end(&mut all).unwrap();
+    let all = within(move || {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).unwrap();
+        all
+    });
     assert_eq!(all, b"text");
 }
 
@@ -271,7 +291,7 @@ fn guest_memory_comes_out_between_what_is_before_and_behind_it() {
     let expected = write_all_sorts(&output);
     assert!(output.close(LONG));
     drop(output);
-    assert!(read.join().unwrap() == expected);
+    assert!(join(read) == expected);
 }
 
 #[test]
@@ -363,9 +383,101 @@ impl Outlet for Storage {
 /// Output that is tried again when somebody asks how it stands, and not by itself.
 fn stored() -> (Storage, OutputThread) {
     let storage = Storage::default();
-    let never = Duration::from_secs(1 << 30);
-    let output = OutputThread::with_retry(storage.clone(), "test", never).unwrap();
+    let times = Times {
+        retry: NEVER,
+        ..Times::default()
+    };
+    let output = OutputThread::with_times(storage.clone(), "test", times).unwrap();
     (storage, output)
+}
+
+const NEVER: Duration = Duration::from_secs(1 << 30);
+
+/// Output that gathers until there is a reason not to.
+fn gathering(outlet: impl Outlet) -> OutputThread {
+    let times = Times {
+        gather: NEVER,
+        ..Times::default()
+    };
+    OutputThread::with_times(outlet, "test", times).unwrap()
+}
+
+#[test]
+fn output_gathers_until_it_is_enough_or_somebody_waits_for_it() {
+    let (gate, outlet) = gated(None);
+    let output = gathering(outlet);
+    let entered = || gate.entered.recv_timeout(LONG).unwrap();
+    let leave = || gate.leave.send(Ok(())).unwrap();
+    let piece = |from: usize, to: usize| (from..to).map(|n| (n % 251) as u8).collect::<Vec<_>>();
+    // In whatever pieces it comes: it goes out as one, with the byte that makes it enough.
+    for n in 1..GATHER_LIMIT {
+        output.write(&piece(n - 1, n));
+    }
+    let nothing = gate.entered.recv_timeout(Duration::from_millis(20));
+    assert!(nothing.is_err(), "it is not enough");
+    output.write(&piece(GATHER_LIMIT - 1, GATHER_LIMIT));
+    assert!(entered() == piece(0, GATHER_LIMIT));
+    // More than enough came meanwhile.
+    output.write(&piece(0, GATHER_LIMIT + 7));
+    leave();
+    assert!(entered() == piece(0, GATHER_LIMIT + 7));
+    leave();
+    output.write(b"flushed");
+    std::thread::scope(|scope| {
+        scope.spawn(|| output.flush(LONG));
+        assert_eq!(entered(), b"flushed");
+        leave();
+    });
+    // Guest memory as well, unless it is a large piece.
+    let guest = memory(b"closed");
+    output.write_memory(&guest.get_slice(GuestAddress(0), 6).unwrap());
+    std::thread::scope(|scope| {
+        scope.spawn(|| output.close(LONG));
+        assert_eq!(entered(), b"closed");
+        leave();
+    });
+}
+
+/// A small piece of guest memory is worth no system call of its own.
+#[test]
+fn a_small_piece_of_guest_memory_gathers() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let output = gathering(file.reopen().unwrap());
+    let guest = memory(&[b'x'; GATHER_LIMIT]);
+    let piece = |count| guest.get_slice(GuestAddress(0), count).unwrap();
+    output.write_memory(&piece(GATHER_LIMIT - 1));
+    assert_eq!(file.path().metadata().unwrap().len(), 0);
+    output.write_memory(&piece(GATHER_LIMIT));
+    let length = file.path().metadata().unwrap().len();
+    assert_eq!(length, 2 * GATHER_LIMIT as u64 - 1, "written by its caller");
+    assert!(output.close(LONG));
+}
+
+/// The thread leaves the file alone while somebody else writes to it, also if it woke to write.
+#[test]
+fn the_thread_waits_for_a_large_piece_that_it_did_not_see_begin() {
+    let (mut reader, writer) = pipe().unwrap();
+    let (gate, outlet) = gated(Some(File::from(OwnedFd::from(writer))));
+    let output = Arc::new(gathering(outlet));
+    output.write(b"x");
+    until(|| !lock(&output.shared.state).idle);
+    let large = std::thread::spawn({
+        let output = Arc::clone(&output);
+        move || {
+            // More than a pipe holds.
+            let guest = memory(&[b'x'; 4 * CAPACITY]);
+            output.write_memory(&guest.get_slice(GuestAddress(0), 4 * CAPACITY).unwrap());
+        }
+    });
+    read_exactly(&mut reader, 1);
+    output.write(b"behind");
+    assert!(!output.flush(Duration::from_millis(20)));
+    assert!(gate.entered.try_recv().is_err(), "it is not its turn");
+    read_exactly(&mut reader, 4 * CAPACITY);
+    join(large);
+    drop(gate);
+    assert!(output.close(LONG));
+    assert_eq!(read_exactly(&mut reader, 6), b"behind");
 }
 
 #[test]
@@ -401,8 +513,11 @@ fn what_a_full_disk_left_goes_out_once_there_is_room() {
 fn a_full_disk_is_tried_again_by_itself() {
     let _watch = watch();
     let storage = Storage::default();
-    let retry = Duration::from_millis(1);
-    let output = OutputThread::with_retry(storage.clone(), "test", retry).unwrap();
+    let times = Times {
+        retry: Duration::from_millis(1),
+        ..Times::default()
+    };
+    let output = OutputThread::with_times(storage.clone(), "test", times).unwrap();
     output.write(b"text");
     assert!(output.flush(LONG));
     storage.give_room(4);
@@ -421,8 +536,7 @@ fn who_has_nothing_to_write_takes_nobodys_event() {
     while output.try_write(b"x") > 0 {}
     assert_eq!(output.try_write(b""), 0);
     gate.leave.send(Ok(())).unwrap();
-    let mut fds = [PollFd::new(borrowed(&room), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut fds, PollTimeout::from(60_000_u16)), Ok(1));
+    wait_readable(&borrowed(&room));
 }
 
 #[test]
@@ -630,17 +744,13 @@ fn what_comes_during_a_large_piece_goes_out_behind_it() {
             output.write_memory(&guest.get_slice(GuestAddress(0), 4 * CAPACITY).unwrap());
         }
     });
-    let mut first = [0];
-    reader.read_exact(&mut first).unwrap();
+    read_exactly(&mut reader, 1);
     output.write(b"behind");
     // The thread sees that somebody else writes, and sleeps again.
     until(|| lock(&output.shared.state).idle);
-    let mut rest = vec![0; 4 * CAPACITY - 1];
-    reader.read_exact(&mut rest).unwrap();
-    large.join().unwrap();
-    let mut behind = [0; 6];
-    reader.read_exact(&mut behind).unwrap();
-    assert_eq!(&behind, b"behind");
+    read_exactly(&mut reader, 4 * CAPACITY - 1);
+    join(large);
+    assert_eq!(read_exactly(&mut reader, 6), b"behind");
 }
 
 /// Who asks whether all is out hears of a large piece that is on its way, and asking changes nothing.
@@ -660,12 +770,10 @@ fn guest_memory_on_its_way_is_waited_for() {
             done.send(()).unwrap();
         }
     });
-    let mut first = [0];
-    reader.read_exact(&mut first).unwrap();
+    read_exactly(&mut reader, 1);
     assert!(!output.flush(Duration::from_millis(10)));
     assert_eq!(lock(&output.shared.state).flushing, 0);
-    let mut rest = vec![0; 4 * CAPACITY - 1];
-    reader.read_exact(&mut rest).unwrap();
+    read_exactly(&mut reader, 4 * CAPACITY - 1);
     ended.recv_timeout(LONG).unwrap();
     assert!(output.flush(LONG));
     assert_eq!(lock(&output.shared.state).flushing, 0);

@@ -156,6 +156,7 @@ impl Backend for TestBackend {
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
+        assert!(length > 0, "nothing is not asked for");
         self.note(Call::WriteZeroes(offset, length, unmap))?;
         let from = usize::try_from(offset).unwrap();
         let to = usize::try_from(offset + length).unwrap();

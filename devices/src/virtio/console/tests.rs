@@ -1,23 +1,26 @@
 //! The whole device behind its registers, checked against VIRTIO 1.3, section 5.3.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use proptest::prelude::*;
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use virtio_bindings::virtio_mmio::{
-    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS,
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_STATUS,
 };
 use vmm_sys_util::eventfd::EventFd;
 
 use super::control::event;
 use super::device::feature;
 use super::*;
+use crate::borrowed;
 use crate::bus::MmioDevice;
 use crate::chardev::{InputSink, OutputSink};
 use crate::lock;
 use crate::state::RestoreError;
 use crate::virtio::VirtioDevice;
-use crate::virtio::testing::{DATA, Driver, damages, readable, wait_asleep, writable};
+use crate::virtio::testing::{
+    DATA, Driver, damages, descriptor_flags, readable, until, wait_asleep, writable,
+};
 
 /// Output with as much room as a test gives it.
 struct Sink {
@@ -240,7 +243,7 @@ fn a_chain_that_is_half_printed_goes_on_after_a_pause() {
 #[test]
 fn input_waits_for_buffers_and_the_sender_for_room() {
     let (mut driver, port, _) = single(0);
-    let room = EventFd::new(0).unwrap();
+    let room = EventFd::new(libc::EFD_NONBLOCK).unwrap();
     port.set_room_event(room.try_clone().unwrap());
     assert_eq!(port.receive(&[b'x'; 5000]), 4096);
     assert_eq!(port.receive(b"y"), 0);
@@ -489,7 +492,7 @@ fn an_output_thread_is_an_output() {
     reader.read_exact(&mut read).unwrap();
     assert!(read == text);
     assert_eq!(driver.wait_used(1), (0, 0));
-    assert!(output.close(Duration::from_secs(60)));
+    assert!(output.close(hv_test_limit::LIMIT));
 }
 
 /// The thread's name. Other tests may have threads of that name, which fall asleep as well.
@@ -600,6 +603,90 @@ fn a_whole_turn_comes_with_one_notification() {
     }
     wait_asleep(THREAD);
     assert!(several.driver.is_asked(0));
+}
+
+/// What is left to do of one queue is not forgotten because of another.
+#[test]
+fn whole_turns_of_two_queues_come_with_one_notification() {
+    const WHOLE: u16 = 64;
+    let mut several = Several::new();
+    let features = feature::MULTIPORT | feature::SIZE;
+    several.driver.start_with(features, WHOLE);
+    wait_asleep(THREAD);
+    several.driver.put(DATA, &[0; 8]);
+    for queue in [3, 1] {
+        for head in 0..WHOLE {
+            several.driver.offer(queue, head, &[readable(DATA, 8)]);
+        }
+    }
+    several.driver.notify(3);
+    for queue in [3, 1] {
+        for head in 0..WHOLE {
+            assert_eq!(several.driver.wait_used(queue), (head.into(), 0));
+        }
+    }
+    wait_asleep(THREAD);
+    for queue in [3, 1] {
+        assert!(several.driver.is_asked(queue), "{queue}");
+    }
+}
+
+/// A size that was known before the driver knew the port is told when it does.
+#[test]
+fn a_console_is_introduced_with_its_size() {
+    let mut several = Several::new();
+    several.ports[0].set_size(80, 25);
+    several.driver.start(feature::MULTIPORT | feature::SIZE);
+    several.say(0, event::DEVICE_READY, 1);
+    assert_eq!(several.hear(), (0, event::DEVICE_ADD, 1, vec![]));
+    assert_eq!(several.hear(), (1, event::DEVICE_ADD, 1, vec![]));
+    several.say(0, event::PORT_READY, 1);
+    assert_eq!(several.hear(), (0, event::CONSOLE_PORT, 1, vec![]));
+    let size = vec![80, 0, 25, 0];
+    assert_eq!(several.hear(), (0, event::RESIZE, 0, size));
+    assert_eq!(several.hear(), (0, event::PORT_OPEN, 1, vec![]));
+}
+
+#[test]
+fn a_buffer_that_is_not_in_memory_breaks_the_device_until_its_reset() {
+    let (mut driver, port, sink) = single(usize::MAX);
+    for _ in 0..2 {
+        driver.start(0);
+        driver.give(1, 0, &[readable(0x10, 8)]);
+        until(|| driver.read(VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET != 0);
+        driver.start(0);
+        driver.put(DATA, b"text");
+        driver.give(1, 0, &[readable(DATA, 4)]);
+        assert_eq!(driver.wait_used(1), (0, 0));
+    }
+    assert_eq!(sink.text(), b"texttext");
+    assert!(!port.has_input());
+}
+
+#[test]
+fn a_buffer_without_room_comes_back_empty() {
+    let (mut driver, port, _) = single(0);
+    driver.start(0);
+    assert_eq!(port.receive(b"in"), 2);
+    driver.give(0, 0, &[readable(DATA, 8)]);
+    assert_eq!(driver.wait_used(0), (0, 0));
+    driver.give(0, 1, &[writable(DATA, 8)]);
+    assert_eq!(driver.wait_used(0), (1, 2));
+}
+
+/// Input that the port has no room for, or none at all.
+#[test]
+fn nothing_new_wakes_nobody() {
+    let sink = Sink::new(0);
+    let ports = Ports::new(vec![port("", false, &sink)]).unwrap();
+    assert_eq!(descriptor_flags(&borrowed(&ports.wake)), (true, true));
+    let port = ports.get(0).unwrap();
+    assert_eq!(port.receive(b""), 0);
+    assert!(ports.wake.read().is_err());
+    assert!(port.receive(&[0; 5000]) < 5000);
+    assert!(ports.wake.read().is_ok());
+    assert_eq!(port.receive(b"x"), 0);
+    assert!(ports.wake.read().is_err());
 }
 
 #[test]

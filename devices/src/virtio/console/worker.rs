@@ -324,7 +324,12 @@ impl<'m> Server<'m> {
 /// Sleeps until there is something to do.
 fn wait(events: &Epoll) -> io::Result<()> {
     // Which they are makes no difference; who is not among them shows the next time.
-    match events.wait(-1, &mut [EpollEvent::default(); 4]) {
+    is_over(events.wait(-1, &mut [EpollEvent::default(); 4]))
+}
+
+/// What a wait came to. A signal is no reason to stop.
+fn is_over(waited: io::Result<usize>) -> io::Result<()> {
+    match waited {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(()),
     }
@@ -416,5 +421,18 @@ impl Pair<'_> {
             }
         }
         Ok(more)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_ends_a_wait_and_an_error_the_device() {
+        let error = |number| Err(io::Error::from_raw_os_error(number));
+        assert!(is_over(Ok(1)).is_ok());
+        assert!(is_over(error(libc::EINTR)).is_ok());
+        assert!(is_over(error(libc::EBADF)).is_err());
     }
 }

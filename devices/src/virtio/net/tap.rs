@@ -34,6 +34,9 @@ const TO_GUEST: [(u32, c_uint); 4] = [
     (VIRTIO_NET_F_GUEST_ECN, libc::TUN_F_TSO_ECN),
 ];
 
+/// What the interface gives and takes: Ethernet frames, each behind a header and without a protocol (`IFF_` bits).
+const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
 /// Why a tap interface cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -66,6 +69,34 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// The host does not attach the device to the interface `name`, for this reason.
+    fn attach(name: &str, error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EPERM) => Self::NotYours(name.to_owned()),
+            Some(libc::EBUSY) => Self::Busy(name.to_owned()),
+            Some(libc::EINVAL) => Self::NotTap(name.to_owned()),
+            _ => Self::other(name, error),
+        }
+    }
+
+    fn other(name: &str, error: io::Error) -> Self {
+        Self::Other {
+            name: name.to_owned(),
+            error,
+        }
+    }
+}
+
+/// Whether an interface can have this name.
+fn is_possible(name: &str) -> bool {
+    (1..libc::IFNAMSIZ).contains(&name.len())
+        && !name.bytes().any(|byte| byte == b'/' || byte <= b' ')
+        && !matches!(name, "." | "..")
+        // To the kernel, a pattern for names.
+        && !name.contains('%')
+}
+
 /// A tap interface. It stays open, and the interface in being, across reboots of the guest.
 #[derive(Debug)]
 pub struct Tap {
@@ -83,31 +114,17 @@ impl Tap {
     /// # Errors
     /// An [`OpenError`], in one line.
     pub fn open(name: &str) -> Result<Self, OpenError> {
-        let is_possible = (1..libc::IFNAMSIZ).contains(&name.len())
-            && !name.bytes().any(|byte| byte == b'/' || byte <= b' ')
-            && !matches!(name, "." | "..")
-            // To the kernel, a pattern for names.
-            && !name.contains('%');
-        if !is_possible {
+        if !is_possible(name) {
             return Err(OpenError::Name(name.to_owned()));
         }
-        let other = |error| OpenError::Other {
-            name: name.to_owned(),
-            error,
-        };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(HostDevice::Tun.path())
             .map_err(|error| DeviceFile::refused(HostDevice::Tun, &error))?;
-        attach(&file, name).map_err(|error| match error.raw_os_error() {
-            Some(libc::EPERM) => OpenError::NotYours(name.to_owned()),
-            Some(libc::EBUSY) => OpenError::Busy(name.to_owned()),
-            Some(libc::EINVAL) => OpenError::NotTap(name.to_owned()),
-            _ => other(error),
-        })?;
-        Self::from_file(file).map_err(other)
+        attach(&file, name).map_err(|error| OpenError::attach(name, error))?;
+        Self::from_file(file).map_err(|error| OpenError::other(name, error))
     }
 
     /// Uses a descriptor that the caller has attached to a tap interface, with `IFF_NO_PI` and `IFF_VNET_HDR`.
@@ -115,24 +132,18 @@ impl Tap {
     /// # Errors
     /// If it is something else.
     pub fn from_file(file: File) -> io::Result<Self> {
-        let (frames, packets) = (libc::IFF_TAP, libc::IFF_NO_PI | libc::IFF_VNET_HDR);
         let (name, flags) = attached(&file)?;
-        if flags & (frames | packets) != frames | packets {
+        if flags & FLAGS != FLAGS {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "it is not a tap interface with vnet_hdr",
             ));
         }
         set_nonblocking(&file)?;
-        let csum = libc::TUN_F_CSUM;
-        let tso = csum | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
-        let known = [tso | libc::TUN_F_TSO_ECN, tso, csum];
-        let offloads = known
-            .into_iter()
-            .find(|offloads| set_offloads(&file, *offloads).is_ok());
+        let offloads = known_offloads(|offloads| set_offloads(&file, offloads).is_ok());
         let mtu = mtu(&name).ok();
         let name = name.to_string_lossy().into_owned();
-        Ok(Self::new(file, name, mtu, offloads.unwrap_or(0)))
+        Ok(Self::new(file, name, mtu, offloads))
     }
 
     /// An interface whose kernel knows `offloads`: `TUN_F_` bits, what may be left undone in packets to the guest.
@@ -225,6 +236,17 @@ impl Backend for Tap {
     }
 }
 
+/// The most offloads that an interface takes, `TUN_F_` bits: kernels know one after the other.
+fn known_offloads(is_taken: impl Fn(c_uint) -> bool) -> c_uint {
+    let csum = libc::TUN_F_CSUM;
+    let tso = csum | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    let known = [tso | libc::TUN_F_TSO_ECN, tso, csum];
+    known
+        .into_iter()
+        .find(|offloads| is_taken(*offloads))
+        .unwrap_or(0)
+}
+
 /// The offloads of an interface whose kernel knows `offloads`, `TUN_F_` bits, as features of a device.
 fn features(offloads: c_uint) -> u64 {
     TO_GUEST
@@ -270,9 +292,8 @@ fn attach(file: &File, name: &str) -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags =
-        libc::c_short::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
+        libc::c_short::try_from(FLAGS).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the request reads and writes one `struct ifreq`, which lives across the call.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) })
 }
@@ -282,16 +303,21 @@ fn attached(file: &File) -> io::Result<(CString, libc::c_int)> {
     let mut request = request();
     // SAFETY: the request writes one `struct ifreq`, which lives across the call.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETIFF, &mut request) })?;
+    // SAFETY: TUNGETIFF has stored flags there, and every value of the bytes is an integer.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok((name_in(&request), flags.into()))
+}
+
+/// The name in a request.
+fn name_in(request: &libc::ifreq) -> CString {
     let name: Vec<u8> = request
         .ifr_name
         .iter()
         .map(|character| *character as u8)
         .take_while(|byte| *byte != 0)
         .collect();
-    // SAFETY: TUNGETIFF has stored flags there, and every value of the bytes is an integer.
-    let flags = unsafe { request.ifr_ifru.ifru_flags };
     // There is no zero in it.
-    Ok((CString::new(name).unwrap_or_default(), flags.into()))
+    CString::new(name).unwrap_or_default()
 }
 
 /// The MTU of the interface `name` (netdevice(7), `SIOCGIFMTU`).
@@ -332,10 +358,11 @@ fn set_nonblocking(file: &File) -> io::Result<()> {
 mod tests {
     use std::os::fd::OwnedFd;
 
+    use hv_test_limit::LIMIT;
     use vm_memory::{GuestAddress, GuestMemoryBackend};
 
     use super::*;
-    use crate::virtio::testing::{DATA, memory};
+    use crate::virtio::testing::{DATA, descriptor_flags, logged, memory};
 
     #[test]
     fn impossible_names_are_refused() {
@@ -351,6 +378,48 @@ mod tests {
         ] {
             assert!(matches!(Tap::open(name), Err(OpenError::Name(_))), "{name}");
         }
+        for name in [
+            "t",
+            "tap0",
+            "vm-1.eth_0",
+            "0123456789abcde",
+            "...",
+            "tap\u{fc}",
+        ] {
+            assert!(is_possible(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn each_error_of_attaching_has_its_words() {
+        for (errno, part) in [
+            (libc::EPERM, "is not yours: make it with"),
+            (libc::EBUSY, "is in use"),
+            (libc::EINVAL, "is not a tap interface"),
+            (libc::ENFILE, "cannot be opened: "),
+        ] {
+            let text = OpenError::attach("tap7", io::Error::from_raw_os_error(errno)).to_string();
+            assert!(text.contains("'tap7'") && text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_is_asked_for_what_it_knows() {
+        use libc::{TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6};
+        let tso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+        for known in [tso | TUN_F_TSO_ECN, tso, TUN_F_CSUM, 0] {
+            assert_eq!(known_offloads(|wanted| wanted & !known == 0), known);
+        }
+    }
+
+    #[test]
+    fn a_name_ends_before_the_first_zero() {
+        let mut request = request();
+        assert_eq!(name_in(&request).as_c_str(), c"");
+        for (to, from) in request.ifr_name.iter_mut().zip(b"tap0\0x") {
+            *to = *from as libc::c_char;
+        }
+        assert_eq!(name_in(&request).as_c_str(), c"tap0");
     }
 
     #[test]
@@ -364,6 +433,7 @@ mod tests {
     #[test]
     fn a_file_is_no_tap() {
         assert!(Tap::from_file(tempfile::tempfile().unwrap()).is_err());
+        assert!(attach(&tempfile::tempfile().unwrap(), "tap0").is_err());
     }
 
     #[test]
@@ -403,7 +473,11 @@ mod tests {
         };
         let (ours, peer) = UnixDatagram::pair().unwrap();
         let tap = Tap::new(File::from(OwnedFd::from(ours)), "tap0".into(), None, 0);
+        assert_eq!(tap.name(), "tap0");
         set_nonblocking(&tap.file).unwrap();
+        assert_eq!(descriptor_flags(&tap.file), (true, true));
+        assert!(tap.configure(12, 0).is_err(), "a socket has no such thing");
+        peer.set_read_timeout(Some(LIMIT)).unwrap();
         let mut vector = IoVector::default();
         vector.push(slice(0, 3));
         vector.push(slice(0x100, 2));
@@ -426,13 +500,18 @@ mod tests {
         assert_eq!(peer.recv(&mut sent).unwrap(), 5);
         assert_eq!(&sent[..5], b"ABCDE");
         // The socket takes some, and then none before somebody reads.
-        let full = std::iter::repeat_with(|| tap.send(&vector)).find_map(Result::err);
+        let mut sends = std::iter::repeat_with(|| tap.send(&vector)).take(1 << 20);
+        let full = sends.find_map(Result::err);
         assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
         // A directory can be neither read nor written.
         let gone = Tap::new(File::open("/").unwrap(), "tap0".into(), None, 0);
-        assert!(gone.receive(&mut vector, &mut overflow).is_err());
+        let messages = logged(|| {
+            for _ in 0..2 {
+                assert!(gone.receive(&mut vector, &mut overflow).is_err());
+            }
+        });
+        assert_eq!(messages.len(), 1, "{messages:?}");
         assert!(gone.send(&vector).is_err());
-        assert!(gone.reported.load(Ordering::Relaxed));
         assert!(!tap.reported.load(Ordering::Relaxed));
     }
 }

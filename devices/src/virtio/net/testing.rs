@@ -5,7 +5,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex};
-use std::time::Duration;
 
 use super::{Backend, Info, IoVector, MAX_PACKET};
 
@@ -25,6 +24,8 @@ pub struct TestBackend {
 
 struct State {
     calls: Calls,
+    /// The room for the last packet that it was asked for, in bytes.
+    offered: usize,
     configured: Vec<(usize, u64)>,
     /// Packets for the guest.
     incoming: VecDeque<Vec<u8>>,
@@ -61,6 +62,7 @@ impl TestBackend {
             info,
             state: Mutex::new(State {
                 calls: Calls::default(),
+                offered: 0,
                 configured: Vec::new(),
                 incoming: VecDeque::new(),
                 outgoing: VecDeque::new(),
@@ -114,7 +116,7 @@ impl TestBackend {
     /// Waits for the next packet of the guest.
     pub fn sent(&self) -> Vec<u8> {
         let state = self.state.lock().unwrap();
-        let limit = Duration::from_secs(60);
+        let limit = hv_test_limit::LIMIT;
         let (state, result) = self
             .sent
             .wait_timeout_while(state, limit, |state| state.outgoing.is_empty())
@@ -148,6 +150,11 @@ impl TestBackend {
         self.state.lock().unwrap().calls
     }
 
+    /// How much room the guest had for the last packet that was asked for, in bytes.
+    pub fn offered(&self) -> usize {
+        self.state.lock().unwrap().offered
+    }
+
     /// What it was told since the last time: bytes of a header, and features.
     pub fn take_configured(&self) -> Vec<(usize, u64)> {
         std::mem::take(&mut self.state.lock().unwrap().configured)
@@ -172,6 +179,7 @@ impl Backend for TestBackend {
         assert!(overflow.len() >= MAX_PACKET, "any packet fits");
         self.change(|state| {
             state.calls.receives += 1;
+            state.offered = buffers.slices().iter().map(|slice| slice.len()).sum();
             if let Some(error) = state.receive_errors.pop_front() {
                 return Err(io::Error::from_raw_os_error(error));
             }

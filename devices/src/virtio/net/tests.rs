@@ -5,20 +5,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS};
-use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1};
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_STATUS,
+};
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MRG_RXBUF,
+};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 
 use super::testing::{Calls, TestBackend, info};
 use super::*;
+use crate::borrowed;
 use crate::state::RestoreError;
 use crate::virtio::VirtioDevice;
 use crate::virtio::testing::{
-    DATA, Driver, MAX_QUEUE_SIZE, PAGE, damages, readable, until, wait_asleep, writable,
+    DATA, Driver, MAX_QUEUE_SIZE, PAGE, damages, descriptor_flags, readable, until, wait_asleep,
+    writable,
 };
 
 const MODERN: u64 = 1 << VIRTIO_F_VERSION_1;
 const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
+const INDIRECT: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC;
+/// Where tables of indirect descriptors go.
+const TABLES: u64 = DATA + 0x10_0000;
 /// What nothing was written to.
 const UNTOUCHED: u8 = 0xee;
 
@@ -62,6 +72,10 @@ impl Bench {
 
     fn wait_asleep(&self) {
         wait_asleep(&self.thread);
+    }
+
+    fn needs_reset(&self) -> bool {
+        self.driver.read(VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET != 0
     }
 
     fn started(features: u64) -> Self {
@@ -691,6 +705,91 @@ fn the_mtu_is_in_the_configuration_space() {
     assert_eq!(net(Some(68), None).features() & 1 << 3, 1 << 3);
     assert_eq!(net(None, None).features() & 1 << 3, 0);
     assert_eq!(Driver::new(Box::new(net(None, None))).config(8), [0; 8]);
+}
+
+/// So many buffers of one byte from [`DATA`] on, in a table of their own.
+fn bytes(
+    driver: &Driver,
+    count: usize,
+    buffer: fn(u64, u32) -> (u64, u32, u16),
+) -> (u64, u32, u16) {
+    let buffers: Vec<_> = (DATA..)
+        .take(count)
+        .map(|address| buffer(address, 1))
+        .collect();
+    driver.indirect(TABLES, &buffers)
+}
+
+/// The kernel takes no more buffers at once (`UIO_MAXIOV`).
+#[test]
+fn a_packet_of_as_many_buffers_as_the_kernel_takes_is_sent() {
+    let mut bench = Bench::started(MODERN | INDIRECT);
+    for (parts, is_sent) in [(IoVector::MAX + 1, false), (IoVector::MAX, true)] {
+        let packet = packet(1, parts - 12);
+        bench.driver.put(DATA, &packet);
+        let table = bytes(&bench.driver, parts, readable);
+        bench.driver.give(1, 0, &[table]);
+        assert_eq!(bench.driver.wait_used(1), (0, 0));
+        assert!(bench.backend.try_sent() == is_sent.then_some(packet));
+    }
+}
+
+#[test]
+fn a_receive_buffer_of_many_parts_is_used_and_one_of_too_many_a_fault() {
+    const MOST: usize = IoVector::MAX / 2;
+    let mut bench = Bench::started(MODERN | MERGE | INDIRECT);
+    let table = bytes(&bench.driver, MOST, writable);
+    bench.driver.give(0, 0, &[table]);
+    // No buffer is taken beside it, so the first packet can never fit.
+    bench.backend.arrive(packet(1, MOST));
+    bench.backend.arrive(packet(2, 100));
+    assert_eq!(bench.driver.wait_used(0), (0, 112));
+    assert_eq!(bench.driver.get(DATA, 112), counted(packet(2, 100), 1));
+    assert!(!bench.needs_reset());
+    let table = bytes(&bench.driver, MOST + 1, writable);
+    bench.driver.give(0, 0, &[table]);
+    until(|| bench.needs_reset());
+}
+
+/// A driver has no more buffers than its queue has entries, unless it makes one available twice.
+#[test]
+fn a_buffer_that_is_available_twice_is_a_fault() {
+    let mut bench = Bench::started(MODERN | MERGE);
+    for n in 0..9 {
+        bench.wait_asleep();
+        assert!(!bench.needs_reset(), "{n}");
+        bench.driver.give(0, n % 8, &[writable(DATA, 100)]);
+    }
+    until(|| bench.needs_reset());
+}
+
+/// With segmentation offload of either kind that is a whole segment (VIRTIO 1.3, section 5.1.6.3).
+#[test]
+fn the_room_for_a_packet_is_that_of_the_longest_one() {
+    const SIZE: u32 = 0x4000;
+    let (four, six) = (1 << VIRTIO_NET_F_GUEST_TSO4, 1 << VIRTIO_NET_F_GUEST_TSO6);
+    for (features, buffers) in [(0, 1), (four, 5), (six, 5), (four | six, 5)] {
+        let mut bench = Bench::with_info(Info {
+            features: four | six,
+            ..info()
+        });
+        bench.driver.start(MODERN | MERGE | features);
+        bench.wait_asleep();
+        for head in 0..8 {
+            let place = DATA + u64::from(head) * u64::from(SIZE);
+            bench.driver.offer(0, head, &[writable(place, SIZE)]);
+        }
+        bench.driver.notify(0);
+        until(|| bench.backend.calls().receives > 0);
+        assert_eq!(bench.backend.offered(), buffers * SIZE as usize);
+    }
+}
+
+#[test]
+fn the_descriptor_of_the_cable_neither_blocks_nor_is_inherited() {
+    let bench = Bench::new();
+    let event = borrowed(bench.link.event());
+    assert_eq!(descriptor_flags(&event), (true, true));
 }
 
 proptest! {

@@ -383,3 +383,38 @@ impl Server {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    /// Whatever this host has.
+    #[test]
+    fn vhost_net_is_opened_where_it_is_wanted_and_there() {
+        let path = HostDevice::VhostNet.path();
+        let is_there = File::options().read(true).write(true).open(path).is_ok();
+        assert!(Vhost::Off.open().unwrap().is_none());
+        assert_eq!(Vhost::Auto.open().unwrap().is_some(), is_there);
+        match Vhost::On.open() {
+            Ok(file) => assert!(is_there && file.unwrap().required),
+            Err(error) => {
+                assert!(!is_there);
+                assert!(
+                    error.to_string().ends_with("or leave vhost=on away"),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_signal_is_seen_once() {
+        let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        assert!(!is_signalled(&event));
+        event.write(2).unwrap();
+        assert!(is_signalled(&event));
+        assert!(!is_signalled(&event));
+    }
+}

@@ -1,8 +1,9 @@
 //! Who serves what, and that nothing is served twice or forgotten.
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
+use hv_test_limit::LIMIT;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -274,7 +275,7 @@ fn a_worker_that_sleeps_is_woken() {
         threaded.kick.write(1).unwrap();
         let ring = &threaded.ring;
         threaded.line.wait(|| ring.used_index() == ring.available);
-        assert_eq!(served.recv(), Ok(By::Worker));
+        assert_eq!(served.recv_timeout(LIMIT), Ok(By::Worker));
     }
 }
 
@@ -294,7 +295,10 @@ fn nothing_of_a_worker_is_left_when_it_was_dropped() {
     let threaded = Threaded::new(&memory, Witness(sender), EventFd::new(0).unwrap());
     wait_asleep(&threaded.name);
     drop(threaded.worker);
-    assert!(served.recv().is_err(), "its handler is gone");
+    assert!(
+        served.recv_timeout(LIMIT) == Err(RecvTimeoutError::Disconnected),
+        "its handler is gone"
+    );
 }
 
 /// Takes until the device is reset.
@@ -320,10 +324,13 @@ fn a_reset_does_not_wait_for_a_long_request() {
     threaded.offer(0);
     threaded.offer(1);
     threaded.kick.write(1).unwrap();
-    begun.recv().unwrap();
+    begun.recv_timeout(LIMIT).unwrap();
     drop(threaded.worker);
     assert_eq!(threaded.ring.used_index(), 0, "it is not done");
-    assert!(begun.recv().is_err(), "nor is the next one begun");
+    assert!(
+        begun.recv_timeout(LIMIT) == Err(RecvTimeoutError::Disconnected),
+        "nor is the next one begun"
+    );
 }
 
 #[test]

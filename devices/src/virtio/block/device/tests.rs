@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::RecvTimeoutError;
 
+use hv_test_limit::LIMIT;
 use proptest::prelude::*;
 use tempfile::NamedTempFile;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
@@ -230,6 +232,9 @@ fn serial_texts() {
         "12345678901234567890".parse::<Serial>().unwrap().0,
         *b"12345678901234567890"
     );
+    for text in ["", "abc 1", "12345678901234567890"] {
+        assert_eq!(text.parse::<Serial>().unwrap().to_string(), text);
+    }
     assert_eq!(
         "123456789012345678901".parse::<Serial>(),
         Err(SerialError::TooLong(21))
@@ -673,7 +678,7 @@ fn a_request_that_is_held_goes_on_after_a_pause() {
             let request = request(&driver, n, VIRTIO_BLK_T_OUT, sector);
             driver.give(0, n as u16 * 3, &request);
         }
-        let first = told.recv().unwrap();
+        let first = told.recv_timeout(LIMIT).unwrap();
         assert_eq!(
             (first.operation, first.offset, first.length),
             ("write", u64::from(round) * 1024, 512)
@@ -684,7 +689,7 @@ fn a_request_that_is_held_goes_on_after_a_pause() {
             driver.notify(0);
             driver.transport.pause();
             driver.transport.resume();
-            assert_eq!(told.recv().unwrap(), first);
+            assert_eq!(told.recv_timeout(LIMIT).unwrap(), first);
         }
         driver.transport.pause();
         backend.error.store(0, Ordering::Relaxed);
@@ -722,7 +727,7 @@ fn a_held_request_holds_up_neither_a_reset_nor_the_end() {
         backend.error.store(libc::EIO, Ordering::Relaxed);
         let held = request(&driver, 0, VIRTIO_BLK_T_IN, 5);
         driver.give(0, 0, &held);
-        assert_eq!(told.recv().unwrap().operation, "read");
+        assert_eq!(told.recv_timeout(LIMIT).unwrap().operation, "read");
         driver.transport.reset();
         backend.error.store(0, Ordering::Relaxed);
         driver.start(0);
@@ -733,9 +738,12 @@ fn a_held_request_holds_up_neither_a_reset_nor_the_end() {
     backend.error.store(libc::EIO, Ordering::Relaxed);
     let held = request(&driver, 0, VIRTIO_BLK_T_IN, 5);
     driver.give(0, 0, &held);
-    told.recv().unwrap();
+    told.recv_timeout(LIMIT).unwrap();
     drop(driver);
-    assert!(told.recv().is_err(), "the device and its listener are gone");
+    assert!(
+        told.recv_timeout(LIMIT) == Err(RecvTimeoutError::Disconnected),
+        "the device and its listener are gone"
+    );
 }
 
 /// The state of a device that holds a request has it as one that is still to be done.
@@ -747,7 +755,7 @@ fn a_held_request_is_saved() {
     driver.put(BUFFERS, &[0xab; 512]);
     let held = request(&driver, 0, VIRTIO_BLK_T_OUT, 5);
     driver.give(0, 0, &held);
-    told.recv().unwrap();
+    told.recv_timeout(LIMIT).unwrap();
     let other = Arc::new(TestBackend::new(64, false));
     driver.migrate(device(&other));
     driver.transport.resume();

@@ -114,17 +114,10 @@ pub(super) fn open(path: &Path, read_only: bool, format: ImageFormat) -> Result<
     // Looked at before it is opened, as opening some devices has effects, and after: another file may be there by then.
     let expected = path.metadata().map_err(host)?.file_type();
     refuse(expected)?;
-    // Opening a pipe waits for its other end, without O_NONBLOCK.
-    let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    if expected.is_block_device() && !read_only {
-        // A block device has an inode for each of its names, and locks belong to an inode. O_EXCL excludes all other
-        // exclusive users of the device by any name: file systems, RAID, and other virtual machines.
-        flags |= OFlag::O_EXCL;
-    }
     let file = OpenOptions::new()
         .read(true)
         .write(!read_only)
-        .custom_flags(flags.bits())
+        .custom_flags(flags(expected.is_block_device(), read_only).bits())
         .open(path)
         .map_err(host)?;
     let found = file.metadata().map_err(host)?.file_type();
@@ -152,7 +145,7 @@ pub(super) fn open(path: &Path, read_only: bool, format: ImageFormat) -> Result<
         Err(LockError::Io(error)) => return Err(host(error)),
     }
     let head = match format {
-        ImageFormat::Auto => first_bytes(&file).map_err(host)?,
+        ImageFormat::Auto => first_bytes(|rest, at| file.read_at(rest, at)).map_err(host)?,
         ImageFormat::Raw => Vec::new(),
     };
     match Format::of(&head).and_then(|format| not_raw(path, format)) {
@@ -161,6 +154,19 @@ pub(super) fn open(path: &Path, read_only: bool, format: ImageFormat) -> Result<
             path: path.to_path_buf(),
             problem,
         }),
+    }
+}
+
+/// How an image is opened.
+pub(super) fn flags(is_block_device: bool, read_only: bool) -> OFlag {
+    // Opening a pipe waits for its other end, without O_NONBLOCK.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    if is_block_device && !read_only {
+        // A block device has an inode for each of its names, and locks belong to an inode. O_EXCL excludes all other
+        // exclusive users of the device by any name: file systems, RAID, and other virtual machines.
+        flags | OFlag::O_EXCL
+    } else {
+        flags
     }
 }
 
@@ -179,12 +185,14 @@ fn not_a_disk(kind: FileType) -> Option<&'static str> {
     }
 }
 
-/// What an image begins with, as far as formats are known by it.
-fn first_bytes(file: &File) -> io::Result<Vec<u8>> {
+/// What an image begins with, as far as formats are known by it. `read` reads from an offset on.
+pub(super) fn first_bytes(
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<Vec<u8>> {
     let mut head = vec![0; HEAD];
     let mut length = 0_usize;
     while let Some(rest) = head.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, length as u64) {
+        match read(rest, length as u64) {
             Ok(0) => break,
             Ok(count) => length = length.saturating_add(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

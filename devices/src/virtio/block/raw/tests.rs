@@ -4,6 +4,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
+use hv_core::format::HEAD;
+use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tempfile::{NamedTempFile, TempDir};
 
@@ -527,10 +529,49 @@ fn the_convert_command_does_not_overwrite_its_source() {
 
 #[test]
 fn an_opened_image_blocks_as_files_do() {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use nix::fcntl::{FcntlArg, fcntl};
     let file = image(&[7; 512]);
     let disk = Raw::open(file.path(), false, ImageFormat::Auto).unwrap();
     let flags = OFlag::from_bits_truncate(fcntl(&disk.file, FcntlArg::F_GETFL).unwrap());
     assert!(!flags.contains(OFlag::O_NONBLOCK));
     assert_eq!(disk.info().name, file.path().display().to_string());
+}
+
+/// An exclusive open is what keeps a mounted disk from being written.
+#[test]
+fn a_block_device_that_is_written_is_nobody_elses() {
+    for (is_block_device, read_only, exclusive) in [
+        (true, false, true),
+        (true, true, false),
+        (false, false, false),
+        (false, true, false),
+    ] {
+        let flags = open::flags(is_block_device, read_only);
+        assert_eq!(flags.contains(OFlag::O_EXCL), exclusive);
+        assert!(flags.contains(OFlag::O_NONBLOCK | OFlag::O_NOCTTY));
+    }
+}
+
+#[test]
+fn the_first_bytes_of_an_image_are_read_to_the_end() {
+    let image: Vec<u8> = (0..2 * HEAD).map(|n| (n % 251) as u8).collect();
+    // In any pieces, with signals between them.
+    for size in [HEAD - 1, HEAD, 2 * HEAD] {
+        let mut calls = 0;
+        let head = open::first_bytes(|rest, at| {
+            calls += 1;
+            if calls % 2 == 0 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let left = &image[usize::try_from(at).unwrap()..size];
+            let count = left.len().min(rest.len()).min(HEAD / 3);
+            rest[..count].copy_from_slice(&left[..count]);
+            Ok(count)
+        });
+        assert!(head.unwrap() == image[..size.min(HEAD)]);
+    }
+    let mut errors = [libc::EIO].into_iter();
+    let failed =
+        open::first_bytes(|_, _| Err(io::Error::from_raw_os_error(errors.next().unwrap())));
+    assert_eq!(failed.unwrap_err().raw_os_error(), Some(libc::EIO));
 }

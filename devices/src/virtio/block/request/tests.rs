@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Mutex;
 
+use hv_test_limit::{Watch, watch};
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -27,6 +28,7 @@ struct Bench {
     executor: Executor,
     /// Requests are tried on the spot first. Whether that works is up to the file system.
     now: bool,
+    _watch: Watch,
 }
 
 impl Bench {
@@ -45,6 +47,7 @@ impl Bench {
             memory: memory(),
             executor,
             now: false,
+            _watch: watch(),
         }
     }
 

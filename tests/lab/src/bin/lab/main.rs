@@ -2,6 +2,7 @@
 
 mod bare;
 mod bench;
+mod coverage;
 mod default_guest;
 mod disks;
 mod fuzz;
@@ -109,6 +110,10 @@ enum Command {
     ///
     /// Takes 10 to 30 seconds for each mutant; the exit code is 1 if one was missed. Files that git does not know are left out.
     Mutants(mutants::Options),
+    /// Count the lines that the unit tests of core, devices, loaders and the bare-metal hypervisor's library run (needs LLVM's tools).
+    ///
+    /// With a rustc that has unstable options, branches as well. The exit code is 1 if a test failed.
+    Coverage(coverage::Options),
     /// Measure hvrun and other VMMs side by side, in nested hosts whose clock counts instructions.
     Bench(bench::Options),
     /// Count instructions by host kernel, hvrun and guest, and by function.
@@ -153,6 +158,7 @@ fn main() -> ExitCode {
         Command::Matrix(options) => matrix::run(&options),
         Command::Hostile(options) => hostile::run(&options),
         Command::Mutants(options) => mutants::run(&options),
+        Command::Coverage(options) => coverage::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Profile(options) => bench::profile(&options),
         Command::Fuzz(options) => fuzz::run(&options),

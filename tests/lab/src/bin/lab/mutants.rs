@@ -28,6 +28,9 @@ const EXCLUDED: [&str; 6] = [
 /// Seconds for the tests of a mutant. The limits of the tests themselves (`tests/limit/`) are shorter.
 const TIMEOUT: u32 = 180;
 
+/// Seconds that a test waits for one thing. Of a mutant that keeps something from coming, each test that waits for it takes as long.
+const LIMIT: u32 = 20;
+
 /// Since when the code has changed.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -63,6 +66,7 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
         // Of its own, so that the libraries are built once and this tree's builds stay as they are.
         .env("CARGO_TARGET_DIR", target.join("mutants"))
         .env("PROPTEST_CASES", "32")
+        .env("HV_TEST_LIMIT", LIMIT.to_string())
         .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1")
         .stdin(Stdio::null());
     let status = command
