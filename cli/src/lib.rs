@@ -13,11 +13,12 @@ mod heap;
 mod keys;
 mod logger;
 mod manual;
+mod signals;
 mod sync;
 mod terminal;
 
 use std::io::{IsTerminal, Write, stdin};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,8 +26,6 @@ use std::sync::Arc;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use hv_vmm::{Config, Error, InputFilter, OpenError, Outcome, Sandbox, Vm, write_problem};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use disk_errors::PausingDisks;
 
@@ -34,6 +33,7 @@ pub use advice::message;
 pub use args::{Args, Command, HelpFlag, Irqchip, SandboxMode, Virtio};
 pub use console::{Choice, Consoles, To};
 pub use device::{Located, parse_disk};
+pub use heap::Heap;
 pub use keys::Keys;
 pub use logger::start as start_log;
 
@@ -50,40 +50,24 @@ const EXIT_RESET: u8 = 4;
 /// Plus the number of the signal that ended hvrun, as shells have it.
 const EXIT_SIGNAL: u8 = 128;
 
-/// The signals that end a machine in an orderly way: all that would otherwise end the process, except those that report a
-/// fault in it.
-const ENDING: [Signal; 12] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGXCPU,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGALRM,
-    Signal::SIGVTALRM,
-    Signal::SIGPROF,
-    Signal::SIGIO,
-    Signal::SIGPWR,
-];
-
 /// The program, from its arguments to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     heap::share();
-    // A write beyond the limit of a file's size (ulimit -f) is then an error of that write, as on a full disk.
-    // SAFETY: to ignore a signal runs no code of ours, and there is no other thread yet.
-    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
-    let arguments = std::env::args_os();
-    let mut args = Args::from_command_line(arguments).unwrap_or_else(|error| error.exit());
+    signals::ignore_file_size_limit();
+    let mut args = match Args::from_command_line(std::env::args_os()) {
+        Ok(args) => args,
+        Err(error) => return no_run(&error),
+    };
     logger::start(args.log_level);
     let result = match args.command.take() {
         None => {
-            let consoles = Consoles::new(&args.consoles).unwrap_or_else(|error| {
-                Args::command()
-                    .error(ErrorKind::ArgumentConflict, error)
-                    .exit()
-            });
+            let consoles = match Consoles::new(&args.consoles) {
+                Ok(consoles) => consoles,
+                Err(error) => {
+                    return no_run(&Args::command().error(ErrorKind::ArgumentConflict, error));
+                }
+            };
             run(args, consoles)
         }
         Some(command) => answer(&command),
@@ -94,6 +78,18 @@ pub fn main() -> ExitCode {
     });
     logger::finish();
     code
+}
+
+/// Prints what the arguments ask for, help or the version, or what is wrong with them.
+fn no_run(error: &clap::Error) -> ExitCode {
+    match error.print() {
+        // To what is wrong there is nothing to add where stderr takes it not.
+        Err(problem) if !error.use_stderr() && problem.kind() != std::io::ErrorKind::BrokenPipe => {
+            logger::say(&problem.to_string());
+            ExitCode::from(EXIT_ERROR)
+        }
+        _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE)),
+    }
 }
 
 /// Runs a command other than booting a guest. Each prints something.
@@ -141,18 +137,17 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
         Err(what) => return Ok(usage(what)),
     };
     // Before the first thread starts, so that all threads have these signals blocked and only the event loop receives them.
-    let signals = SigSet::from_iter(ENDING);
-    signals.thread_block()?;
-    let ended_by = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .map_err(failed("open a signalfd"))?;
+    let ended_by = signals::endings().map_err(failed("open a signalfd"))?;
     terminal::restore_on_panic();
+    signals::restore_terminal_at_faults();
+    signals::make_raw_when_continued();
     hv_vmm::on_violation(terminal::restore, advice::ON_VIOLATION);
     let sandbox = args.sandbox.0;
     logger::in_background(sandbox)?;
 
     let have_stdio = consoles.have_stdio();
     let resized = (consoles.have_a_size())
-        .then(terminal::size_changes)
+        .then(signals::size_changes)
         .transpose()
         .map_err(failed("open a signalfd"))?;
     let dump_dtb = args.dump_dtb.take();
@@ -165,7 +160,7 @@ fn run(mut args: Args, consoles: Consoles) -> Result<ExitCode, Box<dyn std::erro
         .map_err(&copy)?;
     let pausing = PausingDisks::of(&config);
     if pausing.is_some() {
-        config.resume = Some(continue_signal().map_err(failed("open a signalfd"))?);
+        config.resume = Some(signals::continued().map_err(failed("make an eventfd"))?);
     }
     let terminal = Terminal {
         have_stdio,
@@ -207,15 +202,6 @@ fn failed<E: Into<std::io::Error>>(doing: &'static str) -> impl Fn(E) -> Error {
         doing,
         error: error.into(),
     }
-}
-
-/// A descriptor that becomes readable at SIGCONT, by which a user without a terminal has a paused guest go on. Before the
-/// first thread is made, so that all of them have the signal blocked; a stopped process goes on all the same.
-fn continue_signal() -> nix::Result<OwnedFd> {
-    let signals = SigSet::from_iter([Signal::SIGCONT]);
-    signals.thread_block()?;
-    let signal = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    Ok(signal.into())
 }
 
 /// How the program's user is reached: stdin and stdout, as far as a console has them.

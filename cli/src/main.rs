@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static HEAP: hvrun_cli::Heap = hvrun_cli::Heap;
+
 fn main() -> ExitCode {
     hvrun_cli::main()
 }

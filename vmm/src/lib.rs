@@ -22,7 +22,7 @@
 //! [`PlatformDevice`]s and [`CustomConfig`]s. The package's examples show each: `boot`, `control`, `pause`, `own_device`.
 //!
 //! # What the process has to do
-//! - Leave the signal SIGRTMIN to the machine, which uses it to make vCPU threads leave KVM.
+//! - Leave the signal SIGURG to the machine, which uses it to make vCPU threads leave KVM.
 //! - Ignore SIGPIPE (Rust's runtime does), and SIGXFSZ if the size of files may be limited (RLIMIT_FSIZE). A write that fails is
 //!   then an error of the guest's disk or console.
 //! - With [`Config::sandbox`], keep the signal SIGSYS unblocked in every thread that makes or runs a machine, and do nothing more

@@ -39,6 +39,9 @@ use crate::{Error, Outcome, warnings};
 /// no limit.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
+/// How long the devices' last requests have where the machine is ended from outside. A disk that does not answer may never do so.
+const LAST_REQUESTS: Duration = Duration::from_secs(10);
+
 /// The page size of every RISC-V host and guest, bytes.
 const PAGE: u64 = 4096;
 
@@ -170,7 +173,8 @@ impl Vm {
     }
 
     /// Runs the guest until it switches itself off or is stopped; a guest that reboots is booted again. The calling
-    /// thread serves the consoles' input meanwhile.
+    /// thread serves the consoles' input meanwhile. What waits for storage that does not answer is left behind in its threads, with
+    /// the guest's memory, ten seconds after the machine was stopped.
     ///
     /// # Errors
     /// If KVM cannot go on, if the guest's files cannot be read when it reboots, or if it ended and some of its output could not be
@@ -313,7 +317,10 @@ impl Run<'_> {
             }
             if pausing.is_under_way() {
                 if running.is_outside() {
-                    running.pause_devices();
+                    match running.pause_devices(self.stop) {
+                        Err(Error::Stopped) => break End::Stopped,
+                        result => result?,
+                    }
                     pausing.end(self.control);
                 } else {
                     // A vCPU may have missed its signal.
@@ -348,8 +355,17 @@ impl Run<'_> {
             },
         };
         self.consoles.power_off();
-        drop(running);
-        Ok(end)
+        if self.stop.drop(running, LAST_REQUESTS) {
+            return Ok(end);
+        }
+        log::warn!(
+            "a device waits for the host's storage, and hvrun does not wait for it any more"
+        );
+        Ok(match end {
+            // It has been ended from outside since.
+            End::Guest(_) => End::Stopped,
+            end => end,
+        })
     }
 
     /// Answers the end if the request ends this boot.

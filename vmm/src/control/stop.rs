@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -79,6 +80,45 @@ impl Stop {
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
+
+    /// Drops `value`, which may wait for the host's storage, in a thread of its own, and waits until that is done: once the machine
+    /// has been ended, at most for `patience`. Returns whether it is done; if not, it is left behind.
+    pub fn drop<T: Send + 'static>(&self, value: T, patience: Duration) -> bool {
+        let Ok(event) = EventFd::new(EFD_NONBLOCK) else {
+            // The value is dropped here, and so below.
+            return true;
+        };
+        let Ok(done) = event.try_clone().map(Done) else {
+            return true;
+        };
+        let thread = thread::Builder::new().name("end".into()).spawn(move || {
+            drop(value);
+            drop(done);
+        });
+        if thread.is_err() {
+            return true;
+        }
+        let mut deadline = None;
+        loop {
+            // From its end on, nobody looks for the machine's end.
+            let stop = self.descriptors().filter(|_| deadline.is_none());
+            let fds = std::iter::once(borrow(&event)).chain(stop);
+            let mut fds: Vec<PollFd> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            let left = deadline
+                .map(|deadline: Instant| deadline.saturating_duration_since(Instant::now()));
+            let timeout = left.map_or(PollTimeout::NONE, |left| {
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            });
+            match poll(&mut fds, timeout) {
+                Ok(0) => return false,
+                Ok(_) if fds.first().and_then(PollFd::any) == Some(true) => return true,
+                Ok(_) => deadline = Instant::now().checked_add(patience),
+                Err(Errno::EINTR) => {}
+                // It is not expected, and the machine's end is as good as asked for.
+                Err(_) => return false,
+            }
+        }
+    }
 }
 
 fn borrow(event: &EventFd) -> BorrowedFd<'_> {
@@ -133,6 +173,50 @@ mod tests {
         });
         let result = stop.unless_stopped(move || reader.read(&mut [0]).unwrap());
         assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+        assert!(stop.is_asked_for());
+    }
+
+    /// Blocks as a request to a disk that does not answer, when it is dropped.
+    struct Blocked(std::io::PipeReader);
+
+    impl Drop for Blocked {
+        fn drop(&mut self) {
+            let _ = self.0.read(&mut [0]);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_machine_waits_for_its_devices() {
+        let _watch = watch();
+        let (stop, _event) = stop();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            drop(writer);
+        });
+        assert!(stop.drop(Blocked(reader), Duration::ZERO));
+        end.join().unwrap();
+        // Also when it has been asked for: they have some time.
+        let (reader, writer) = std::io::pipe().unwrap();
+        stop.asked.write(1).unwrap();
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            drop(writer);
+        });
+        assert!(stop.drop(Blocked(reader), Duration::from_secs(3600)));
+        end.join().unwrap();
+    }
+
+    #[test]
+    fn a_device_that_waits_for_ever_does_not_hold_up_who_ends_the_machine() {
+        let _watch = watch();
+        let (stop, event) = stop();
+        let (reader, _writer) = std::io::pipe().unwrap();
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            event.write(1).unwrap();
+        });
+        assert!(!stop.drop(Blocked(reader), Duration::from_millis(20)));
         assert!(stop.is_asked_for());
     }
 

@@ -389,9 +389,14 @@ impl RunningBoard {
         VcpuThread::call_out(&self.threads)
     }
 
-    /// Has the devices stop that touch the guest's memory by themselves. The vCPUs have left the guest.
-    pub fn pause_devices(&self) {
-        self.virtio.iter().for_each(|transport| transport.pause());
+    /// Has the devices stop that touch the guest's memory by themselves, when they have done what they are at. The vCPUs have left
+    /// the guest.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if `stop` came while a device waited for the host's storage; or the host has no thread left.
+    pub fn pause_devices(&self, stop: &Stop) -> Result<(), Error> {
+        let virtio = self.virtio.clone();
+        stop.unless_stopped(move || virtio.iter().for_each(|transport| transport.pause()))
     }
 
     /// Has devices and vCPUs go on.

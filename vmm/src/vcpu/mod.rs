@@ -10,6 +10,7 @@ pub mod wakeup;
 
 use std::convert::Infallible;
 use std::io;
+use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
@@ -21,8 +22,10 @@ use hv_core::sbi::{self, srst};
 use hv_core::trap::{self, Exception, cause};
 use hv_devices::bus::Bus;
 use hv_devices::thread::{self, Role};
+use nix::sys::pthread::pthread_kill;
+use nix::sys::signal::Signal;
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::register_signal_handler;
 
 use crate::Error;
 use crate::control::ending::{End, Ending};
@@ -43,9 +46,10 @@ pub use mailbox::{Command, Mailbox};
 pub const REPEAT: Duration = Duration::from_millis(1);
 
 /// The signal that makes a vCPU thread leave the guest. Its handler does nothing.
-fn kick() -> i32 {
-    SIGRTMIN()
-}
+///
+/// It is none of the real-time signals: Linux queues those, and refuses them where the user has too many signals pending
+/// (RLIMIT_SIGPENDING). Then no vCPU could be stopped.
+const KICK: Signal = Signal::SIGURG;
 
 /// What the threads of one boot share.
 pub struct Shared {
@@ -81,7 +85,7 @@ impl VcpuThread {
         leave: Leave,
         running: Sender<Infallible>,
     ) -> io::Result<VcpuThread> {
-        register_signal_handler(kick(), ignore)?;
+        register_signal_handler(KICK as libc::c_int, ignore)?;
         let mailbox = Arc::new(Mailbox::new(command));
         let mut hart = Hart {
             id: hart,
@@ -123,7 +127,7 @@ impl VcpuThread {
             |thread: &&VcpuThread| !thread.mailbox.is_outside() && !thread.thread.is_finished();
         for VcpuThread { thread, .. } in threads.iter().filter(inside) {
             none = false;
-            if let Err(error) = thread.kill(kick()) {
+            if let Err(error) = pthread_kill(thread.as_pthread_t(), KICK) {
                 log::error!("cannot stop a vCPU: {error}");
             }
         }
@@ -164,7 +168,7 @@ struct CounterWatch {
 
 impl CounterWatch {
     fn new() -> Self {
-        let timer = ThreadTimer::new(kick()).inspect_err(|error| {
+        let timer = ThreadTimer::new(KICK as libc::c_int).inspect_err(|error| {
             log::warn!(
                 "user programs of the guest may be unable to read the time: cannot make a timer: {error}; raise the limit \
                  on pending signals ('ulimit -i')"
