@@ -54,7 +54,7 @@ pub use consoles::{Chardev, InputFilter, PortConfig, PseudoTerminal, Stdio};
 pub use control::{Event, Handle, Refused, Status};
 pub use devices::{
     ConsoleConfig, CustomConfig, DeviceConfig, DeviceKind, DiskConfig, Location, NetConfig,
-    PlatformDevice, RngConfig,
+    PlatformDevice, RngConfig, VsockConfig,
 };
 pub use error::{Error, KernelProblem, PlatformProblem};
 /// The interfaces of devices: [`MmioDevice`](hv_devices::bus::MmioDevice) for a [`PlatformDevice`],
