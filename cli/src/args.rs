@@ -11,11 +11,11 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use hv_vmm::{
     Config, DeviceConfig, DiskConfig, InputFilter, IrqchipChoice, NetConfig, Payload, RngConfig,
-    Sandbox, VirtioVersion,
+    Sandbox, VirtioVersion, VsockConfig,
 };
 
 use crate::console::{Choice, Consoles, parse_console};
-use crate::device::{Located, parse_disk, parse_net};
+use crate::device::{Located, parse_disk, parse_net, parse_vsock};
 use crate::{doctor, manual};
 
 /// Boots a guest under KVM on a RISC-V Linux host.
@@ -120,6 +120,20 @@ pub struct Args {
     /// Without it, the guest still starts with a random seed in its device tree.
     #[arg(long, help_heading = "The machine")]
     pub rng: bool,
+
+    /// A vsock: connections between programs of the guest and Unix sockets of the host.
+    ///
+    /// cid= is the guest's address, 3 or more. A program of the host connects to the socket at PATH, which hvrun makes, sends CONNECT,
+    /// a space, the guest's port and a newline, and reads a line that begins with OK. A program of the guest that connects to the host
+    /// (CID 2), port P, gets the socket at PATH_P. This is Firecracker's convention. slot= and virtio= are as for --disk. A comma in the
+    /// path is written twice.
+    #[arg(
+        long,
+        value_name = "cid=N,path=PATH[,slot=N][,virtio=VERSION]",
+        value_parser = parse_vsock,
+        help_heading = "The machine"
+    )]
+    pub vsock: Option<Located<VsockConfig>>,
 
     /// Number of the guest's harts [default: 1].
     #[arg(
@@ -313,6 +327,7 @@ impl Args {
         let disks = self.disks.into_iter().map(Located::config);
         let nets = self.nets.into_iter().map(Located::config);
         let rng = self.rng.then(|| DeviceConfig::from(RngConfig::default()));
+        let vsock = self.vsock.map(Located::config);
         let mut config = Config::new(payload)
             .cpus(self.cpus)
             .memory(self.memory)
@@ -327,7 +342,9 @@ impl Args {
         config.command_line = self.cmdline;
         config.serial = serial;
         // They get their slots in this order.
-        config.devices = disks.chain(nets).chain(rng).chain(console).collect();
+        config.devices = (disks.chain(nets).chain(rng).chain(console))
+            .chain(vsock)
+            .collect();
         config.stop = stop;
         Ok(config)
     }

@@ -1,8 +1,8 @@
-//! The values of `--disk` and `--net`, and the placement options that they share.
+//! The values of `--disk`, `--net` and `--vsock`, and the placement options that they share.
 
 use hv_vmm::{
     DeviceConfig, DeviceKind, DiskConfig, ImageFormat, Location, NetConfig, OnError, Vhost,
-    VirtioVersion,
+    VirtioVersion, VsockConfig,
 };
 
 /// A device, and where it is to be.
@@ -153,9 +153,78 @@ pub fn parse_net(text: &str) -> Result<Located<NetConfig>, String> {
     })
 }
 
+/// `cid=NUMBER,path=PATH[,slot=N][,virtio=VERSION]`, where `,,` in the path stands for one comma.
+pub fn parse_vsock(text: &str) -> Result<Located<VsockConfig>, String> {
+    let mut cid = None;
+    let mut path = None;
+    let mut location = Location::default();
+    for option in split_options(text) {
+        if parse_location(&option, &mut location)? {
+            continue;
+        }
+        match option.split_once('=') {
+            Some(("cid", number)) => {
+                let number = number.parse().ok();
+                let number = number.filter(|cid| (3..u32::MAX).contains(cid));
+                cid = Some(number.ok_or(
+                    "cid= expects the guest's address, a number from 3 to 4294967294 (0 to 2 are the hypervisor's and the host's)",
+                )?);
+            }
+            Some(("path", "")) => {
+                return Err(
+                    "path= expects the path of the host's socket, such as guest.vsock".into(),
+                );
+            }
+            Some(("path", text)) => path = Some(text.to_owned()),
+            _ => {
+                return Err(format!(
+                    "unknown option {option:?}: expected cid=NUMBER, path=PATH, slot=0 to 7, virtio=modern or virtio=legacy (a comma \
+                     in the path is written twice)"
+                ));
+            }
+        }
+    }
+    let cid = cid.ok_or("expected cid=NUMBER, the guest's address, such as cid=3")?;
+    let path = path.ok_or("expected path=PATH, where the host's socket is to be")?;
+    Ok(Located {
+        kind: VsockConfig::new(cid, path),
+        location,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vsocks() {
+        let vsock = parse_vsock("path=a,,b.sock,cid=3,slot=5").unwrap();
+        assert_eq!(vsock.kind, VsockConfig::new(3, "a,b.sock"));
+        assert_eq!(vsock.location.slot, Some(5));
+        let last = parse_vsock("cid=4294967294,path=x").unwrap();
+        assert_eq!(last.kind.cid, u32::MAX - 1);
+        for (wrong, part) in [
+            ("", "unknown option"),
+            ("3", "unknown option"),
+            ("cid=3", "expected path="),
+            ("path=x", "expected cid="),
+            ("cid=3,path=", "path= expects"),
+            ("cid=,path=x", "cid= expects"),
+            ("cid=0,path=x", "cid= expects"),
+            ("cid=1,path=x", "cid= expects"),
+            ("cid=2,path=x", "cid= expects"),
+            ("cid=-1,path=x", "cid= expects"),
+            ("cid=0xffffffff,path=x", "cid= expects"),
+            ("cid=4294967295,path=x", "cid= expects"),
+            ("cid=4294967296,path=x", "cid= expects"),
+            ("cid=3,path=x,slot=8", "slot= expects"),
+            ("cid=3,path=x,port=1", "unknown option"),
+        ] {
+            let error = parse_vsock(wrong).unwrap_err();
+            assert!(error.contains(part), "{wrong}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
 
     #[test]
     fn disks() {

@@ -25,6 +25,7 @@ mod sync;
 pub mod test_device;
 pub mod thread;
 pub mod uart;
+mod unix_socket;
 pub mod virtio;
 mod write_problem;
 

@@ -22,6 +22,8 @@ pub enum Role {
     Console,
     /// Serves the virtio entropy device.
     Rng,
+    /// Serves the virtio vsock device.
+    Vsock,
     /// Writes what a guest prints.
     ConsoleOutput,
     /// Serves input, alarms and requests, and builds the machine anew at a reboot. It is the thread that runs the machine.
@@ -40,6 +42,7 @@ impl Role {
             Self::Net(number) => format!("virtio-net-{number}"),
             Self::Console => "virtio-console".into(),
             Self::Rng => "virtio-rng".into(),
+            Self::Vsock => "virtio-vsock".into(),
             Self::ConsoleOutput => "console-out".into(),
             Self::EventLoop => "event-loop".into(),
             Self::Messages => "messages".into(),

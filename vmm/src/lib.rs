@@ -55,7 +55,7 @@ pub use consoles::{Chardev, InputFilter, PortConfig, PseudoTerminal, Stdio};
 pub use control::{Event, Handle, Refused, Status};
 pub use devices::{
     ConsoleConfig, CustomConfig, DeviceConfig, DeviceKind, DiskConfig, Location, NetConfig,
-    PlatformDevice, RngConfig,
+    PlatformDevice, RngConfig, VsockConfig,
 };
 pub use error::{Error, InitrdProblem, KernelProblem, PlatformProblem};
 pub use hv_core::kernel::{NoProgram, Problem as KernelFileProblem};

@@ -32,6 +32,7 @@ use crate::machine::board::{Blueprint, Board, RunningBoard};
 use crate::machine::restarts::{self, Restarts};
 use crate::memory::HUGE_PAGE;
 use crate::memory::huge_pages::ReservedHugePages;
+use crate::sandbox::Sockets;
 use crate::vcpu::{self, Command};
 use crate::{Error, Outcome, warnings};
 
@@ -89,7 +90,10 @@ impl Vm {
         let stop = Stop::new(config.stop.take())?;
         let control = Controlled::new(&stop)?;
         let inputs = config.inputs();
-        let sandbox = config.sandbox.confinement_with(&config.sockets())?;
+        let sandbox = config.sandbox.confinement_with(&Sockets {
+            own: config.sockets(),
+            vsock: config.vsock().map(|vsock| vsock.path.clone()),
+        })?;
         let _confined = thread::confine(sandbox.clone());
         let consoles = {
             let device = config.console();

@@ -1,37 +1,22 @@
 //! A Unix socket behind a console, to which one client at a time connects.
 
-use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use super::output::{Outlet, write_some};
 use super::{OpenError, OutputThread};
 use crate::lock;
-
-/// How many clients may wait for their turn.
-const BACKLOG: libc::c_int = 128;
-
-/// How long somebody else may have the directory of a socket locked, which takes one who replaces a socket far less.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Between two looks at that lock.
-const PAUSE: Duration = Duration::from_millis(5);
+use crate::unix_socket::{ListenError, Listener};
 
 /// A listening socket and the client that is connected to it. Another client waits until this one has gone. The
 /// socket's file is removed when this is dropped.
 #[derive(Debug)]
 pub struct Socket {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode of the file, by which it is known as this socket's.
-    identity: Option<(u64, u64)>,
+    listener: Listener,
     client: Arc<Client>,
 }
 
@@ -56,22 +41,18 @@ impl Socket {
     /// # Errors
     /// Somebody listens there, something else is there, or the host refuses.
     pub fn bind(path: &Path) -> Result<Self, OpenError> {
-        let failed = |error| OpenError::Socket {
-            path: path.to_owned(),
-            error,
-        };
-        let listener = match listen(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => replace(path)?,
-            result => result.map_err(failed)?,
-        };
-        let socket = Self {
+        let listener = Listener::bind(path).map_err(|error| match error {
+            ListenError::InUse => OpenError::SocketInUse(path.to_owned()),
+            ListenError::NotASocket => OpenError::NotASocket(path.to_owned()),
+            ListenError::Host(error) => OpenError::Socket {
+                path: path.to_owned(),
+                error,
+            },
+        })?;
+        Ok(Self {
             listener,
-            path: path.to_owned(),
-            identity: identity(path),
             client: Arc::default(),
-        };
-        socket.listener.set_nonblocking(true).map_err(failed)?;
-        Ok(socket)
+        })
     }
 
     /// Takes a client that wants to connect, if there is none yet and one wants to. Returns the descriptor to wait
@@ -84,11 +65,9 @@ impl Socket {
         if client.is_some() {
             return Ok(None);
         }
-        let stream = accept(|| self.listener.accept().map(|(stream, _)| stream))?;
-        let Some(stream) = stream else {
+        let Some(stream) = self.listener.accept()? else {
             return Ok(None);
         };
-        stream.set_nonblocking(true)?;
         let fd = stream.as_raw_fd();
         *client = Some(Arc::new(stream));
         Ok(Some(fd))
@@ -136,10 +115,6 @@ impl AsRawFd for Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.disconnect();
-        // Somebody may have put another file there meanwhile.
-        if self.identity.is_some() && self.identity == identity(&self.path) {
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 
@@ -154,132 +129,6 @@ fn read_available(mut read: impl FnMut() -> io::Result<usize>) -> ClientInput {
             Err(_) => ClientInput::End,
         };
     }
-}
-
-/// Accepts a client if one wants to connect.
-fn accept(mut accept: impl FnMut() -> io::Result<UnixStream>) -> io::Result<Option<UnixStream>> {
-    loop {
-        match accept() {
-            Ok(stream) => return Ok(Some(stream)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            // The client has given up, the next one may not have.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
-                ) => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Makes a socket at `path`, where nothing may be yet, with mode 0600.
-#[allow(clippy::cast_possible_truncation)] // AF_UNIX is 1, and the size of an address 110.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    // SAFETY: the call has no pointers.
-    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was made just now, and nobody else has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // A socket's file gets the mode of the socket itself, less the umask (net/unix/af_unix.c): it never has another one.
-    let socket = File::from(fd);
-    socket.set_permissions(fs::Permissions::from_mode(0o600))?;
-
-    // SAFETY: all zeros are a valid address: two integers and bytes.
-    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    let name = path.as_os_str().as_bytes();
-    // One byte is left for the end of the string.
-    if name.len() >= address.sun_path.len() || name.contains(&0) {
-        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
-    }
-    for (to, from) in address.sun_path.iter_mut().zip(name) {
-        *to = libc::c_char::from_ne_bytes([*from]);
-    }
-    let size = size_of::<libc::sockaddr_un>() as libc::socklen_t;
-    // SAFETY: the address lives across the call, and is as long as is said.
-    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) };
-    if bound < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has no pointers.
-    if unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) } < 0 {
-        let error = io::Error::last_os_error();
-        let _ = fs::remove_file(path);
-        return Err(error);
-    }
-    Ok(UnixListener::from(OwnedFd::from(socket)))
-}
-
-/// Makes a socket in place of the one that is there, if nobody listens on that.
-///
-/// Of several that do so at the same time, one has the directory locked from its look at the old socket until it has
-/// made its own: none removes another's.
-fn replace(path: &Path) -> Result<UnixListener, OpenError> {
-    let failed = |error| OpenError::Socket {
-        path: path.to_owned(),
-        error,
-    };
-    let _lock = lock_directory(directory_of(path), PATIENCE);
-    let there = fs::symlink_metadata(path).map_err(failed)?;
-    if !there.file_type().is_socket() {
-        return Err(OpenError::NotASocket(path.to_owned()));
-    }
-    if is_alive(path).map_err(failed)? {
-        return Err(OpenError::SocketInUse(path.to_owned()));
-    }
-    fs::remove_file(path).map_err(failed)?;
-    listen(path).map_err(|error| match error.kind() {
-        // Somebody came just now, found nothing and needed no lock.
-        io::ErrorKind::AddrInUse => OpenError::SocketInUse(path.to_owned()),
-        _ => failed(error),
-    })
-}
-
-/// The directory that a file is in.
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Locks a directory against others who do so. `None` where it cannot be locked: it may not be readable, or somebody has had
-/// it locked for longer than `patience`.
-fn lock_directory(path: &Path, patience: Duration) -> Option<File> {
-    let directory = File::open(path).ok()?;
-    let started = Instant::now();
-    loop {
-        match directory.try_lock() {
-            Ok(()) => return Some(directory),
-            Err(TryLockError::WouldBlock) if started.elapsed() < patience => {
-                std::thread::sleep(PAUSE);
-            }
-            Err(_) => return None,
-        }
-    }
-}
-
-/// Whether somebody has this socket. A connection would take the place of a client; to connect a socket of another type
-/// is refused in different ways (`unix_find_bsd` in Linux's net/unix/af_unix.c) and leaves no trace.
-fn is_alive(path: &Path) -> io::Result<bool> {
-    let error = match UnixDatagram::unbound()?.connect(path) {
-        // A socket for datagrams, of some other program.
-        Ok(()) => return Ok(true),
-        Err(error) => error,
-    };
-    match error.raw_os_error() {
-        Some(libc::EPROTOTYPE) => Ok(true),
-        Some(libc::ECONNREFUSED) => Ok(false),
-        _ => Err(error),
-    }
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
 }
 
 /// The client as an outlet.
@@ -301,9 +150,14 @@ impl Outlet for ToClient {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+    use std::time::Duration;
 
-    use hv_test_limit::{LIMIT as LONG, Watch, join, until, wait_for, watch};
+    use hv_test_limit::{LIMIT as LONG, Watch, until, wait_for, watch};
 
     use super::*;
     use crate::chardev::OutputSink;
@@ -395,44 +249,6 @@ mod tests {
         // Told once: what is read then is an end like any other.
         assert_eq!(socket.read(&mut [0; 16]), ClientInput::End);
         assert_eq!(socket.read(&mut [0; 16]), ClientInput::End);
-    }
-
-    #[test]
-    fn a_directory_is_locked_for_as_long_as_is_said() {
-        let directory = tempfile::tempdir().unwrap();
-        let other = File::open(directory.path()).unwrap();
-        let lock = lock_directory(directory.path(), LONG);
-        assert!(lock.is_some());
-        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
-        drop(lock);
-        other.try_lock().unwrap();
-        assert!(lock_directory(&directory.path().join("missing"), LONG).is_none());
-        // Who has it locked is waited for, but not for ever.
-        assert!(lock_directory(directory.path(), Duration::ZERO).is_none());
-        let waiting = std::thread::spawn({
-            let path = directory.path().to_owned();
-            move || lock_directory(&path, LONG).is_some()
-        });
-        std::thread::sleep(10 * PAUSE);
-        other.unlock().unwrap();
-        assert!(join(waiting));
-    }
-
-    #[test]
-    fn a_socket_is_in_the_directory_that_its_path_says() {
-        for (path, directory) in [
-            ("socket", "."),
-            ("./socket", "."),
-            ("run/socket", "run"),
-            ("/socket", "/"),
-            ("/run/vm/socket", "/run/vm"),
-        ] {
-            assert_eq!(
-                directory_of(Path::new(path)),
-                Path::new(directory),
-                "{path}"
-            );
-        }
     }
 
     #[test]
@@ -531,64 +347,5 @@ mod tests {
         assert!(socket.accept().unwrap().is_some());
         let mut bytes = [0; 16];
         assert_eq!(read(&socket, &mut bytes), ClientInput::Bytes(2));
-    }
-
-    #[test]
-    fn of_several_one_replaces_a_dead_socket() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("socket");
-        for _ in 0..50 {
-            drop(UnixListener::bind(&path).unwrap());
-            let start = std::sync::Barrier::new(4);
-            let sockets: Vec<_> = std::thread::scope(|scope| {
-                let bind = || {
-                    start.wait();
-                    Socket::bind(&path)
-                };
-                let threads: Vec<_> = (0..4).map(|_| scope.spawn(bind)).collect();
-                threads.into_iter().map(|one| one.join().unwrap()).collect()
-            });
-            let mut bound = Vec::new();
-            for result in sockets {
-                match result {
-                    Ok(socket) => bound.push(socket),
-                    Err(OpenError::SocketInUse(_)) => {}
-                    Err(other) => panic!("{other}"),
-                }
-            }
-            assert_eq!(bound.len(), 1);
-            let _client = connect(&path);
-            assert!(bound[0].accept().unwrap().is_some(), "it has the path");
-        }
-    }
-
-    #[test]
-    fn a_socket_is_alive_dead_or_unknown() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("socket");
-        assert!(is_alive(&path).is_err(), "nothing is there");
-        let listener = UnixListener::bind(&path).unwrap();
-        assert!(is_alive(&path).unwrap());
-        drop(listener);
-        assert!(!is_alive(&path).unwrap());
-        fs::remove_file(&path).unwrap();
-        let _datagrams = UnixDatagram::bind(&path).unwrap();
-        assert!(is_alive(&path).unwrap());
-    }
-
-    #[test]
-    fn a_client_that_gave_up_does_not_hide_the_next_one() {
-        let error = |number| Err(io::Error::from_raw_os_error(number));
-        let accepted = |results: Vec<io::Result<UnixStream>>| {
-            let mut results = results.into_iter();
-            let accepted = accept(|| results.next().unwrap());
-            assert_eq!(results.len(), 0);
-            accepted
-        };
-        let stream = || Ok(UnixStream::pair().unwrap().0);
-        let given_up = [error(libc::ECONNABORTED), error(libc::EINTR), stream()];
-        assert!(accepted(given_up.into()).unwrap().is_some());
-        assert!(accepted(vec![error(libc::EAGAIN)]).unwrap().is_none());
-        assert!(accepted(vec![error(libc::EMFILE)]).is_err());
     }
 }

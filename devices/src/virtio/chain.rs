@@ -145,6 +145,15 @@ impl<'m> Buffers<'m> {
         }
     }
 
+    /// The buffers behind the first `offset` bytes.
+    pub fn behind(&self, mut offset: usize) -> impl Iterator<Item = GuestSlice<'m>> {
+        self.as_slice().iter().filter_map(move |slice| {
+            let skipped = offset.min(slice.len());
+            offset = offset.saturating_sub(skipped);
+            slice.offset(skipped).ok().filter(|rest| !rest.is_empty())
+        })
+    }
+
     /// Takes the last byte.
     pub fn take_last(&mut self) -> Option<GuestSlice<'m>> {
         let slice = self.slices.last_mut()?;

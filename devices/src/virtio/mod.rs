@@ -12,6 +12,7 @@
 //! | [`console`] | the console device |
 //! | [`net`] | the network device |
 //! | [`rng`] | the entropy device |
+//! | [`vsock`] | the vsock device |
 
 pub mod block;
 mod chain;
@@ -26,6 +27,7 @@ pub mod rng;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transport;
+pub mod vsock;
 mod worker;
 
 pub use device::{

@@ -168,7 +168,7 @@ mod tests {
     fn a_source_that_fails_is_reported_once() {
         let memory = memory();
         let fails =
-            |_: &VolatileSlice<'_>| -> io::Result<()> { Err(io::ErrorKind::Unsupported.into()) };
+            |_: &GuestSlice<'_>| -> io::Result<()> { Err(io::ErrorKind::Unsupported.into()) };
         let mut source = Source {
             fill: Arc::new(fails),
             reported: false,

@@ -7,7 +7,9 @@ use hv_devices::virtio::transport::mmio::Version;
 
 use crate::Error;
 use crate::consoles::Chardev;
-use crate::devices::{self, ConsoleConfig, DeviceConfig, DeviceKind, DiskConfig, PlatformDevice};
+use crate::devices::{
+    self, ConsoleConfig, DeviceConfig, DeviceKind, DiskConfig, PlatformDevice, VsockConfig,
+};
 use crate::inputs::Inputs;
 use crate::sandbox::Sandbox;
 
@@ -314,7 +316,17 @@ impl Config {
             Chardev::Unix(path) => Some(path.clone()),
             _ => None,
         };
-        self.serial.iter().chain(virtio).filter_map(path).collect()
+        let consoles = self.serial.iter().chain(virtio).filter_map(path);
+        let vsock = self.vsock().map(|vsock| vsock.path.clone());
+        consoles.chain(vsock).collect()
+    }
+
+    /// Its vsock, if it has one.
+    pub(crate) fn vsock(&self) -> Option<&VsockConfig> {
+        self.devices.iter().find_map(|device| match &device.kind {
+            DeviceKind::Vsock(vsock) => Some(vsock),
+            _ => None,
+        })
     }
 
     /// The machine's input files, with their names in messages.

@@ -3,7 +3,7 @@
 use hv_devices::virtio::block::{ImageFormat, Raw};
 
 use super::*;
-use crate::devices::{ConsoleConfig, Location, NetConfig, RngConfig};
+use crate::devices::{ConsoleConfig, Location, NetConfig, RngConfig, VsockConfig};
 
 fn config(devices: impl IntoIterator<Item = DeviceConfig>) -> Config {
     let mut config = Config::new(Payload::Kernel("Image".into())).serial(Chardev::Pty);
@@ -165,6 +165,22 @@ fn a_new_machine_is_small_and_each_setting_is_its_own() {
         .map(|port| port.name.as_str())
         .collect();
     assert_eq!(names, ["first", "second"]);
+}
+
+/// Those that are removed at the end.
+#[test]
+fn its_sockets_are_those_of_consoles_ports_and_the_vsock() {
+    let config = Config::new(Payload::Kernel("Image".into()));
+    assert_eq!(config.sockets(), [""; 0].map(std::path::PathBuf::from));
+    let console = ConsoleConfig::new(Chardev::Pty).port("first", Chardev::Unix("b".into()));
+    let config = config
+        .serial(Chardev::Unix("a".into()))
+        .device(console)
+        .device(VsockConfig::new(3, "c"));
+    assert_eq!(
+        config.sockets(),
+        ["a", "b", "c"].map(std::path::PathBuf::from)
+    );
 }
 
 #[test]

@@ -49,6 +49,10 @@ impl Kind for ConsoleConfig {
         "console"
     }
 
+    fn second(&self) -> Option<Error> {
+        Some(Error::TwoConsoles)
+    }
+
     /// Its chardevs are opened with the serial port's: what one of them prints may depend on the other.
     fn open(&self, opening: &Opening) -> Result<Box<dyn Opened>, Error> {
         match opening.ports {

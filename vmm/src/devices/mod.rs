@@ -9,6 +9,7 @@ mod net;
 pub mod platform;
 mod rng;
 mod slots;
+mod vsock;
 
 use std::collections::HashSet;
 use std::io;
@@ -31,6 +32,7 @@ pub use net::NetConfig;
 pub use platform::PlatformDevice;
 pub use rng::RngConfig;
 pub use slots::slots;
+pub use vsock::VsockConfig;
 
 /// A virtio device of the guest's. One that does not care for id and location is made [from](From) its kind's configuration.
 #[derive(Debug)]
@@ -92,6 +94,8 @@ pub enum DeviceKind {
     Rng(RngConfig),
     /// A virtio console with its ports. A machine has one at most.
     Console(ConsoleConfig),
+    /// A vsock. A machine has one at most.
+    Vsock(VsockConfig),
     /// A device of the program's own.
     Custom(CustomConfig),
 }
@@ -103,6 +107,7 @@ impl DeviceKind {
             DeviceKind::Net(net) => net,
             DeviceKind::Rng(rng) => rng,
             DeviceKind::Console(console) => console,
+            DeviceKind::Vsock(vsock) => vsock,
             DeviceKind::Custom(custom) => custom,
         }
     }
@@ -120,6 +125,11 @@ trait Kind {
 
     /// The file that the guest has in it, with its name in messages.
     fn input(&self) -> Option<(&'static str, &Path)> {
+        None
+    }
+
+    /// What is wrong with a second one; `None` if a machine may have several.
+    fn second(&self) -> Option<Error> {
         None
     }
 
@@ -241,13 +251,16 @@ fn named(devices: &[DeviceConfig]) -> Result<Vec<(String, usize)>, Error> {
     let mut ids = HashSet::new();
     let mut named: Vec<(String, usize)> = Vec::new();
     for (position, device) in devices.iter().enumerate() {
-        let name = device.kind.kind().name();
+        let kind = device.kind.kind();
+        let name = kind.name();
         let before = devices.iter().take(position);
         let index = before
             .filter(|other| other.kind.kind().name() == name)
             .count();
-        if index > 0 && matches!(device.kind, DeviceKind::Console(_)) {
-            return Err(Error::TwoConsoles);
+        if index > 0
+            && let Some(error) = kind.second()
+        {
+            return Err(error);
         }
         let id = device
             .id
@@ -341,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_and_consoles_are_for_one_device_each() {
+    fn ids_consoles_and_vsocks_are_for_one_device_each() {
         let twice = [
             DeviceConfig::from(DiskConfig::new("a")).id("disk1"),
             DiskConfig::new("b").into(),
@@ -352,5 +365,7 @@ mod tests {
             ConsoleConfig::default().into(),
         ];
         assert!(matches!(named(&consoles), Err(Error::TwoConsoles)));
+        let vsocks = [3, 4].map(|cid| VsockConfig::new(cid, format!("v{cid}")).into());
+        assert!(matches!(named(&vsocks), Err(Error::TwoVsocks)));
     }
 }

@@ -79,6 +79,9 @@ pub enum Error {
     /// vhost-net is required for a network interface, and the host's kernel cannot serve it.
     #[error(transparent)]
     Vhost(#[from] hv_devices::virtio::net::VhostError),
+    /// A vsock cannot be opened.
+    #[error(transparent)]
+    Vsock(#[from] hv_devices::virtio::vsock::OpenError),
     /// A chardev, the back end of a console or port, cannot be opened.
     #[error(transparent)]
     Chardev(#[from] hv_devices::chardev::OpenError),
@@ -133,6 +136,9 @@ pub enum Error {
     /// More than one virtio console device.
     #[error("a guest has one virtio console device at most; give that one more ports")]
     TwoConsoles,
+    /// More than one vsock.
+    #[error("a guest has one vsock at most: its driver serves no more")]
+    TwoVsocks,
     /// A virtio console device without a port.
     #[error("a virtio console device has a console or ports, and this one has neither")]
     ConsoleOfNothing,

@@ -100,6 +100,15 @@ const WAIT_FOR_MANY: &[i64] = &[
     libc::SYS_epoll_pwait,
 ];
 
+/// For both ends of a vsock's connections. `socket` is allowed for Unix sockets alone ([`calls`]).
+const VSOCK: &[i64] = &[
+    libc::SYS_accept4,
+    libc::SYS_connect,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+];
+
 /// For clients of a console, and to make a machine anew: its memory, threads and events.
 const EVENT_LOOP: &[i64] = &[
     libc::SYS_accept4,
@@ -209,6 +218,7 @@ fn lists(role: Role) -> (Vec<&'static [i64]>, Vec<&'static [u64]>) {
         ),
         Role::Console => (vec![WAIT_FOR_MANY], vec![INTERRUPT, WINDOW]),
         Role::Rng => (vec![], vec![INTERRUPT]),
+        Role::Vsock => (vec![WAIT_FOR_MANY, VSOCK], vec![INTERRUPT, CLIENT]),
         Role::ConsoleOutput => (vec![&[libc::SYS_sendto]], vec![]),
         Role::Messages => (vec![], vec![]),
         // It makes the other threads anew, which have its filter too.
@@ -262,6 +272,10 @@ fn calls(role: Role) -> Result<Calls> {
         let options = [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS];
         let options = options.map(|option| rule(0, Is::Eq, u64::from(option.unsigned_abs())));
         calls.insert(libc::SYS_prctl, options.into_iter().collect::<Result<_>>()?);
+    }
+    if role == Role::Vsock {
+        let unix = u64::from(libc::AF_UNIX.unsigned_abs());
+        calls.insert(libc::SYS_socket, vec![rule(0, Is::Eq, unix)?]);
     }
     if let Some(rules) = calls.get_mut(&libc::SYS_sched_setaffinity) {
         // Its own.

@@ -52,13 +52,13 @@ impl Sandbox {
     /// # Errors
     /// The host's kernel has no seccomp filters, or the host no file descriptor left.
     pub fn confinement(self) -> Result<Option<Arc<dyn Confinement>>, Error> {
-        self.confinement_with(&[])
+        self.confinement_with(&Sockets::default())
     }
 
-    /// How the threads of a machine are confined, whose event loop removes `sockets` at its end. `None` if they are not.
+    /// How the threads of a machine with these sockets are confined. `None` if they are not.
     pub(crate) fn confinement_with(
         self,
-        sockets: &[PathBuf],
+        sockets: &Sockets,
     ) -> Result<Option<Arc<dyn Confinement>>, Error> {
         if self == Sandbox::Off {
             return Ok(None);
@@ -75,6 +75,15 @@ impl Sandbox {
         };
         Ok(Some(Arc::new(Cage { paths })))
     }
+}
+
+/// The Unix sockets that a machine has to do with after its start.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    /// Its own, which the event loop removes at the end.
+    pub own: Vec<PathBuf>,
+    /// That of its vsock, whose thread connects to others beside it.
+    pub vsock: Option<PathBuf>,
 }
 
 /// How the threads of one machine are confined.

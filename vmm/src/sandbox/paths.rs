@@ -4,7 +4,7 @@
 //! Source: Linux, Documentation/userspace-api/landlock.rst.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hv_devices::thread::Role;
 use landlock::{
@@ -12,6 +12,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
+use super::Sockets;
 use crate::Error;
 
 /// What is asked for. A kernel that knows less enforces what it knows.
@@ -22,15 +23,19 @@ const NEWEST: ABI = ABI::V10;
 pub struct Paths {
     /// Removes the machine's sockets, and nothing else.
     event_loop: RulesetCreated,
+    /// Connects to sockets in one directory, and nothing else.
+    vsock: RulesetCreated,
     others: RulesetCreated,
 }
 
 impl Paths {
-    /// Rules by which only the event loop may remove files, in the directories of `sockets`.
+    /// Rules by which only the event loop may remove files, in the directories of the machine's own sockets, and only the vsock's thread
+    /// connect to sockets, in the directory of the vsock's. Kernels before Linux 7.1 have no rule for the latter: any thread may that has
+    /// the system calls for it.
     ///
     /// # Errors
     /// The host has no file descriptor left.
-    pub fn new(sockets: &[PathBuf]) -> Result<Paths, Error> {
+    pub fn new(sockets: &Sockets) -> Result<Paths, Error> {
         let failed = |error: landlock::RulesetError| {
             Error::host("make a Landlock ruleset")(std::io::Error::other(error))
         };
@@ -42,7 +47,8 @@ impl Paths {
                 .create()
         };
         let mut event_loop = nothing().map_err(failed)?;
-        let directories: BTreeSet<&Path> = sockets.iter().map(|path| directory(path)).collect();
+        let directories: BTreeSet<&Path> =
+            (sockets.own.iter()).map(|path| directory(path)).collect();
         for directory in directories {
             // One that is gone meanwhile has no socket to remove.
             if let Ok(directory) = PathFd::new(directory) {
@@ -50,8 +56,14 @@ impl Paths {
                 event_loop = event_loop.add_rule(rule).map_err(failed)?;
             }
         }
+        let mut vsock = nothing().map_err(failed)?;
+        if let Some(Ok(directory)) = sockets.vsock.as_deref().map(directory).map(PathFd::new) {
+            let rule = PathBeneath::new(directory, AccessFs::ResolveUnix);
+            vsock = vsock.add_rule(rule).map_err(failed)?;
+        }
         Ok(Paths {
             event_loop,
+            vsock,
             others: nothing().map_err(failed)?,
         })
     }
@@ -63,6 +75,7 @@ impl Paths {
     pub fn enter(&self, role: Role) -> Result<&'static str, String> {
         let rules = match role {
             Role::EventLoop => &self.event_loop,
+            Role::Vsock => &self.vsock,
             _ => &self.others,
         };
         let rules = rules

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, ExitCode, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -15,12 +16,13 @@ use super::*;
 /// Names what the process is to do.
 const TASK: &str = "HVRUN_SANDBOX_TEST";
 
-const ROLES: [Role; 8] = [
+const ROLES: [Role; 9] = [
     Role::Vcpu(3),
     Role::Block(1),
     Role::Net(0),
     Role::Console,
     Role::Rng,
+    Role::Vsock,
     Role::ConsoleOutput,
     Role::Messages,
     Role::EventLoop,
@@ -144,15 +146,42 @@ impl log::Log for Stderr {
     fn flush(&self) {}
 }
 
+/// What only a vsock's thread does: it connects to a socket beside the vsock's own.
+fn connect() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = directory.path().join("v_5");
+    let listener = UnixListener::bind(&server).unwrap();
+    let sockets = Sockets {
+        own: Vec::new(),
+        vsock: Some(directory.path().join("v")),
+    };
+    let _confined = thread::confine(Sandbox::On.confinement_with(&sockets).unwrap());
+    let thread = thread::spawn(Role::Vsock, move || {
+        let mut stream = UnixStream::connect(&server).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    thread.unwrap().join().unwrap();
+    listener.accept().unwrap();
+}
+
 /// Does nothing as a test of its own.
 #[test]
 fn child() -> ExitCode {
     let Ok(task) = std::env::var(TASK) else {
         return ExitCode::SUCCESS;
     };
-    if task == "work" {
-        work();
-        return ExitCode::SUCCESS;
+    match task.as_str() {
+        "work" => {
+            work();
+            return ExitCode::SUCCESS;
+        }
+        "connect" => {
+            connect();
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
     let (mode, rest) = task.split_once(' ').unwrap();
     let (role, call) = rest.split_once(' ').unwrap();
@@ -199,6 +228,12 @@ fn threads_of_every_role_do_their_work() {
     for role in ROLES {
         assert!(printed.contains(&format!("{role:?} at ")), "{printed}");
     }
+}
+
+#[test]
+fn a_vsock_s_thread_connects_to_sockets() {
+    let output = run("connect");
+    assert!(output.status.success(), "{}", stderr(&output));
 }
 
 #[test]

@@ -152,6 +152,9 @@ fn refusal(args: &hvrun_cli::Args) -> Option<String> {
     if args.rng {
         return cannot("--rng");
     }
+    if args.vsock.is_some() {
+        return cannot("--vsock");
+    }
     if args.hugepages {
         return cannot("--hugepages");
     }
@@ -388,6 +391,7 @@ mod tests {
             (&["doctor"][..], "command"),
             (&["--net", "tap=tap0"], "--net"),
             (&["--rng"], "--rng"),
+            (&["--vsock", "cid=3,path=x"], "--vsock"),
             (&["--console", "virtio"], "--console"),
             (&["--console", "serial,to=pty"], "--console"),
             (&["--console", "none"], "--console"),
