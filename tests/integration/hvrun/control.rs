@@ -79,6 +79,12 @@ impl Controlled {
         );
     }
 
+    /// How often the guest has been pinged: `InEchos` of RFC 4293.
+    fn echo_requests(&mut self) -> String {
+        let count = "awk '/^Icmp:/ && ++line == 2 { print $10 }' /proc/net/snmp";
+        self.console.run(count, STEP).unwrap().text
+    }
+
     /// Whether an answer comes to the guest's packets. What is lost is no proof, so it is asked once only.
     fn pings(&mut self, address: &str) -> bool {
         let ping = format!("ping -c 1 -W 2 {address}");
@@ -106,9 +112,13 @@ fn the_link_follows(chip: HostChip, number: u32) {
     machine.wait_for_carrier(false);
     // No packet of the host's arrives, although the guest's driver would still take it.
     assert!(!machine.pings(&peer));
+    let requests = machine.echo_requests();
+    on_host(machine.host, &format!("! ping -c 2 -W 1 10.{number}.0.2"));
     machine.command("link net0 up", "done");
     machine.wait_for_carrier(true);
     run(&mut machine.console, &wait);
+    // Not later either.
+    assert_eq!(machine.echo_requests(), requests);
 
     machine.command("pause", "done");
     machine.command("link net0 down", "done");

@@ -32,6 +32,21 @@ pub(super) enum Received {
     Gone,
 }
 
+/// Loses a turn's worth of packets. `space` holds the longest packet.
+pub(super) fn discard(backend: &dyn Backend, space: &mut [u8]) -> Received {
+    for _ in 0..TURN {
+        match backend.receive(&mut IoVector::default(), space) {
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Received::Empty,
+                io::ErrorKind::Interrupted => {}
+                _ => return Received::Gone,
+            },
+        }
+    }
+    Received::More
+}
+
 /// The device's side of the queue.
 pub(super) struct Receiver<'m> {
     pub queue: DeviceQueue<'m>,
@@ -150,17 +165,7 @@ impl<'m> Receiver<'m> {
     /// Loses a turn's worth of packets, which would otherwise reach the guest when its link is up again.
     pub fn discard(&mut self, backend: &dyn Backend) -> Received {
         self.waiting = None;
-        for _ in 0..TURN {
-            match backend.receive(&mut IoVector::default(), &mut self.overflow) {
-                Ok(_) => {}
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return Received::Empty,
-                    io::ErrorKind::Interrupted => {}
-                    _ => return Received::Gone,
-                },
-            }
-        }
-        Received::More
+        discard(backend, &mut self.overflow)
     }
 
     /// Takes buffers until there is room for a packet, or no buffer.

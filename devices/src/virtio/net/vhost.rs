@@ -19,14 +19,16 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
-use vm_memory::{
-    GuestAddressSpace, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
-};
+use vm_memory::{GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::MAX_PACKET;
+use super::backend::Backend as _;
 use super::device::{Link, RECEIVE, STATUS, Served, TRANSMIT};
+use super::receive::{Received, discard};
 use super::tap::Tap;
 use crate::device_file::{DeviceFile, HostDevice};
+use crate::memory::GuestMemoryMmap;
 use crate::virtio::{Activation, ActiveQueue, Notifier, QueuePosition};
 use crate::{borrowed, lock};
 
@@ -69,7 +71,7 @@ impl Vhost {
     }
 }
 
-/// The memory of the device that is served: that of the guest's current boot. It holds on to it, so that the memory stays mapped
+/// The memory of the device that is served. It holds on to it, so that the memory stays mapped
 /// while the kernel uses it.
 #[derive(Clone, Default)]
 struct CurrentMemory(Arc<Mutex<Arc<GuestMemoryMmap>>>);
@@ -83,7 +85,7 @@ impl GuestAddressSpace for CurrentMemory {
     }
 }
 
-/// An open `/dev/vhost-net`. It serves one device at a time, and then the next one: the device of the guest's next boot.
+/// An open `/dev/vhost-net`. It serves one device, after each reset anew.
 #[derive(Clone)]
 pub struct VhostNetFile {
     kernel: Arc<Kernel<CurrentMemory>>,
@@ -236,6 +238,23 @@ pub(super) struct Server {
     used: [EventFd; 2],
     failed: EventFd,
     notifier: Arc<dyn Notifier>,
+    lost: Lost,
+}
+
+/// What becomes of the packets that come while the link is down: the kernel has the tap only while it is up, and the tap keeps
+/// them until then.
+struct Lost {
+    /// Room for the longest packet.
+    space: Vec<u8>,
+    /// The tap gives nothing more.
+    gone: bool,
+}
+
+impl Lost {
+    /// Loses some of them, if there are any.
+    fn discard(&mut self, tap: &Tap) {
+        self.gone |= discard(tap, &mut self.space) == Received::Gone;
+    }
 }
 
 /// Whether the event, which does not block, was signalled since this was asked last.
@@ -261,6 +280,10 @@ impl Server {
             used,
             failed,
             notifier: Arc::clone(&activation.notifier),
+            lost: Lost {
+                space: vec![0; MAX_PACKET],
+                gone: false,
+            },
         };
         server.connect().map_err(io_error)?;
         // The kernel looks at a queue when it is notified. For requests that are there already, the previous server of the
@@ -322,6 +345,10 @@ impl Server {
         while !stop.load(Ordering::Acquire) {
             if self.link.take_changed() {
                 self.notifier.config(STATUS, &self.link.status());
+                if self.link.is_up() {
+                    // Those that came after the last look.
+                    self.lost.discard(&self.tap);
+                }
                 if let Err(error) = self.connect() {
                     self.notifier.needs_reset(&error);
                     return;
@@ -331,7 +358,11 @@ impl Server {
             let events = [self.link.event(), &self.failed, received, transmitted];
             // What is ready is asked of each event below, when it is taken from it: one that is signalled between the wait and
             // that must not be lost.
-            let mut fds = events.map(|event| PollFd::new(borrowed(event), PollFlags::POLLIN));
+            let events = events.map(|event| PollFd::new(borrowed(event), PollFlags::POLLIN));
+            let packets = PollFd::new(self.tap.readiness(), PollFlags::POLLIN);
+            let unwanted = !self.link.is_up() && !self.lost.gone;
+            let fds = events.into_iter().chain(unwanted.then_some(packets));
+            let mut fds: Vec<_> = fds.collect();
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(error) => {
@@ -340,6 +371,9 @@ impl Server {
                 }
             }
             let _ = self.link.event().read();
+            if unwanted {
+                self.lost.discard(&self.tap);
+            }
             self.forward_used();
             if is_signalled(&self.failed) {
                 self.notifier
