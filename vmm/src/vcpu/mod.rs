@@ -375,3 +375,39 @@ impl Hart {
         set(Register::Core(Core::Pc), after.pc)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::pthread::pthread_self;
+    use vmm_sys_util::signal::SIGRTMIN;
+
+    use super::*;
+
+    /// In a process of its own, which lowers its limit on them.
+    #[test]
+    fn a_thread_is_called_out_however_many_signals_are_pending() {
+        const CHILD: &str = "HV_VMM_TEST_CHILD";
+        const NAME: &str = "vcpu::tests::a_thread_is_called_out_however_many_signals_are_pending";
+        if std::env::var_os(CHILD).is_none() {
+            let program = std::env::current_exe().unwrap();
+            let mut child = std::process::Command::new(program);
+            let child = child.args(["--exact", NAME]).env(CHILD, "1");
+            let finished = child.output().unwrap();
+            assert!(finished.status.success(), "{finished:?}");
+            return;
+        }
+        register_signal_handler(KICK as libc::c_int, ignore).unwrap();
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: the call reads one structure, which lives across it.
+        let set = unsafe { libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) };
+        assert_eq!(set, 0);
+        pthread_kill(pthread_self(), KICK).unwrap();
+        // A signal that is queued would not have arrived.
+        // SAFETY: the thread is this one, and Linux refuses the signal.
+        let refused = unsafe { libc::pthread_kill(pthread_self(), SIGRTMIN()) };
+        assert_eq!(refused, libc::EAGAIN);
+    }
+}
