@@ -126,6 +126,9 @@ fn bytes(count: usize) -> u32 {
 mod tests {
     use std::sync::Mutex;
 
+    use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+    use virtio_bindings::virtio_mmio::*;
+
     use super::*;
     use crate::virtio::testing::{DATA, Driver, chain, logged, memory, readable, writable};
 
@@ -237,6 +240,33 @@ mod tests {
             driver.give(0, 1, &[writable(DATA, 8)]);
             assert_eq!(driver.wait_used(0), (1, 8));
         }
+    }
+
+    /// Before a driver is ready it may write nonsense, and a device that it has broken is saved as broken.
+    #[test]
+    fn a_queue_that_cannot_be_is_no_reason_to_refuse_a_state() {
+        let device = || Box::new(Rng::new().unwrap());
+        let mut driver = Driver::new(device());
+        let needs_reset =
+            |driver: &Driver| driver.read(VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET != 0;
+        for (register, value) in [
+            (VIRTIO_MMIO_STATUS, 3),
+            (VIRTIO_MMIO_STATUS, 11),
+            (VIRTIO_MMIO_QUEUE_SEL, 0),
+            (VIRTIO_MMIO_QUEUE_NUM, QUEUE_SIZE.into()),
+            (VIRTIO_MMIO_QUEUE_DESC_LOW, 0x10),
+            (VIRTIO_MMIO_QUEUE_READY, 1),
+        ] {
+            driver.write(register, value);
+        }
+        driver.migrate(device());
+        driver.transport.resume();
+        assert!(!needs_reset(&driver));
+        driver.write(VIRTIO_MMIO_STATUS, 15);
+        assert!(needs_reset(&driver));
+        driver.migrate(device());
+        driver.transport.resume();
+        assert!(needs_reset(&driver));
     }
 
     #[test]

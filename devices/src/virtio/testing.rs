@@ -163,14 +163,15 @@ impl TestLine {
         self.state.lock().unwrap().needs_reset
     }
 
-    /// Waits until `done` holds, looking again after each change. Failing to is a hang.
+    /// Waits until `done` holds, looking again after each change and at no other time: what a device does and does not tell of
+    /// counts as not done.
     pub fn wait(&self, mut done: impl FnMut() -> bool) {
-        let state = self.state.lock().unwrap();
-        let (_state, result) = self
-            .changed
-            .wait_timeout_while(state, LIMIT, |_| !done())
-            .unwrap();
-        assert!(!result.timed_out(), "the device did not answer");
+        let mut state = self.state.lock().unwrap();
+        while !done() {
+            let (changed, result) = self.changed.wait_timeout(state, LIMIT).unwrap();
+            assert!(!result.timed_out(), "the device did not answer");
+            state = changed;
+        }
     }
 }
 

@@ -95,6 +95,8 @@ mod tests {
     use std::fs;
     use std::os::unix::net::UnixListener;
 
+    use hv_test_limit::within;
+
     use super::*;
 
     #[test]
@@ -141,7 +143,8 @@ mod tests {
             ("fifo", "is a pipe"),
             ("socket", "no file"),
         ] {
-            let problem = open(&path(name), "kernel").unwrap_err();
+            let path = path(name);
+            let problem = within(move || open(&path, "kernel").unwrap_err());
             assert!(problem.contains(expected), "{name}: {problem}");
         }
         let problem = open(Path::new("/dev/zero"), "kernel").unwrap_err();

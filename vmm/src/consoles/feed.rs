@@ -155,6 +155,9 @@ pub mod testing {
     //! A device that takes as much input as a test lets it.
 
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use hv_test_limit::{Watch, watch};
 
     use super::*;
 
@@ -162,6 +165,8 @@ pub mod testing {
     #[derive(Default)]
     pub struct Device {
         state: Mutex<(Vec<u8>, usize)>,
+        /// How often in a row it took nothing.
+        in_vain: AtomicUsize,
         room: Mutex<Option<EventFd>>,
     }
 
@@ -197,6 +202,12 @@ pub mod testing {
             let taken = bytes.len().min(state.1);
             state.0.extend(&bytes[..taken]);
             state.1 -= taken;
+            match taken {
+                0 => self.in_vain.fetch_add(1, Ordering::Relaxed),
+                _ => self.in_vain.swap(0, Ordering::Relaxed),
+            };
+            let in_vain = self.in_vain.load(Ordering::Relaxed);
+            assert!(in_vain < 1000, "it has no room, and is asked all the time");
             taken
         }
 
@@ -210,7 +221,10 @@ pub mod testing {
     }
 
     /// An event loop with this input in it, once around.
-    pub struct Loop(event_manager::EventManager<Box<dyn MutEventSubscriber>>);
+    pub struct Loop {
+        events: event_manager::EventManager<Box<dyn MutEventSubscriber>>,
+        _watch: Watch,
+    }
 
     impl Loop {
         /// A loop, as each boot of a guest has one.
@@ -219,7 +233,10 @@ pub mod testing {
             let mut events = event_manager::EventManager::new().unwrap();
             let input: Box<dyn MutEventSubscriber> = Box::new(input.clone());
             events.add_subscriber(input);
-            Loop(events)
+            Loop {
+                events,
+                _watch: watch(),
+            }
         }
 
         /// Waits until the device has received this.
@@ -227,7 +244,7 @@ pub mod testing {
             let mut received = Vec::new();
             hv_test_limit::until(|| {
                 assert!(
-                    self.0
+                    self.events
                         .run_with_timeout(hv_test_limit::MILLISECONDS)
                         .unwrap()
                         > 0,
@@ -241,7 +258,7 @@ pub mod testing {
 
         /// Handles what there is to handle now.
         pub fn settle(&mut self) {
-            hv_test_limit::until(|| self.0.run_with_timeout(0).unwrap() == 0);
+            hv_test_limit::until(|| self.events.run_with_timeout(0).unwrap() == 0);
         }
     }
 }

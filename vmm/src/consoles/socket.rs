@@ -121,6 +121,24 @@ mod tests {
     use super::super::feed::testing::{Device, Loop};
     use super::*;
 
+    /// A client may be silent for long, before it sends anything and after.
+    #[test]
+    fn what_a_client_sends_later_arrives() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let source = SocketSource::new(Socket::bind(&path).unwrap());
+        let input = Arc::new(Mutex::new(Input::new("test", source).unwrap()));
+        let device = Device::with_room(100);
+        input.lock().unwrap().attach(device.clone()).unwrap();
+        let mut events = Loop::new(&input);
+        let mut client = UnixStream::connect(&path).unwrap();
+        for text in [b"early", b"later", b"still"] {
+            events.settle();
+            client.write_all(text).unwrap();
+            events.wait_for(&device, text);
+        }
+    }
+
     #[test]
     fn all_that_a_client_sent_arrives_before_the_next_one_s() {
         let directory = tempfile::tempdir().unwrap();

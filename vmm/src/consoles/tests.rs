@@ -3,7 +3,7 @@
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 
-use hv_test_limit::{LIMIT as LONG, join, until, watch};
+use hv_test_limit::{LIMIT as LONG, join, until, watch, within};
 
 use super::*;
 
@@ -49,6 +49,7 @@ fn printed(config: Asked, mut reader: PipeReader) -> (String, bool) {
 
 #[test]
 fn early_output_follows_the_open_files() {
+    let _watch = watch();
     type Make = fn(Chardev) -> Asked;
     let cases: [(Make, &str, bool); 4] = [
         (
@@ -102,6 +103,7 @@ fn port(number: usize) -> PortConfig {
 
 #[test]
 fn ports_are_counted_and_named() {
+    let _watch = watch();
     let asked = |virtio: Option<Chardev>, ports: usize| Asked {
         virtio,
         ports: (0..ports).map(port).collect(),
@@ -133,6 +135,7 @@ fn ports_are_counted_and_named() {
 /// A client that does not read keeps nobody from ending.
 #[test]
 fn a_stuck_client_holds_back_its_channel_alone() {
+    let _watch = watch();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");
     let config = Asked {
@@ -163,7 +166,10 @@ fn a_stuck_client_holds_back_its_channel_alone() {
     until(|| output.try_write(&[b'x'; 16384]) == 0);
     assert!(consoles.flush(Duration::from_millis(10)));
     consoles.power_off();
-    output.write(&[b'x'; 16384]);
+    within({
+        let output = output.clone();
+        move || output.write(&[b'x'; 16384])
+    });
     // The next boot waits for it again.
     consoles.power_on();
     assert_eq!(output.try_write(b"x"), 0);
@@ -172,6 +178,7 @@ fn a_stuck_client_holds_back_its_channel_alone() {
 /// SBI speaks by the virtio console only if that one has the standard streams to itself.
 #[test]
 fn the_console_of_sbi_is_the_serial_port_unless_only_the_other_has_the_open_files() {
+    let _watch = watch();
     let (first, _reader) = stdio();
     let (second, _reader) = stdio();
     for (serial, virtio) in [(Chardev::Pty, Chardev::Pty), (first, second)] {
@@ -214,6 +221,7 @@ impl hv_devices::interrupt::IrqLine for NoLine {
 
 #[test]
 fn input_reaches_the_device_of_its_console() {
+    let _watch = watch();
     let mut bytes = [0; 16];
 
     let config = Asked {
@@ -251,6 +259,7 @@ fn input_reaches_the_device_of_its_console() {
 /// One thread makes a machine, and another may run it.
 #[test]
 fn input_is_served_on_another_thread_than_the_one_that_opened_it() {
+    let _watch = watch();
     let consoles = open(Asked {
         serial: Some(Chardev::Pty),
         virtio: Some(typed("to the port")),
@@ -275,6 +284,7 @@ fn input_is_served_on_another_thread_than_the_one_that_opened_it() {
 /// What is wrong with a machine leaves the files of its consoles as they were.
 #[test]
 fn a_file_is_emptied_when_the_guest_begins() {
+    let _watch = watch();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     std::fs::write(&path, "from before").unwrap();
@@ -297,6 +307,7 @@ fn a_file_is_emptied_when_the_guest_begins() {
 
 #[test]
 fn output_that_cannot_be_written_is_told_of() {
+    let _watch = watch();
     let config = Asked {
         serial: Some(Chardev::File("/dev/full".into())),
         ..Asked::default()
@@ -321,6 +332,7 @@ fn output_that_cannot_be_written_is_told_of() {
 /// all is to be out.
 #[test]
 fn a_virtio_console_alone_shows_the_log_once() {
+    let _watch = watch();
     let (virtio, reader) = stdio();
     let config = Asked {
         virtio: Some(virtio),

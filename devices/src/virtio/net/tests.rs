@@ -739,13 +739,15 @@ fn a_receive_buffer_of_many_parts_is_used_and_one_of_too_many_a_fault() {
     const MOST: usize = IoVector::MAX / 2;
     let mut bench = Bench::started(MODERN | MERGE | INDIRECT);
     let table = bytes(&bench.driver, MOST, writable);
-    bench.driver.give(0, 0, &[table]);
+    bench.driver.offer(0, 0, &[table]);
+    bench.driver.give(0, 1, &[writable(DATA + 0x1000, 100)]);
     // No buffer is taken beside it, so the first packet can never fit.
     bench.backend.arrive(packet(1, MOST));
     bench.backend.arrive(packet(2, 100));
     assert_eq!(bench.driver.wait_used(0), (0, 112));
     assert_eq!(bench.driver.get(DATA, 112), counted(packet(2, 100), 1));
     assert!(!bench.needs_reset());
+    // Behind the other one.
     let table = bytes(&bench.driver, MOST + 1, writable);
     bench.driver.give(0, 0, &[table]);
     until(|| bench.needs_reset());
