@@ -91,12 +91,9 @@ impl InputFilter for Keys {
 
 /// Asks for the one or the other, and says which it is.
 fn pause_or_go_on(machine: &Handle) -> &'static str {
-    let text = match machine.status() {
-        Status::Paused => "\r\nthe guest goes on\r\n",
-        _ => "\r\nthe guest is paused; Ctrl-a p has it go on\r\n",
-    };
     match machine.toggle_pause() {
-        Ok(()) => text,
+        Ok(Status::Paused) => "\r\nthe guest is paused; Ctrl-a p has it go on\r\n",
+        Ok(_) => "\r\nthe guest goes on\r\n",
         // It ends at this moment.
         Err(_) => "",
     }

@@ -380,11 +380,6 @@ impl Run<'_> {
         pausing: &mut Pausing,
     ) -> Option<End> {
         let mut answer = Ok(());
-        let request = match (request, *self.command) {
-            (Request::TogglePause, Command::Pause) => Request::Resume,
-            (Request::TogglePause, _) => Request::Pause,
-            (other, _) => other,
-        };
         match (request, *self.command) {
             (Request::Reset, _) => {
                 let _ = done.send(answer);
@@ -404,7 +399,7 @@ impl Run<'_> {
             }
             (Request::SetLink { id, up }, _) => answer = self.virtio.set_link(&id, up),
             // It is so already.
-            (Request::Pause | Request::Resume | Request::TogglePause, _) => {}
+            (Request::Pause | Request::Resume, _) => {}
         }
         // Nobody need wait for it.
         let _ = done.send(answer);

@@ -112,12 +112,21 @@ impl Handle {
         self.ask(Request::Resume)
     }
 
-    /// The same as [`pause`](Self::pause), or as [`resume`](Self::resume) if the machine is paused, without waiting for it.
+    /// The same as [`pause`](Self::pause), or as [`resume`](Self::resume) if the machine is paused or about to be, without waiting
+    /// for it. Returns what it leads to: [`Status::Paused`] or [`Status::Running`].
     ///
     /// # Errors
     /// The machine has ended.
-    pub fn toggle_pause(&self) -> Result<(), Refused> {
-        self.0.request(Request::TogglePause).map(drop)
+    pub fn toggle_pause(&self) -> Result<Status, Refused> {
+        let mut state = self.0.lock();
+        let (request, leads_to) = match state.pauses {
+            false => (Request::Pause, Status::Paused),
+            true => (Request::Resume, Status::Running),
+        };
+        state.request(request)?;
+        drop(state);
+        self.0.wake();
+        Ok(leads_to)
     }
 
     /// Resets the machine: its guest begins anew, as after a reset of its own. A paused machine stays paused.
@@ -211,7 +220,6 @@ impl Drop for Controlled {
 pub(crate) enum Request {
     Pause,
     Resume,
-    TogglePause,
     Reset,
     SetLink { id: String, up: bool },
 }
@@ -239,6 +247,8 @@ pub(crate) struct Control {
 #[derive(Debug)]
 struct State {
     status: Status,
+    /// It is paused once all requests are carried out.
+    pauses: bool,
     requests: VecDeque<Asked>,
     listeners: Vec<SyncSender<Event>>,
 }
@@ -250,6 +260,21 @@ impl State {
                 Ok(()) | Err(TrySendError::Full(_)) => true,
                 Err(TrySendError::Disconnected(_)) => false,
             });
+    }
+
+    /// Adds a request to those that wait.
+    fn request(&mut self, request: Request) -> Result<Receiver<Answer>, Refused> {
+        if self.status == Status::Ended {
+            return Err(Refused::Ended);
+        }
+        match request {
+            Request::Pause => self.pauses = true,
+            Request::Resume => self.pauses = false,
+            Request::Reset | Request::SetLink { .. } => {}
+        }
+        let (done, answer) = channel();
+        self.requests.push_back(Asked { request, done });
+        Ok(answer)
     }
 
     /// Whoever waits hears of it by the end of their channels.
@@ -266,6 +291,7 @@ impl Control {
         Ok(Arc::new(Control {
             state: Mutex::new(State {
                 status: Status::Created,
+                pauses: false,
                 requests: VecDeque::new(),
                 listeners: Vec::new(),
             }),
@@ -317,16 +343,15 @@ impl Control {
     }
 
     fn request(&self, request: Request) -> Result<Receiver<Answer>, Refused> {
-        let (done, answer) = channel();
-        let mut state = self.lock();
-        if state.status == Status::Ended {
-            return Err(Refused::Ended);
-        }
-        state.requests.push_back(Asked { request, done });
-        drop(state);
+        let answer = self.lock().request(request)?;
+        self.wake();
+        Ok(answer)
+    }
+
+    /// There is a request.
+    fn wake(&self) {
         // It fails only if the counter overflows, and then the event is signalled already.
         let _ = self.event.write(1);
-        Ok(answer)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -440,16 +465,35 @@ mod tests {
         };
         control.disk_error("disk0", error.clone());
         let id = "disk0".to_owned();
-        assert_eq!(events.try_recv(), Ok(Event::DiskError { id, error }));
+        assert_eq!(
+            events.try_recv(),
+            Ok(Event::DiskError {
+                id,
+                error: error.clone()
+            })
+        );
         let asked = control.next().unwrap();
         assert_eq!(asked.request, Request::Pause);
         assert!(asked.done.send(Ok(())).is_err(), "nobody waits for it");
         // Nor does who presses a key, on the thread that would carry it out.
-        handle.toggle_pause().unwrap();
+        assert_eq!(handle.toggle_pause(), Ok(Status::Running));
         control.resume();
         let asked = || control.next().map(|asked| asked.request);
-        assert_eq!(asked(), Some(Request::TogglePause));
         assert_eq!(asked(), Some(Request::Resume));
+        assert_eq!(asked(), Some(Request::Resume));
+        // What it leads to is what was asked for last, although the machine has not come to it.
+        assert_eq!(handle.status(), Status::Created);
+        assert_eq!(handle.toggle_pause(), Ok(Status::Paused));
+        assert_eq!(handle.toggle_pause(), Ok(Status::Running));
+        control.disk_error("disk0", error);
+        assert_eq!(handle.toggle_pause(), Ok(Status::Running));
+        let expected = [
+            Request::Pause,
+            Request::Resume,
+            Request::Pause,
+            Request::Resume,
+        ];
+        assert_eq!([asked(), asked(), asked(), asked()], expected.map(Some));
         control.tell(Status::Ended, Event::Ended(Outcome::PowerOff));
         assert_eq!(handle.toggle_pause(), Err(Refused::Ended));
     }
