@@ -35,7 +35,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target {
         name: "instruction",
         about: "decoder of loads and stores, htinst and traps",
@@ -161,6 +161,14 @@ pub const TARGETS: [Target; 16] = [
         about: "entropy device, both forms of virtio-mmio",
         run: virtio::rng,
         seeds: virtio::rng_seeds,
+        longest: 1024,
+        rounds: 100,
+    },
+    Target {
+        name: "virtio-vsock",
+        about: "vsock device, both forms of virtio-mmio",
+        run: virtio::vsock,
+        seeds: virtio::vsock_seeds,
         longest: 1024,
         rounds: 100,
     },

@@ -42,6 +42,11 @@ pub fn rng(data: &[u8]) {
     run(Kind::Rng, data);
 }
 
+/// The vsock device.
+pub fn vsock(data: &[u8]) {
+    run(Kind::Vsock, data);
+}
+
 fn run(kind: Kind, data: &[u8]) {
     let mut input = Input::new(data);
     let options = input.byte();
@@ -156,4 +161,9 @@ pub fn console_seeds() -> Vec<Vec<u8>> {
 /// Seeds for [`rng`].
 pub fn rng_seeds() -> Vec<Vec<u8>> {
     seeds(&[])
+}
+
+/// Seeds for [`vsock`]: clients come.
+pub fn vsock_seeds() -> Vec<Vec<u8>> {
+    seeds(&[0, 0, 0])
 }

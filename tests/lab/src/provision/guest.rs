@@ -22,13 +22,14 @@ pub const GUEST_PROMPT: &str = "guest# ";
 /// What the guests' start script (`resources/guest/rcS`) prints once in each boot, before the first prompt.
 pub const GUEST_GREETING: &str = "hvrun guest: Linux ";
 
-/// Drivers that the guest may need and Debian's kernels have as modules: its disks, console, network and entropy.
-const GUEST_MODULES: [&str; 6] = [
+/// Drivers that the guest may need and Debian's kernels have as modules: its disks, console, network, entropy and vsock.
+const GUEST_MODULES: [&str; 7] = [
     "virtio_mmio",
     "virtio_blk",
     "virtio_console",
     "virtio_net",
     "virtio_rng",
+    "vmw_vsock_virtio_transport",
     "ext4",
 ];
 

@@ -1,15 +1,19 @@
 //! What is behind the devices, in memory. Each checks what it is asked for.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hv_devices::chardev::OutputSink;
+use hv_devices::virtio::vsock::Endpoint;
 use hv_devices::virtio::{block, net};
+use tempfile::TempDir;
 use vm_memory::VolatileSlice;
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::input::Input;
 
 /// Bytes of a sector, and of the disk.
 const SECTOR: u64 = 512;
@@ -214,5 +218,69 @@ impl OutputSink for Printer {
 
     fn set_room_event(&self, event: Arc<EventFd>) {
         self.0.lock().unwrap().event = Some(event);
+    }
+}
+
+/// The address of a guest with a vsock.
+pub const CID: u32 = 3;
+
+/// Programs of the host that have to do with a guest's vsock.
+pub struct Programs {
+    directory: TempDir,
+    pub endpoint: Arc<Endpoint>,
+    server: Option<UnixListener>,
+    streams: Vec<UnixStream>,
+}
+
+impl Programs {
+    /// Without `server`, nobody serves the guest.
+    pub fn new(server: bool) -> io::Result<Self> {
+        let directory = TempDir::new()?;
+        let endpoint = Endpoint::open(CID, &directory.path().join("v"));
+        let server = server.then(|| UnixListener::bind(directory.path().join("v_80")));
+        let server = server.transpose()?;
+        if let Some(server) = &server {
+            server.set_nonblocking(true)?;
+        }
+        Ok(Self {
+            endpoint: Arc::new(endpoint.map_err(io::Error::other)?),
+            directory,
+            server,
+            streams: Vec::new(),
+        })
+    }
+
+    /// A client comes, a server accepts, or one of them does something. Nothing of it waits.
+    pub fn act(&mut self, input: &mut Input<'_>) {
+        let what = input.below(6);
+        let count = self.streams.len();
+        let number = input.below(count.max(1));
+        match (what, self.streams.get_mut(number)) {
+            (0, _) if count < 16 => {
+                if let Ok(mut client) = UnixStream::connect(self.directory.path().join("v")) {
+                    let _ = writeln!(client, "CONNECT {}", 1 + input.below(2));
+                    self.streams.push(client);
+                }
+            }
+            (1, _) => {
+                if let Some(Ok((stream, _))) = self.server.as_ref().map(UnixListener::accept) {
+                    self.streams.push(stream);
+                }
+            }
+            (2, Some(stream)) => {
+                let _ = stream.set_nonblocking(true);
+                let _ = stream.write(&vec![0x5a; usize::from(input.u16())]);
+            }
+            (3, Some(stream)) => {
+                let _ = stream.set_nonblocking(true);
+                let _ = stream.read(&mut vec![0; usize::from(input.u16())]);
+            }
+            (4, Some(stream)) => {
+                let how = input.choose(&[std::net::Shutdown::Write, std::net::Shutdown::Read]);
+                let _ = stream.shutdown(how);
+            }
+            (5, Some(_)) => drop(self.streams.swap_remove(number)),
+            _ => {}
+        }
     }
 }

@@ -13,10 +13,11 @@ use hv_devices::virtio::console::{Console, PortConfig, Ports};
 use hv_devices::virtio::net::{Link, Net};
 use hv_devices::virtio::rng::Rng;
 use hv_devices::virtio::transport::mmio::{MmioTransport, RegisterPages, Version};
+use hv_devices::virtio::vsock::Vsock;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::backends::{Disk, Network, Printer};
+use super::backends::{CID, Disk, Network, Printer, Programs};
 use crate::input::Input;
 use crate::mutation::Random;
 
@@ -55,6 +56,7 @@ pub enum Kind {
     Net,
     Console,
     Rng,
+    Vsock,
 }
 
 /// What is behind the device.
@@ -62,6 +64,7 @@ enum Host {
     Disk(Arc<Disk>),
     Network(Arc<Network>, Arc<Link>),
     Terminal(Arc<Ports>, Arc<Printer>),
+    Programs(Programs),
     Nothing,
 }
 
@@ -331,7 +334,7 @@ impl Driver {
         let kind = input.byte();
         let queue = match self.kind {
             Kind::Block | Kind::Rng => 0,
-            Kind::Net | Kind::Console => usize::from(kind) % self.queues.len(),
+            Kind::Net | Kind::Console | Kind::Vsock => usize::from(kind) % self.queues.len(),
         };
         let head = self.queues[queue].next;
         if self.is_taken(queue, head) {
@@ -355,6 +358,15 @@ impl Driver {
             Kind::Rng => true,
             // Receive queues are even, transmit queues odd (sections 5.1.2 and 5.3.2).
             Kind::Net | Kind::Console => queue % 2 == 0,
+            // Only the second one is for packets of the driver's (section 5.10.2).
+            Kind::Vsock if queue == 1 => {
+                let header = DATA + 0xf000 + 64 * u64::from(head % 64);
+                let bytes = packet(input);
+                self.put(header, &bytes);
+                buffers.push((header, bytes.len() as u32, 0));
+                false
+            }
+            Kind::Vsock => true,
         };
         for _ in 0..count {
             let (address, length) = Self::buffer(input);
@@ -493,7 +505,7 @@ impl Driver {
 
     /// The host does something: a disk breaks or is well again, packets or input arrive, a reader reads.
     pub fn host(&mut self, input: &mut Input<'_>) {
-        match &self.host {
+        match &mut self.host {
             Host::Disk(disk) => {
                 let kind = input.byte();
                 disk.broken.store(kind & 1 != 0, Ordering::Relaxed);
@@ -523,6 +535,7 @@ impl Driver {
                 }
                 _ => printer.set_room(input.u16().into()),
             },
+            Host::Programs(programs) => programs.act(input),
             Host::Nothing => {}
         }
     }
@@ -665,7 +678,8 @@ impl Driver {
         }
         let queues: &[usize] = match self.kind {
             Kind::Block | Kind::Rng => &[0],
-            Kind::Net => &[1],
+            // There are fewer steps than packets of the driver's that a vsock takes without an answer being taken.
+            Kind::Net | Kind::Vsock => &[1],
             Kind::Console => &[],
         };
         if well_behaved {
@@ -795,5 +809,40 @@ fn device(kind: Kind, other: bool) -> std::io::Result<(Box<dyn VirtioDevice>, Ho
             )
         }
         Kind::Rng => (Box::new(Rng::new()?), Host::Nothing),
+        Kind::Vsock => {
+            let programs = Programs::new(other)?;
+            let vsock = Vsock::new(programs.endpoint.clone())?;
+            (Box::new(vsock), Host::Programs(programs))
+        }
     })
+}
+
+/// The header of a vsock packet (VIRTIO 1.3, section 5.10.6) that is mostly one that makes sense.
+fn packet(input: &mut Input<'_>) -> Vec<u8> {
+    let strange = input.byte();
+    let mut field = |place: u8, usual: &[u64]| match strange == place {
+        true => input.number(),
+        false => input.choose(usual),
+    };
+    let client = 1 << 30;
+    let mut bytes = field(1, &[CID.into()]).to_le_bytes().to_vec();
+    bytes.extend(field(2, &[2]).to_le_bytes());
+    for (place, usual) in [
+        // Ports, of the guest and of the host.
+        (3, &[1, 2][..]),
+        (4, &[80, client, client + 1]),
+        (5, &[0, 1, 100]),
+    ] {
+        bytes.extend((field(place, usual) as u32).to_le_bytes());
+    }
+    bytes.extend((field(6, &[1]) as u16).to_le_bytes());
+    bytes.extend((field(7, &[1, 2, 3, 4, 5, 5, 6, 7]) as u16).to_le_bytes());
+    for (place, usual) in [
+        (8, &[0, 1, 2, 3][..]),
+        (9, &[4096, 0, 1 << 18]),
+        (10, &[0, 1]),
+    ] {
+        bytes.extend((field(place, usual) as u32).to_le_bytes());
+    }
+    bytes
 }
