@@ -31,3 +31,4 @@ mod suspend;
 mod test_kernel;
 mod user_errors;
 mod virtio;
+mod vsock;

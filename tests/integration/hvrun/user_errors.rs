@@ -306,8 +306,19 @@ fn files_that_cannot_be_written() {
             "no such directory",
         ),
         ("--console", format!("serial,to=unix:{long}"), "too long"),
+        (
+            "--vsock",
+            format!("cid=3,path={nowhere}"),
+            "no such directory",
+        ),
+        ("--vsock", format!("cid=3,path={long}"), "at most 96 bytes"),
+        (
+            "--vsock",
+            format!("cid=3,path={}", files.write("taken", b"text")),
+            "a file is there that is no socket",
+        ),
     ] {
-        let path = value.rsplit(':').next().unwrap();
+        let path = value.rsplit([':', '=']).next().unwrap();
         fails(&stable_with(&[option, &value]), &[path, expected]);
     }
 }
@@ -329,6 +340,11 @@ fn a_command_line_that_makes_no_sense() {
         (&["--kernel", "Image", "--disk", "a.img,ro"], "readonly=on"),
         (&["--kernel", "Image", "--irqchip", "gic"], "plic"),
         (&["-hda", "disk.img"], "two dashes"),
+        (
+            &["--kernel", "Image", "--vsock", "cid=2,path=x"],
+            "3 to 4294967294",
+        ),
+        (&["--kernel", "Image", "--vsock", "cid=3"], "path=PATH"),
         (&["--kernel", "Image", "--memory", "1.5G"], "1536M"),
         (&["--kernel", "Image", "--console", "vga"], "serial, virtio"),
         (
