@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use hv_lab::host::{Console, Exec, Host, HostChip, Process, Stream};
 use hv_lab::provision;
 
-use crate::fixture::{CHIPS, Disk, Kernel, STEP, guest, host, power_off, reboot, run, text};
+use crate::fixture::{Disk, Kernel, STEP, chips, guest, host, power_off, reboot, run, text};
 
 /// The ports of the two servers.
 const GUEST_PORT: u32 = 1234;
@@ -115,7 +115,7 @@ fn carries(chip: HostChip) {
 
 #[test]
 fn a_vsock_carries_data_both_ways() {
-    for chip in CHIPS {
+    for chip in chips() {
         carries(chip);
     }
 }
