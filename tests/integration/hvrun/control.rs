@@ -107,6 +107,9 @@ fn the_link_follows(chip: HostChip, number: u32) {
     let peer = format!("10.{number}.0.1");
     let wait = format!("until ping -c 1 -W 2 {peer}; do sleep 0.1; done");
     run(&mut machine.console, &wait);
+    // The host's kernel keeps no packet until it has the guest's address from the guest.
+    let mac = run(&mut machine.console, "cat /sys/class/net/eth0/address");
+    on_host(machine.host, &format!("arp -s 10.{number}.0.2 {mac}"));
 
     machine.command("link net0 down", "done");
     machine.wait_for_carrier(false);
