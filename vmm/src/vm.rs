@@ -197,10 +197,8 @@ impl Vm {
         } = self;
         // Only now: what was wrong with the machine has left its files as they were.
         blueprint.consoles.empty_files()?;
-        if let Some(sandbox) = &sandbox {
-            sandbox.enter(Role::EventLoop);
-        }
-        let _confined = thread::confine(sandbox);
+        let _confined = thread::confine(sandbox.clone());
+        let mut sandbox = sandbox.as_deref();
         let mut restarts = Restarts::default();
         // A paused machine that is reset stays paused.
         let mut command = Command::Run;
@@ -217,6 +215,7 @@ impl Vm {
                 resume: resume.as_ref(),
                 control: control.control(),
                 command: &mut command,
+                sandbox: sandbox.take(),
             };
             match run.board(board, ending, alarm)? {
                 End::Guest(GuestEnd::Reset) if !no_reboot => {
@@ -279,6 +278,8 @@ struct Run<'a> {
     control: &'a Arc<Control>,
     /// What the vCPUs were told last.
     command: &'a mut Command,
+    /// What the event loop enters before the guest's first instruction.
+    sandbox: Option<&'a dyn Confinement>,
 }
 
 impl Run<'_> {
@@ -296,7 +297,17 @@ impl Run<'_> {
         events.add_subscriber(Box::new(alarm));
         let ended = Rc::new(RefCell::new(None));
         self.consoles.power_on();
-        let running = board.start(*self.command)?;
+        let running = match self.sandbox {
+            None => board.start(*self.command)?,
+            // The threads of the vCPUs are made before: a thread has its maker's filter as well as its own, and would have both looked
+            // at in each exit.
+            Some(sandbox) => {
+                let running = board.start(Command::Pause)?;
+                sandbox.enter(Role::EventLoop);
+                running.begin(*self.command);
+                running
+            }
+        };
         let mut pausing = Pausing::default();
         if *self.command == Command::Pause {
             pausing.begin(None);

@@ -399,6 +399,11 @@ impl RunningBoard {
         stop.unless_stopped(move || virtio.iter().for_each(|transport| transport.pause()))
     }
 
+    /// Tells vCPUs that have not run what to begin with.
+    pub fn begin(&self, command: Command) {
+        VcpuThread::tell_all(&self.threads, command);
+    }
+
     /// Has devices and vCPUs go on.
     pub fn resume(&self) {
         self.virtio.iter().for_each(|transport| transport.resume());
