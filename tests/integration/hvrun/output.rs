@@ -254,7 +254,7 @@ fn a_limit_of_file_sizes_is_an_error_of_the_write() {
         .unwrap()
         .set_len(16 << 20)
         .unwrap();
-    let mut arguments = Kernel::Small.arguments();
+    let mut arguments = Kernel::Stable.arguments();
     arguments.extend(["--disk", &text(&disk), "--cmdline", "console=ttyS0"].map(String::from));
     let mut console = in_shell(host, "ulimit -f 4096", &arguments, "")
         .console()
