@@ -13,7 +13,7 @@ pub use crate::guest_disk::{Disk, text};
 pub const BOOT: Duration = Duration::from_secs(300);
 
 /// For anything that a running guest or hvrun itself does.
-pub const STEP: Duration = Duration::from_secs(240);
+pub const STEP: Duration = Duration::from_secs(480);
 
 /// The kinds of host that differ in what hvrun does. What is to run on the third one names it.
 pub const CHIPS: [HostChip; 2] = HostChip::USUAL;
