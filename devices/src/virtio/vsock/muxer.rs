@@ -315,6 +315,10 @@ impl Muxer {
                 });
             }
         }
+        // Or a guest that makes and resets connections, and takes nothing, would have the queue grow for ever.
+        if std::mem::take(&mut connection.queued) {
+            self.queue.retain(|queued| *queued != token);
+        }
         if connection.is_drained() {
             self.connections.remove(&token);
             // There is a descriptor to spare.
