@@ -335,3 +335,40 @@ fn watch(events: &Epoll, token: Token, stream: &UnixStream) -> io::Result<()> {
     let event = EpollEvent::new(wanted, token);
     events.ctl(ControlOperation::Add, stream.as_raw_fd(), event)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::virtio::vsock::Endpoint;
+
+    /// A guest that makes and resets connections, and never gives a receive buffer, leaves nothing behind.
+    #[test]
+    fn connections_that_have_ended_are_not_queued() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("v");
+        let server = UnixListener::bind(directory.path().join("v_5")).unwrap();
+        let endpoint = Endpoint::open(3, &path).unwrap();
+        let mut muxer = Muxer::new(Arc::clone(&endpoint.socket));
+        let events = Epoll::new().unwrap();
+        for src_port in 0..1000 {
+            let mut packet = Header {
+                src_cid: 3,
+                dst_cid: HOST_CID,
+                src_port,
+                dst_port: 5,
+                kind: STREAM,
+                op: op::REQUEST,
+                ..Header::default()
+            };
+            muxer.receive(&events, &packet, &Buffers::default());
+            assert_eq!(muxer.queue.len(), 1);
+            server.accept().unwrap();
+            packet.op = op::RST;
+            muxer.receive(&events, &packet, &Buffers::default());
+            assert!(!muxer.may_send());
+            assert!(muxer.connections.is_empty() && muxer.by_ports.is_empty());
+        }
+    }
+}
