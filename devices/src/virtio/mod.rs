@@ -24,6 +24,7 @@ pub mod net;
 pub mod notifier;
 mod queue;
 pub mod rng;
+mod serving;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transport;

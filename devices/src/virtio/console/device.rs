@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,7 +10,8 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use super::port::{PortState, Ports};
 use super::worker::{self, ServiceState, State};
 use crate::state::{self, RestoreError};
-use crate::thread::{Job, Role, WorkerThread};
+use crate::thread::{Role, WorkerThread};
+use crate::virtio::serving::Serving;
 use crate::virtio::{Activation, QueuePosition, VirtioDevice};
 
 /// Feature bits (VIRTIO 1.3, section 5.3.3).
@@ -32,7 +32,7 @@ pub struct Console {
     ports: Arc<Ports>,
     queue_sizes: Vec<u16>,
     thread: WorkerThread,
-    serving: Option<Serving>,
+    serving: Option<Serving<(State, Vec<QueuePosition>)>>,
     /// While nobody serves the queues.
     state: Option<State>,
 }
@@ -44,12 +44,6 @@ struct ConsoleState {
     ports: Vec<PortState>,
     /// `None` if no driver has been ready since the reset.
     service: Option<ServiceState>,
-}
-
-/// The queues are being served.
-struct Serving {
-    stop: Arc<AtomicBool>,
-    job: Job<(State, Vec<QueuePosition>)>,
 }
 
 impl Console {
@@ -117,27 +111,24 @@ impl VirtioDevice for Console {
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let stop = Arc::new(AtomicBool::new(false));
         let state = self.state.take();
         let mut state = state.unwrap_or_else(|| State::new(&self.ports.all));
-        let (ports, stopped) = (Arc::clone(&self.ports), Arc::clone(&stop));
-        let job = self.thread.run(move || {
+        let ports = Arc::clone(&self.ports);
+        self.serving = Some(Serving::start(&self.thread, move |stop| {
             let Ports { all, wake } = &*ports;
-            let positions = worker::serve(activation, all, &mut state, &stopped, wake);
+            let positions = worker::serve(activation, all, &mut state, stop, wake);
             (state, positions)
-        });
-        self.serving = Some(Serving { stop, job });
+        }));
         Ok(())
     }
 
     fn pause(&mut self) -> Vec<QueuePosition> {
-        let Some(Serving { stop, job }) = self.serving.take() else {
+        let Some(serving) = self.serving.take() else {
             return Vec::new();
         };
-        stop.store(true, Ordering::Release);
         // It fails only if the counter overflows, and then the event is signalled already.
-        let _ = self.ports.wake.write(1);
-        let Some((state, positions)) = job.wait() else {
+        let wake = || drop(self.ports.wake.write(1));
+        let Some((state, positions)) = serving.stop(wake) else {
             return Vec::new();
         };
         self.state = Some(state);

@@ -21,7 +21,8 @@ use super::tap::Tap;
 use super::vhost::{self, VhostNetFile};
 use super::worker::{self, Setup};
 use crate::state::{self, RestoreError};
-use crate::thread::{Job, Role, WorkerThread};
+use crate::thread::{Role, WorkerThread};
+use crate::virtio::serving::Serving;
 use crate::virtio::{Activation, ActiveQueue, QueuePosition, VirtioDevice};
 
 /// Descriptors in each queue, as in QEMU.
@@ -91,12 +92,6 @@ pub(super) const TRANSMIT: u16 = 1;
 /// Where `status` is in the configuration space: behind the address.
 pub(super) const STATUS: usize = 6;
 
-/// The queues are being served.
-struct Serving {
-    stop: Arc<AtomicBool>,
-    job: Job<Served>,
-}
-
 /// Who serves the queues.
 enum Server {
     /// The host's kernel.
@@ -138,7 +133,7 @@ pub struct Net {
     /// The host's kernel is to serve the queues.
     vhost: Option<Arc<vhost::Wanted>>,
     thread: WorkerThread,
-    serving: Option<Serving>,
+    serving: Option<Serving<Served>>,
     /// As in [`Served`], while nobody serves the queues.
     pending: Option<Vec<u8>>,
 }
@@ -268,26 +263,21 @@ impl VirtioDevice for Net {
         });
         let ended = || Err(io::Error::other("the device's thread has ended"));
         let server = server.wait().unwrap_or_else(ended)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let job = self.thread.run(move || match server {
-            Server::Kernel(mut server) => server.run(&stopped),
+        self.serving = Some(Serving::start(&self.thread, move |stop| match server {
+            Server::Kernel(mut server) => server.run(stop),
             Server::Own(own) => {
                 let (setup, activation, receive, transmit) = *own;
-                worker::serve(setup, &activation, receive, transmit, &stopped)
+                worker::serve(setup, &activation, receive, transmit, stop)
             }
-        });
-        self.serving = Some(Serving { stop, job });
+        }));
         Ok(())
     }
 
     fn pause(&mut self) -> Vec<QueuePosition> {
-        let Some(Serving { stop, job }) = self.serving.take() else {
+        let Some(serving) = self.serving.take() else {
             return Vec::new();
         };
-        stop.store(true, Ordering::Release);
-        self.link.wake();
-        let served = job.wait().unwrap_or_default();
+        let served = serving.stop(|| self.link.wake()).unwrap_or_default();
         self.pending = served.pending;
         served.positions
     }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,7 +12,7 @@ use super::endpoint::Endpoint;
 use super::muxer::Muxer;
 use super::worker::{self, State};
 use crate::state::{self, RestoreError};
-use crate::thread::Job;
+use crate::virtio::serving::Serving;
 use crate::virtio::{Activation, QueuePosition, VirtioDevice};
 
 /// The feature bit of stream sockets (VIRTIO 1.3, section 5.10.3).
@@ -26,15 +25,9 @@ const QUEUE_SIZE: u16 = 256;
 pub struct Vsock {
     endpoint: Arc<Endpoint>,
     wake: Arc<EventFd>,
-    serving: Option<Serving>,
+    serving: Option<Serving<(State, Vec<QueuePosition>)>>,
     /// While nobody serves the queues.
     state: Option<State>,
-}
-
-/// The queues are being served.
-struct Serving {
-    stop: Arc<AtomicBool>,
-    job: Job<(State, Vec<QueuePosition>)>,
 }
 
 /// What a vsock device knows beside its queues, as far as it lasts: connections do not outlive the process that has them.
@@ -97,24 +90,21 @@ impl VirtioDevice for Vsock {
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
         let state = self.state.take();
         let mut state = state.unwrap_or_else(|| self.new_state(false));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (wake, stopped) = (Arc::clone(&self.wake), Arc::clone(&stop));
-        let job = self.endpoint.thread.run(move || {
-            let positions = worker::serve(activation, &mut state, &stopped, &wake);
+        let wake = Arc::clone(&self.wake);
+        self.serving = Some(Serving::start(&self.endpoint.thread, move |stop| {
+            let positions = worker::serve(activation, &mut state, stop, &wake);
             (state, positions)
-        });
-        self.serving = Some(Serving { stop, job });
+        }));
         Ok(())
     }
 
     fn pause(&mut self) -> Vec<QueuePosition> {
-        let Some(Serving { stop, job }) = self.serving.take() else {
+        let Some(serving) = self.serving.take() else {
             return Vec::new();
         };
-        stop.store(true, Ordering::Release);
         // It fails only if the counter overflows, and then the event is signalled already.
-        let _ = self.wake.write(1);
-        let Some((state, positions)) = job.wait() else {
+        let wake = || drop(self.wake.write(1));
+        let Some((state, positions)) = serving.stop(wake) else {
             return Vec::new();
         };
         self.state = Some(state);
